@@ -1,0 +1,54 @@
+"""General-purpose audio embeddings from fused layers of pre-trained models.
+
+>>> import fusion_engine as fe
+>>> engine = fe.Engine("cnn14_3_6.onnx")
+>>> engine.embed(samples).shape
+(6144,)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .errors import (
+    ArtifactError,
+    AudioError,
+    BackendError,
+    ExportError,
+    FusionEngineError,
+    NumericalError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .frontend import FrontendSpec
+    from .spec import Spec
+
+__all__ = [
+    "ArtifactError",
+    "AudioError",
+    "BackendError",
+    "Engine",
+    "ExportError",
+    "FrontendSpec",
+    "FusionEngineError",
+    "NumericalError",
+    "Spec",
+    "WeightsError",
+    "__version__",
+]
+
+# Resolved at first use, so that `import fusion_engine` costs nothing that is not needed.
+_LAZY = {"Engine": ".engine", "Spec": ".spec", "FrontendSpec": ".frontend"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

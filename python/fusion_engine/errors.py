@@ -1,0 +1,33 @@
+"""The errors of fusion_engine.
+
+Every message says what was got, what was expected and what to do about it. An argument of the
+wrong Python type is a plain ``TypeError``.
+"""
+
+
+class FusionEngineError(Exception):
+    """Base class of every error that fusion_engine raises on purpose."""
+
+
+class AudioError(FusionEngineError):
+    """Audio that cannot be embedded: missing, undecodable, empty, non-finite or of a wrong shape."""
+
+
+class ArtifactError(FusionEngineError):
+    """An artifact (`.onnx`, `.plan`) that is missing, damaged, of another version or has no spec."""
+
+
+class BackendError(FusionEngineError):
+    """A library or device that is missing or cannot run the artifact, or memory that ran out."""
+
+
+class ExportError(FusionEngineError):
+    """Weights that do not fit, layers that do not exist, or an export that failed its check."""
+
+
+class WeightsError(ExportError):
+    """Weights that could not be downloaded or did not match their checksum."""
+
+
+class NumericalError(FusionEngineError):
+    """Non-finite values in a layer output: the message names the layer and the clip."""

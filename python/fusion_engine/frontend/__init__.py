@@ -1,0 +1,5 @@
+"""The frontend: from a clip's samples to its log-mel, in FP64 on the CPU."""
+
+from .spec import PRESETS, FrontendSpec
+
+__all__ = ["PRESETS", "FrontendSpec"]
