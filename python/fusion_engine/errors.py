@@ -10,11 +10,11 @@ class FusionEngineError(Exception):
 
 
 class AudioError(FusionEngineError):
-    """Audio that cannot be embedded: missing, undecodable, empty, non-finite or of a wrong shape."""
+    """Audio that cannot be embedded: missing, undecodable, empty, non-finite or mis-shaped."""
 
 
 class ArtifactError(FusionEngineError):
-    """An artifact (`.onnx`, `.plan`) that is missing, damaged, of another version or has no spec."""
+    """An artifact that is missing, damaged, of another format version or has no spec."""
 
 
 class BackendError(FusionEngineError):

@@ -63,7 +63,7 @@ class SegmentRule:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource:
-    """Where the weights came from: ``pretrained``, ``random:SEED`` or a file's name, and SHA-256."""
+    """Where the weights came from: ``pretrained``, ``random:SEED`` or a file's name."""
 
     source: str
     sha256: str

@@ -1,0 +1,132 @@
+"""What `embed` accepts, turned into a stream of checked clips."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import audio as audio_io
+from ..errors import AudioError
+
+EXPECTED = (
+    "expected an array of samples [N], a batch [B, N], a path, or a list of arrays [N] and paths"
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: its name in messages and its samples [N] at the model's rate."""
+
+    name: str
+    samples: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips of one call.
+
+    Args:
+        count: how many there are.
+        single: the caller gave one clip, not a batch of one.
+        items: paths are decoded only when the iterator comes to them.
+    """
+
+    count: int
+    single: bool
+    items: Iterator[Clip]
+
+
+def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clips:
+    """Check what the caller gave and say how many clips it is.
+
+    Args:
+        audio: see ``Engine.embed``.
+        source_rate: rate of arrays in Hz, ``None`` when they are at the model's rate.
+        sample_rate: the model's rate in Hz.
+
+    Raises:
+        TypeError: neither arrays nor paths.
+        ValueError: ``source_rate`` together with a path.
+        AudioError: an array of a wrong shape; bad samples are found when the clip is reached.
+    """
+    if _is_path(audio):
+        _no_rate_for_paths(source_rate)
+        return Clips(1, True, _decoded([audio], sample_rate))
+    if isinstance(audio, Sequence):
+        return Clips(len(audio), False, _from_list(audio, source_rate, sample_rate))
+    array = _as_array(audio, "audio")
+    if array.ndim == 2:
+        rows = audio_io.batch_rows(array)
+        return Clips(len(rows), False, _from_list(rows, source_rate, sample_rate))
+    return Clips(1, True, _from_list([array], source_rate, sample_rate))
+
+
+def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:
+    """One clip, for the calls that take no batch.
+
+    Raises:
+        AudioError: a batch or a list.
+    """
+    clips = read_clips(audio, source_rate=source_rate, sample_rate=sample_rate)
+    if not clips.single:
+        raise AudioError(f"got {clips.count} clips, expected one: samples [N] or a path")
+    return next(clips.items)
+
+
+def _from_list(items: Sequence[Any], source_rate: int | None, sample_rate: int) -> Iterator[Clip]:
+    """Arrays are checked now, paths decoded ahead of the consumer."""
+    paths = [item for item in items if _is_path(item)]
+    arrays = {}
+    for index, item in enumerate(items):
+        if _is_path(item):
+            _no_rate_for_paths(source_rate)
+        else:
+            arrays[index] = _as_array(item, f"clip {index}")
+    return _merged(items, arrays, _decoded(paths, sample_rate), source_rate, sample_rate)
+
+
+def _merged(
+    items: Sequence[Any],
+    arrays: dict[int, NDArray[Any]],
+    files: Iterator[Clip],
+    source_rate: int | None,
+    sample_rate: int,
+) -> Iterator[Clip]:
+    for index in range(len(items)):
+        if index in arrays:
+            name = "clip" if len(items) == 1 else f"clip {index}"
+            samples = audio_io.as_samples(
+                arrays[index], source_rate=source_rate, sample_rate=sample_rate, name=name
+            )
+            yield Clip(name, samples)
+        else:
+            yield next(files)
+
+
+def _decoded(paths: Sequence[str | os.PathLike[str]], sample_rate: int) -> Iterator[Clip]:
+    for path, samples in audio_io.decode_ahead([Path(p) for p in paths], sample_rate):
+        if isinstance(samples, AudioError):
+            raise samples
+        yield Clip(str(path), samples)
+
+
+def _is_path(item: Any) -> bool:
+    return isinstance(item, str | os.PathLike)
+
+
+def _no_rate_for_paths(source_rate: int | None) -> None:
+    if source_rate is not None:
+        raise ValueError("sample_rate= is for arrays of samples; a file carries its own rate")
+
+
+def _as_array(item: Any, name: str) -> NDArray[Any]:
+    """An array, or anything that numpy takes as one without copying element by element."""
+    if isinstance(item, np.ndarray):
+        return item
+    if hasattr(item, "__array__"):
+        return np.asarray(item)
+    raise TypeError(f"{name} is {type(item).__name__}; {EXPECTED}")

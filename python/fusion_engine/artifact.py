@@ -1,0 +1,36 @@
+"""Reading an artifact's spec without running it."""
+
+import os
+from pathlib import Path
+
+from .errors import ArtifactError
+from .spec import METADATA_KEY, Spec
+
+
+def read_spec(path: str | os.PathLike[str]) -> Spec:
+    """The spec inside an `.onnx` artifact; needs no runtime and no GPU.
+
+    Raises:
+        ArtifactError: missing, damaged, no spec, or a spec this version cannot read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file. Write one with `fusion-engine export`.")
+    if path.suffix != ".onnx":
+        raise ArtifactError(f"{path}: unknown kind {path.suffix!r}, expected an .onnx file")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(os.fspath(path), load_external_data=False)
+    except DecodeError:
+        raise ArtifactError(
+            f"{path}: truncated or no ONNX file. Export it again with `fusion-engine export`."
+        ) from None
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            return Spec.from_json(entry.value, where=str(path))
+    raise ArtifactError(
+        f"{path}: no {METADATA_KEY!r} entry in its metadata, so it was not written by "
+        "fusion_engine. Export the model with `fusion-engine export`."
+    )

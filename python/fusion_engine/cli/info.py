@@ -1,0 +1,66 @@
+"""``fusion-engine info``."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..artifact import read_spec
+from ..spec import LayerSpec, Spec
+from ._app import app, stdout
+
+
+@app.command()
+def info(
+    artifact: Annotated[Path, typer.Argument(help="An .onnx artifact of `fusion-engine export`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole spec as JSON.")] = False,
+) -> None:
+    """Show what an artifact is: its model, layers, frontend, limits and weights."""
+    spec = read_spec(artifact)
+    if as_json:
+        typer.echo(json.dumps(asdict(spec), indent=2))
+        return
+    table = Table(title=str(artifact), show_header=False, title_justify="left")
+    for name, value in _rows(artifact, spec):
+        table.add_row(name, value)
+    stdout.print(table)
+
+
+def _rows(artifact: Path, spec: Spec) -> list[tuple[str, str]]:
+    front = spec.frontend
+    hop = front.hop_length / front.sample_rate
+    rate = "none (no time axis)" if spec.frame_rate is None else f"{spec.frame_rate:g} per second"
+    return [
+        ("model", spec.model),
+        ("layers", "\n".join(layer_shape(layer) for layer in spec.layers)),
+        ("embedding", f"{spec.embedding_dim} × float32, head {spec.head}"),
+        ("frame features", rate),
+        ("sample rate", f"{front.sample_rate} Hz"),
+        (
+            "frontend",
+            f"{front.preset}: window {front.win_length}, FFT {front.n_fft}, hop "
+            f"{front.hop_length}, {front.n_mels} mel bins {front.f_min:g}…{front.f_max:g} Hz",
+        ),
+        (
+            "input",
+            f"{spec.min_frames}…{spec.max_frames} frames (up to {spec.max_frames * hop:.1f} s a "
+            + ("run; longer clips run in chunks)" if spec.chunk_margin is not None else "clip)"),
+        ),
+        ("precision", spec.precision),
+        ("weights", f"{spec.weights.source}\nSHA-256 {spec.weights.sha256}"),
+        ("written by", f"{spec.producer} {spec.producer_version}, format {spec.format_version}"),
+        ("size", f"{artifact.stat().st_size / 1e6:.1f} MB"),
+    ]
+
+
+def layer_shape(layer: LayerSpec) -> str:
+    """A layer in one line, for example ``3: map [256, T, 8], time pool 4, D 2048``."""
+    if layer.kind == "vector":
+        return f"{layer.number}: vector [{layer.channels}]"
+    return (
+        f"{layer.number}: map [{layer.channels}, T, {layer.freq}], time pool {layer.time_pool}, "
+        f"D {layer.dim}"
+    )
