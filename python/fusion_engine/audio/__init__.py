@@ -1,0 +1,7 @@
+"""Audio in: arrays and files become mono samples at the model's rate, checked and resampled."""
+
+from .ahead import decode_ahead
+from .arrays import as_samples, batch_rows
+from .files import AUDIO_SUFFIXES, find_audio, load
+
+__all__ = ["AUDIO_SUFFIXES", "as_samples", "batch_rows", "decode_ahead", "find_audio", "load"]

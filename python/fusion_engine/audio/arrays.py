@@ -1,0 +1,139 @@
+"""Samples that the caller has in memory: checked, and resampled to the model's rate."""
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import AudioError
+
+# Outside of these a rate is a mistake or an attack: one sample at 1 Hz would become thousands.
+MIN_RATE, MAX_RATE = 1_000, 1_000_000
+# The most columns of a 2-D array that can be taken for channels (7.1 is 8).
+MAX_CHANNELS = 8
+INT16_SCALE = np.float32(1 / 32_768)
+
+
+def check_rate(rate: Any, name: str = "sample_rate") -> int:
+    """``rate`` as an int.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: outside ``MIN_RATE``…``MAX_RATE``.
+    """
+    if isinstance(rate, bool | np.bool_) or not hasattr(rate, "__index__"):
+        raise TypeError(f"{name} is {rate!r}, expected an integer number of Hz")
+    value = operator.index(rate)
+    if not MIN_RATE <= value <= MAX_RATE:
+        raise ValueError(f"{name} is {value} Hz, expected {MIN_RATE} to {MAX_RATE} Hz")
+    return value
+
+
+def check_finite(samples: NDArray[Any], name: str, offset: int = 0) -> None:
+    """Refuse NaN and Inf; ``samples`` is [N], and ``offset`` is added to the index reported.
+
+    Raises:
+        AudioError: names the first bad sample.
+    """
+    finite = np.isfinite(samples)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise AudioError(
+            f"{name}: sample {offset + index} is {samples[index]}, expected finite values in "
+            "[-1, 1]; remove or repair it (np.nan_to_num replaces NaN by zero)"
+        )
+
+
+def _check_type(audio: Any, name: str) -> NDArray[Any]:
+    """``audio`` in native byte order, if its type is one that holds audio."""
+    if not isinstance(audio, np.ndarray):
+        raise TypeError(
+            f"{name} is a {type(audio).__module__}.{type(audio).__qualname__}, expected a NumPy "
+            "array of float32, float64 or int16 samples"
+        )
+    native = audio.dtype.newbyteorder("=")
+    if native not in (np.float32, np.float64, np.int16):
+        raise TypeError(
+            f"{name} has dtype {audio.dtype}, expected float32 or float64 in [-1, 1], or int16 "
+            "PCM; scale other integers to [-1, 1] and convert with .astype(np.float32)"
+        )
+    return audio.astype(native, copy=False)
+
+
+def _check_length(samples: int, source_rate: int, sample_rate: int, name: str) -> None:
+    """Refuse a clip that holds not even one sample at ``sample_rate``."""
+    if samples == 0:
+        raise AudioError(f"{name}: no samples, expected at least one")
+    # soxr rounds the length to the nearest integer, half up.
+    if (2 * samples * sample_rate + source_rate) // (2 * source_rate) == 0:
+        raise AudioError(
+            f"{name}: {samples} samples at {source_rate} Hz are less than one at {sample_rate} "
+            "Hz; expected a longer clip"
+        )
+
+
+def as_samples(
+    audio: NDArray[Any], *, source_rate: int | None, sample_rate: int, name: str = "clip"
+) -> NDArray[Any]:
+    """One clip, ready for the frontend.
+
+    Args:
+        audio: [N] float32 or float64 in [-1, 1] (not enforced: louder is taken as it is), or
+            int16 PCM, which means x / 32768.
+        source_rate: the samples' rate in Hz, ``None`` when it is ``sample_rate`` already.
+        sample_rate: the rate wanted, in Hz.
+        name: what errors call the clip.
+
+    Returns:
+        [n], contiguous, float32 or float64 as given; int16 stays int16 where nothing is
+        resampled, else it becomes float32. Resampling is soxr's HQ.
+
+    Raises:
+        TypeError: not an array, or of another dtype (float16 too: it has 11 bits).
+        ValueError: a rate out of range.
+        AudioError: not 1-D, no samples, or a sample that is not finite.
+    """
+    sample_rate = check_rate(sample_rate)
+    source = sample_rate if source_rate is None else check_rate(source_rate, "source_rate")
+    samples = _check_type(audio, name)
+    if samples.ndim != 1:
+        raise AudioError(
+            f"{name} has shape {list(samples.shape)}, expected one clip [N] of mono samples; "
+            "average channels with .mean(axis=…)"
+        )
+    _check_length(samples.size, source, sample_rate, name)
+    if samples.dtype != np.int16:
+        check_finite(samples, name)
+    if source == sample_rate:
+        return np.ascontiguousarray(samples)
+    import soxr
+
+    if samples.dtype == np.int16:
+        samples = samples * INT16_SCALE
+    resampled: NDArray[Any] = soxr.resample(
+        np.ascontiguousarray(samples), source, sample_rate, quality="HQ"
+    )
+    # Finite samples near the type's limit overflow in the filter.
+    check_finite(resampled, f"{name}, resampled")
+    return resampled
+
+
+def batch_rows(audio: NDArray[Any], name: str = "audio") -> list[NDArray[Any]]:
+    """The clips [N] of a batch [B, N], as views, each still to go through ``as_samples``.
+
+    Raises:
+        AudioError: not 2-D, or with so few columns (fewer than rows and at most 8) that they
+            look like channels.
+    """
+    if audio.ndim != 2:
+        raise AudioError(
+            f"{name} has shape {list(audio.shape)}, expected [B, N]: B clips of N samples"
+        )
+    clips, length = audio.shape
+    if 0 < length < clips and length <= MAX_CHANNELS:
+        raise AudioError(
+            f"{name} has shape {[clips, length]}, which looks like [samples, channels], expected "
+            "[B, N]: average the channels with .mean(axis=1), or transpose it for a batch of them"
+        )
+    return list(audio)

@@ -1,0 +1,304 @@
+"""Embeddings to a file: Parquet, NumPy's `.npz` or CSV, by the suffix of its name.
+
+All three hold one row per clip: path, duration in seconds, embedding. A file appears whole, when
+its writer is left without an exception, or not at all.
+"""
+
+import csv
+import io
+import json
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._atomic import atomic_path, write_error
+from .errors import FusionEngineError
+from .spec import METADATA_KEY, Spec
+
+NPZ_MAX_CLIPS = 100_000
+# Parquet rows are written in groups of about this many bytes of embeddings.
+_ROW_GROUP_BYTES = 2**24
+
+
+def _text(path: str) -> str:
+    """``path`` as valid Unicode: file names may hold bytes that are none."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+class EmbeddingWriter(ABC):
+    """Takes rows as they come; made by ``open_writer``."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    def write(
+        self, paths: Sequence[str], durations: Sequence[float], embeddings: NDArray[np.float32]
+    ) -> None:
+        """Append n rows.
+
+        Args:
+            paths: n paths; bytes in them that are not UTF-8 are written as ``\\udc80``.
+            durations: n lengths in seconds.
+            embeddings: [n, D] float32.
+
+        Raises:
+            ValueError: another shape or dtype.
+            FusionEngineError: more clips than the format is for, or a full disk.
+        """
+        expected = (len(paths), self._spec.embedding_dim)
+        if embeddings.shape != expected or len(durations) != len(paths):
+            raise ValueError(
+                f"{len(paths)} paths, {len(durations)} durations and embeddings of shape "
+                f"{list(embeddings.shape)}, expected embeddings of shape {list(expected)}"
+            )
+        if embeddings.dtype != np.float32:
+            raise ValueError(f"embeddings are {embeddings.dtype}, expected float32")
+        self._write([_text(p) for p in paths], [float(d) for d in durations], embeddings)
+
+    @abstractmethod
+    def _write(
+        self, paths: list[str], durations: list[float], embeddings: NDArray[np.float32]
+    ) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what is still held and close the file."""
+
+    def _abandon(self) -> None:
+        """Let go of the file, whatever is in it."""
+
+
+class _ParquetWriter(EmbeddingWriter):
+    """Columns path, duration and embedding; the spec in the metadata under ``fusion_engine``."""
+
+    def __init__(self, path: Path, spec: Spec) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        super().__init__(spec)
+        self._schema = pa.schema(
+            [
+                pa.field("path", pa.string(), nullable=False),
+                pa.field("duration", pa.float64(), nullable=False),
+                pa.field("embedding", pa.list_(pa.float32(), spec.embedding_dim), nullable=False),
+            ],
+            metadata={METADATA_KEY: spec.to_json()},
+        )
+        # Neither a dictionary nor compression makes floats smaller.
+        self._file = pq.ParquetWriter(
+            path, self._schema, use_dictionary=False, compression="none", version="2.6"
+        )
+        self._group_rows = max(1, _ROW_GROUP_BYTES // (4 * spec.embedding_dim))
+        self._held: list[Any] = []
+        self._held_rows = 0
+
+    def _write(
+        self, paths: list[str], durations: list[float], embeddings: NDArray[np.float32]
+    ) -> None:
+        import pyarrow as pa
+
+        # A copy: the caller may use its buffer again before the group is full.
+        values = pa.array(embeddings.flatten())
+        vectors = pa.FixedSizeListArray.from_arrays(values, type=self._schema.field(2).type)
+        self._held.append(
+            pa.record_batch(
+                [pa.array(paths, pa.string()), pa.array(durations, pa.float64()), vectors],
+                schema=self._schema,
+            )
+        )
+        self._held_rows += len(paths)
+        if self._held_rows >= self._group_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        table = pa.Table.from_batches(self._held, self._schema)
+        self._file.write_table(table, row_group_size=self._group_rows)
+        self._held, self._held_rows = [], 0
+
+    def _finish(self) -> None:
+        if self._held:
+            self._flush()
+        self._file.close()
+
+    def _abandon(self) -> None:
+        # It writes a footer, which on a full disk fails once more.
+        with suppress(OSError):
+            self._file.close()
+
+
+class _NpzWriter(EmbeddingWriter):
+    """Arrays paths, durations, embeddings and spec; held in memory until the end."""
+
+    def __init__(self, path: Path, spec: Spec) -> None:
+        super().__init__(spec)
+        self._path = path
+        self._paths: list[str] = []
+        self._durations: list[float] = []
+        self._embeddings: list[NDArray[np.float32]] = []
+
+    def _write(
+        self, paths: list[str], durations: list[float], embeddings: NDArray[np.float32]
+    ) -> None:
+        self._paths += paths
+        self._durations += durations
+        self._embeddings.append(embeddings.copy())
+        _check_npz(len(self._paths))
+
+    def _finish(self) -> None:
+        shape = (len(self._paths), self._spec.embedding_dim)
+        # As numpy.savez writes it, but for the embeddings, which are never joined in memory.
+        with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, array in (
+                ("paths", np.array(self._paths, dtype=np.str_)),
+                ("durations", np.array(self._durations, dtype=np.float64)),
+                ("spec", np.array(self._spec.to_json())),
+            ):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+            with archive.open("embeddings.npy", "w", force_zip64=True) as member:
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                for rows in self._embeddings:
+                    member.write(rows.astype("<f4", order="C", copy=False).data)
+
+
+class _CsvWriter(EmbeddingWriter):
+    """Columns path, duration, e0, e1, …; the spec in a file beside it, see ``open_writer``."""
+
+    def __init__(self, path: Path, spec: Spec) -> None:
+        super().__init__(spec)
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._rows.writerow(["path", "duration", *(f"e{i}" for i in range(spec.embedding_dim))])
+
+    def _write(
+        self, paths: list[str], durations: list[float], embeddings: NDArray[np.float32]
+    ) -> None:
+        for path, duration, row in zip(paths, durations, embeddings.tolist(), strict=True):
+            # Nine significant digits tell every float32 from its neighbours.
+            self._rows.writerow([path, repr(duration), *[f"{value:.9g}" for value in row]])
+
+    def _finish(self) -> None:
+        self._file.close()
+
+    def _abandon(self) -> None:
+        # What is still buffered does not fit on a full disk either.
+        with suppress(OSError):
+            self._file.close()
+
+
+_WRITERS = {".parquet": _ParquetWriter, ".npz": _NpzWriter, ".csv": _CsvWriter}
+
+
+def _check_npz(clips: int) -> None:
+    if clips > NPZ_MAX_CLIPS:
+        raise FusionEngineError(
+            f"{clips} clips are too many for .npz, which is held in memory, expected at most "
+            f"{NPZ_MAX_CLIPS}; write a .parquet file"
+        )
+
+
+@contextmanager
+def open_writer(
+    path: str | os.PathLike[str], spec: Spec, *, clips: int | None = None
+) -> Iterator[EmbeddingWriter]:
+    """Write embeddings to ``path``, which appears, or is replaced, when the block succeeds.
+
+    - ``.parquet``: ``path: string``, ``duration: double``, ``embedding: fixed_size_list<float>``,
+      and the spec in the file's metadata under ``fusion_engine``. Written as rows come in.
+    - ``.npz``: ``paths`` [n] text, ``durations`` [n] float64, ``embeddings`` [n, D] float32,
+      ``spec`` JSON text; for ``numpy.load`` without pickle. At most 100 000 clips.
+    - ``.csv``: ``path,duration,e0,e1,…`` in UTF-8, with numbers that read back to the same
+      float32. CSV has no place for metadata: the spec goes to ``PATH.spec.json``.
+
+    Args:
+        path: the file; its folder must exist.
+        spec: of the artifact that makes the embeddings.
+        clips: how many there will be, if known; too many for ``.npz`` are then refused at once.
+
+    Raises:
+        ValueError: another suffix.
+        FusionEngineError: the file cannot be written, or too many clips.
+    """
+    path = Path(path)
+    make = _WRITERS.get(path.suffix.lower())
+    if make is None:
+        raise ValueError(
+            f"{path}: cannot write {path.suffix or 'a file without a suffix'}, expected "
+            f"{', '.join(_WRITERS)}"
+        )
+    if make is _NpzWriter and clips is not None:
+        _check_npz(clips)
+    with ExitStack() as stack:
+        # Entered first, so replaced last: no new table stands beside an old spec.
+        temporary = stack.enter_context(atomic_path(path))
+        if make is _CsvWriter:
+            sidecar = stack.enter_context(atomic_path(f"{path}.spec.json"))
+            sidecar.write_text(spec.to_json() + "\n", encoding="utf-8")
+        writer = make(temporary, spec)
+        try:
+            yield writer
+            writer._finish()
+        except BaseException:
+            writer._abandon()
+            raise
+
+
+class Failures:
+    """The files that failed, as ``OUT.errors.jsonl`` beside the output ``OUT``.
+
+    One line ``{"path": …, "reason": …}`` each. The file appears when the ``with`` block ends
+    without an exception and something failed; when nothing did, one of an earlier run is removed.
+
+    Args:
+        output: the output's path, with its suffix.
+
+    Attributes:
+        path: of the errors file.
+        count: failures so far.
+    """
+
+    def __init__(self, output: str | os.PathLike[str]) -> None:
+        self.path = Path(f"{os.fspath(output)}.errors.jsonl")
+        self.count = 0
+        self._stack = ExitStack()
+        self._file: IO[str] | None = None
+
+    def add(self, path: str, reason: str) -> None:
+        """Note that ``path`` failed.
+
+        Raises:
+            FusionEngineError: the errors file cannot be written.
+        """
+        if self._file is None:
+            temporary = self._stack.enter_context(atomic_path(self.path))
+            self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+        self._file.write(json.dumps({"path": _text(path), "reason": _text(reason)}) + "\n")
+        self.count += 1
+
+    def __enter__(self) -> Self:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+        if kind is None and self._file is None:
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as reason:
+                raise write_error(self.path, reason) from reason
