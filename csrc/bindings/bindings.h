@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fusion_engine {
+
+void bind_layer_fusion(pybind11::module_& module);
+void bind_layer_fusion_cuda(pybind11::module_& module);
+
+}  // namespace fusion_engine

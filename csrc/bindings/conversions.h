@@ -1,0 +1,24 @@
+// Python's names and shapes as the kernels' types, shared by the host and the CUDA bindings.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../layer_fusion.h"
+
+namespace fusion_engine {
+
+// NumPy's and ml_dtypes' names; null for another type or byte order.
+std::optional<DType> dtype_of(const std::string& name);
+
+// Throws std::invalid_argument.
+Head head_of(const std::string& name);
+
+// A map's or vector's descriptor; strides count elements. Throws std::invalid_argument.
+LayerOutput make_layer(const void* data, DType dtype, const std::vector<std::int64_t>& shape,
+                       const std::vector<std::int64_t>& strides, std::int64_t time_pool,
+                       const std::string& name);
+
+}  // namespace fusion_engine

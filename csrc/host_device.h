@@ -1,0 +1,14 @@
+// Marks of the functions that the CPU code and the CUDA kernels share.
+#pragma once
+
+#if defined(__CUDACC__)
+#define FUSION_HD __host__ __device__ __forceinline__
+// Device code under nvcc, host code otherwise: for templates that call either kind.
+#define FUSION_KERNEL __device__ __forceinline__
+// Arrays that loops index stay in registers only when the loops are unrolled.
+#define FUSION_UNROLL _Pragma("unroll")
+#else
+#define FUSION_HD inline __attribute__((always_inline))
+#define FUSION_KERNEL inline
+#define FUSION_UNROLL
+#endif

@@ -1,0 +1,146 @@
+// Checks of layer fusion's arguments, and the choice of item axis.
+#include "layer_fusion.h"
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "layer_items.h"
+
+namespace fusion_engine {
+namespace {
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string layer_name(std::int32_t index) { return "outputs[" + std::to_string(index) + "]"; }
+
+void check_segment(const FusionInput& input, bool has_time, std::int64_t s) {
+    const std::int64_t begin = input.begin(s);
+    const std::int64_t count = input.count(s);
+    const std::string got =
+        "segment " + std::to_string(s) + " counts " + std::to_string(count) + " frames from " +
+        std::to_string(begin);
+    if (begin < 0 || count < 0) fail(got + "; expected begins and counts of at least 0");
+    if (has_time && (begin > input.frames || count > input.frames - begin)) {
+        fail(got + ", but the layer outputs have T_o = " + std::to_string(input.frames));
+    }
+}
+
+void check_offsets(const FusionInput& input) {
+    if (input.offsets == nullptr) return;
+    if (input.offsets[0] != 0 || input.offsets[input.clips] != input.segments) {
+        fail("offsets run from " + std::to_string(input.offsets[0]) + " to " +
+             std::to_string(input.offsets[input.clips]) + "; expected 0 to the number of segments, " +
+             std::to_string(input.segments));
+    }
+    for (std::int64_t b = 0; b < input.clips; ++b) {
+        if (input.offsets[b + 1] < input.offsets[b]) {
+            fail("offsets decrease from " + std::to_string(input.offsets[b]) + " to " +
+                 std::to_string(input.offsets[b + 1]) + " at clip " + std::to_string(b));
+        }
+    }
+}
+
+bool word_aligned(const LayerOutput& layer, std::int64_t segments, bool along_channels, int width) {
+    const std::int64_t word = static_cast<std::int64_t>(width) * size_of(layer.dtype);
+    const auto fits = [&](std::int64_t extent, std::int64_t stride) {
+        return extent <= 1 || stride % width == 0;
+    };
+    return reinterpret_cast<std::uintptr_t>(layer.data) % static_cast<std::uintptr_t>(word) == 0 &&
+           fits(segments, layer.stride_segment) && fits(layer.time, layer.stride_time) &&
+           (along_channels ? fits(layer.freq, layer.stride_freq)
+                           : fits(layer.channels, layer.stride_channel));
+}
+
+int widest(const LayerOutput& layer, std::int64_t segments, bool along_channels, int max_width,
+           bool aligned) {
+    const std::int32_t extent = along_channels ? layer.channels : layer.freq;
+    const std::int64_t stride = along_channels ? layer.stride_channel : layer.stride_freq;
+    if (stride != 1) return 1;
+    int width = max_width;
+    while (width > 1 && (extent % width != 0 ||
+                         (aligned && !word_aligned(layer, segments, along_channels, width)))) {
+        width /= 2;
+    }
+    return width;
+}
+
+}  // namespace
+
+ItemAxis choose_item_axis(const LayerOutput& layer, std::int64_t segments, int max_width,
+                          bool aligned) {
+    const int freq = widest(layer, segments, false, max_width, aligned);
+    const int channels = widest(layer, segments, true, max_width, aligned);
+    return channels > freq ? ItemAxis{true, channels} : ItemAxis{false, freq};
+}
+
+void complete_input(FusionInput& input) {
+    std::int64_t dim = 0;
+    std::int32_t first_map = -1;
+    input.frames = 1;
+    for (std::int32_t l = 0; l < input.layer_count; ++l) {
+        const LayerOutput& layer = input.layers[l];
+        dim += std::int64_t{layer.channels} * layer.freq;
+        if (layer.channels < 1 || layer.freq < 1) {
+            fail(layer_name(l) + " has " + std::to_string(layer.channels) + " channels and " +
+                 std::to_string(layer.freq) + " frequencies; expected at least 1");
+        }
+        if (layer.time_pool < 1) {
+            fail("time_pools[" + std::to_string(l) + "] is " + std::to_string(layer.time_pool) +
+                 "; expected at least 1");
+        }
+        if (layer.is_vector) {
+            if (layer.time_pool != 1) {
+                fail(layer_name(l) + " is a vector and has time_pool " +
+                     std::to_string(layer.time_pool) + "; expected 1");
+            }
+            continue;
+        }
+        const std::int64_t frames = layer.time / layer.time_pool;
+        if (first_map >= 0 && frames != input.frames) {
+            fail(layer_name(l) + " has T_o = " + std::to_string(layer.time) + " // " +
+                 std::to_string(layer.time_pool) + " = " + std::to_string(frames) + ", " +
+                 layer_name(first_map) + " has " + std::to_string(input.frames) +
+                 "; expected the same");
+        }
+        if (first_map < 0) first_map = l;
+        input.frames = frames;
+    }
+    if (dim > std::numeric_limits<std::int32_t>::max()) {
+        fail("the layers add up to D = " + std::to_string(dim) + "; expected less than 2^31");
+    }
+    input.dim = static_cast<std::int32_t>(dim);
+    if (input.offsets == nullptr && input.clips != input.segments) {
+        fail(std::to_string(input.clips) + " clips have " + std::to_string(input.segments) +
+             " segments and no offsets");
+    }
+}
+
+std::vector<std::int64_t> check_arrays(const FusionInput& input, const FusionOutput& output) {
+    check_offsets(input);
+    bool has_time = false;
+    for (std::int32_t l = 0; l < input.layer_count; ++l) has_time |= !input.layers[l].is_vector;
+
+    std::vector<std::int64_t> counted;
+    for (std::int64_t b = 0; b < input.clips; ++b) {
+        std::int64_t frames = 0;
+        for (std::int64_t s = input.first_segment(b); s < input.first_segment(b + 1); ++s) {
+            check_segment(input, has_time, s);
+            frames += input.count(s);
+        }
+        if (frames == 0 && output.embedding != nullptr) {
+            fail("clip " + std::to_string(b) + " has no counted frame; expected at least one");
+        }
+        const std::int64_t start =
+            output.frames.offsets != nullptr ? output.frames.offsets[b] : 0;
+        if (output.frames.data != nullptr && (start < 0 || start > output.frames.total - frames)) {
+            fail("clip " + std::to_string(b) + " writes " + std::to_string(frames) +
+                 " frame features at " + std::to_string(start) + "; the frames buffer holds " +
+                 std::to_string(output.frames.total));
+        }
+        counted.push_back(frames);
+    }
+    return counted;
+}
+
+}  // namespace fusion_engine

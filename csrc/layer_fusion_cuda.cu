@@ -1,0 +1,110 @@
+// Layer fusion on the GPU: one launch for all layers, each input byte read once, no intermediate
+// in device memory. The algorithm is in layer_fusion_grid.h.
+#include "layer_fusion_cuda.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace fusion_engine {
+namespace {
+
+// The kernel's arguments; 4 KB is the limit of every supported architecture.
+static_assert(sizeof(GridTask) <= 4096);
+
+struct DeviceBlock {
+    const GridTask& task;
+    const GridPlace& place;
+    float* shared;  // [3 * V][kBlockThreads], no bank is hit twice by a warp
+
+    template <int V>
+    __device__ void put(const LaneReduction<V>& lane) {
+FUSION_UNROLL
+        for (int i = 0; i < V; ++i) {
+            float* slot = shared + 3 * i * kBlockThreads + threadIdx.x;
+            slot[0] = lane.total[i].sum;
+            slot[kBlockThreads] = lane.total[i].compensation;
+            slot[2 * kBlockThreads] = lane.total[i].max;
+        }
+    }
+
+    template <int V>
+    __device__ void merge(LaneReduction<V>& lane, std::int32_t other) {
+FUSION_UNROLL
+        for (int i = 0; i < V; ++i) {
+            const float* slot = shared + 3 * i * kBlockThreads + other;
+            lane.total[i].merge({slot[0], slot[kBlockThreads], slot[2 * kBlockThreads]});
+        }
+    }
+
+    template <class T, int V>
+    __device__ void operator()() {
+        const GridLayer& grid = task.plan.layers[place.layer];
+        const auto thread = static_cast<std::int32_t>(threadIdx.x);
+        LaneReduction<V> lane;
+        lane.clear();
+        std::int64_t counted = 0;
+        if (place.item < grid.items) {
+            counted = reduce_lane<T, V>(task, place, lane);
+            if (lane.check != 0.0f) atomicOr(task.output.flags + place.clip, 1u << place.layer);
+        }
+        for (std::int32_t step = task.plan.time_lanes / 2; step > 0; step /= 2) {
+            if (place.time_lane >= step && place.time_lane < 2 * step) put(lane);
+            __syncthreads();
+            if (place.time_lane < step) merge(lane, thread + step * grid.adjacent);
+            __syncthreads();
+        }
+        if (place.item < grid.items && place.time_lane == 0) {
+            store_item(task, place, lane, counted);
+            const bool first = place.layer == 0 && place.item == 0;
+            if (first && task.output.embedding == nullptr) {
+                task.output.state.count[place.clip] += static_cast<float>(counted);
+            }
+        }
+    }
+};
+
+__global__ void __launch_bounds__(kBlockThreads) fuse_kernel(const __grid_constant__ GridTask task) {
+    extern __shared__ float shared[];
+    const GridPlace place = place_of(task, blockIdx.x, static_cast<std::int32_t>(threadIdx.x));
+    DeviceBlock run{task, place, shared};
+    dispatch(task.input.layers[place.layer].dtype, task.plan.layers[place.layer].axis.width, run);
+}
+
+__global__ void __launch_bounds__(kBlockThreads)
+    finalize_kernel(FusionState state, std::int64_t size, std::int64_t dim, Head head,
+                    float* embedding) {
+    const std::int64_t i = std::int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
+    if (i >= size) return;
+    embedding[i] = embedding_of<float>(head, {state.sum[i], state.compensation[i], state.max[i]},
+                                       state.count[i / dim]);
+}
+
+}  // namespace
+
+cudaError_t launch_fusion(const GridTask& task, cudaStream_t stream) {
+    const std::int64_t blocks = task.input.clips * task.plan.blocks_per_clip;
+    if (blocks == 0) return cudaSuccess;
+    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+    int widest = 1;
+    for (std::int32_t l = 0; l < task.input.layer_count; ++l) {
+        widest = std::max(widest, task.plan.layers[l].axis.width);
+    }
+    const std::size_t shared_bytes =
+        task.plan.time_lanes == 1 ? 0 : sizeof(float) * 3 * widest * kBlockThreads;
+    fuse_kernel<<<static_cast<unsigned>(blocks), kBlockThreads, shared_bytes, stream>>>(task);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_finalize(const FusionState& state, std::int64_t clips, std::int64_t dim,
+                            Head head, float* embedding, cudaStream_t stream) {
+    const std::int64_t size = clips * dim;
+    const std::int64_t blocks = (size + kBlockThreads - 1) / kBlockThreads;
+    if (blocks == 0) return cudaSuccess;
+    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+    finalize_kernel<<<static_cast<unsigned>(blocks), kBlockThreads, 0, stream>>>(state, size, dim,
+                                                                                head, embedding);
+    return cudaGetLastError();
+}
+
+}  // namespace fusion_engine

@@ -1,0 +1,266 @@
+// The CUDA algorithm of layer fusion, in functions that build for the GPU and for the host.
+//
+// A block of 256 threads holds 256 / time_lanes items (see layer_items.h); the time lanes of an item
+// take its counted frames in turn and are merged as a tree. Neighbouring threads hold neighbouring
+// items, then neighbouring frames, so that loads coalesce in NCHW as in NHWC.
+#pragma once
+
+#include <cstdint>
+
+#include "layer_fusion.h"
+#include "layer_items.h"
+
+namespace fusion_engine {
+
+constexpr int kBlockThreads = 256;
+constexpr int kMaxTimeLanes = 32;
+constexpr int kWordBytes = 16;   // the widest load
+constexpr int kRowsInFlight = 4;  // loads that a thread issues before it needs the first
+
+struct GridLayer {
+    ItemAxis axis;
+    std::int32_t items;
+    std::int32_t adjacent;     // items that are neighbours in memory, a power of two
+    std::int32_t first_block;  // of this layer within a clip's blocks
+    std::int32_t first_d;
+};
+
+struct GridPlan {
+    GridLayer layers[kMaxLayers];
+    std::int32_t time_lanes;  // a power of two
+    std::int32_t blocks_per_clip;
+};
+
+// What a kernel gets, by value.
+struct GridTask {
+    FusionInput input;
+    FusionOutput output;
+    GridPlan plan;
+};
+
+// Fills `target_threads` with time lanes where the clips and items alone do not.
+GridPlan plan_grid(const FusionInput& input, std::int64_t target_threads);
+
+// Which block, item and time lane a thread is.
+struct GridPlace {
+    std::int64_t clip;
+    std::int32_t layer;
+    std::int32_t item;
+    std::int32_t time_lane;
+};
+
+FUSION_HD GridPlace place_of(const GridTask& task, std::int64_t block, std::int32_t thread) {
+    const GridPlan& plan = task.plan;
+    const std::int64_t clip = block / plan.blocks_per_clip;
+    const auto rest = static_cast<std::int32_t>(block % plan.blocks_per_clip);
+    std::int32_t layer = 0;
+    while (layer + 1 < task.input.layer_count && rest >= plan.layers[layer + 1].first_block) {
+        ++layer;
+    }
+    const GridLayer& grid = plan.layers[layer];
+    const std::int32_t items_per_block = kBlockThreads / plan.time_lanes;
+    const std::int32_t row = thread / grid.adjacent;
+    const std::int32_t item = (rest - grid.first_block) * items_per_block +
+                              row / plan.time_lanes * grid.adjacent + thread % grid.adjacent;
+    return {clip, layer, item, row % plan.time_lanes};
+}
+
+// A thread's partial result: V values of the embedding, over the frames of its time lane.
+template <int V>
+struct LaneReduction {
+    Accumulator<float> total[V];
+    float check;  // 0, or NaN once a value read is not finite: 0 * x
+    float pooled[V];
+    float partial[V];
+    std::int32_t rows_pooled;
+    std::int32_t frames_summed;
+
+    FUSION_HD void clear() {
+        check = 0.0f;
+        rows_pooled = 0;
+        frames_summed = 0;
+FUSION_UNROLL
+        for (int i = 0; i < V; ++i) {
+            total[i] = empty_accumulator();
+            pooled[i] = kLowest;
+            partial[i] = 0.0f;
+        }
+    }
+
+    FUSION_HD void pool(int i, float value) {
+        check += value * 0.0f;
+        pooled[i] = larger(pooled[i], value);
+    }
+
+    FUSION_HD void end_window() {
+FUSION_UNROLL
+        for (int i = 0; i < V; ++i) {
+            partial[i] += pooled[i];
+            total[i].max = larger(total[i].max, pooled[i]);
+            pooled[i] = kLowest;
+        }
+        rows_pooled = 0;
+        if (++frames_summed == kBlockFrames) end_block();
+    }
+
+    FUSION_HD void end_block() {
+        frames_summed = 0;
+FUSION_UNROLL
+        for (int i = 0; i < V; ++i) {
+            total[i].add(partial[i]);
+            partial[i] = 0.0f;
+        }
+    }
+};
+
+// V values that one instruction loads.
+template <class T, int V>
+struct alignas(sizeof(T) * V) Word {
+    T values[V];
+};
+
+// Where a thread's frame features go.
+struct FrameColumns {
+    float* data;  // its first value at the clip's first counted frame; null: nowhere
+    std::int64_t value_stride;
+    std::int64_t room;  // frames that fit
+
+    template <int V>
+    FUSION_HD void write(std::int64_t frame, const float (&values)[V]) const {
+        if (data == nullptr || frame >= room) return;
+FUSION_UNROLL
+        for (int i = 0; i < V; ++i) data[frame + i * value_stride] = values[i];
+    }
+};
+
+FUSION_HD FrameColumns frame_columns(const FrameFeatures& frames, std::int64_t clip,
+                                     std::int64_t index, std::int32_t d_stride) {
+    if (frames.data == nullptr) return {nullptr, 0, 0};
+    const std::int64_t start = frames.offsets != nullptr ? frames.offsets[clip] : 0;
+    return {frames.data + index * frames.total + start, d_stride * frames.total,
+            frames.total - start};
+}
+
+// One segment's counted frames `first`, `first + lanes`, ... of a map; `position` counted frames of
+// the clip come before the segment.
+template <class T, int V>
+FUSION_HD void reduce_segment(const LayerOutput& layer, const T* start, std::int64_t first,
+                              std::int64_t count, std::int32_t lanes, std::int64_t position,
+                              const FrameColumns& frames, LaneReduction<V>& result) {
+    if (first >= count) return;
+    const std::int32_t pool = layer.time_pool;
+    const std::int64_t rows = ((count - first - 1) / lanes + 1) * pool;
+    const std::int64_t skip = std::int64_t{lanes - 1} * pool * layer.stride_time;
+    const T* next = start + first * pool * layer.stride_time;
+    std::int64_t frame = position + first;
+    std::int32_t rows_loaded = 0;
+    for (std::int64_t row = 0; row < rows; row += kRowsInFlight) {
+        Word<T, V> words[kRowsInFlight];
+FUSION_UNROLL
+        for (int i = 0; i < kRowsInFlight; ++i) {
+            if (row + i >= rows) continue;
+            words[i] = *reinterpret_cast<const Word<T, V>*>(next);
+            next += layer.stride_time;
+            if (++rows_loaded == pool) {
+                rows_loaded = 0;
+                next += skip;
+            }
+        }
+FUSION_UNROLL
+        for (int i = 0; i < kRowsInFlight; ++i) {
+            if (row + i >= rows) continue;
+FUSION_UNROLL
+            for (int v = 0; v < V; ++v) result.pool(v, to_float(words[i].values[v]));
+            if (++result.rows_pooled == pool) {
+                frames.write(frame, result.pooled);
+                frame += lanes;
+                result.end_window();
+            }
+        }
+    }
+    result.end_block();
+}
+
+// A segment's vector stands for each of its counted frames.
+template <class T, int V>
+FUSION_HD void reduce_vector(const T* start, std::int64_t count, std::int64_t position,
+                             const FrameColumns& frames, LaneReduction<V>& result) {
+    const Word<T, V> word = *reinterpret_cast<const Word<T, V>*>(start);
+    float values[V];
+FUSION_UNROLL
+    for (int v = 0; v < V; ++v) {
+        values[v] = to_float(word.values[v]);
+        result.check += values[v] * 0.0f;
+        add_repeated(result.total[v], values[v], static_cast<float>(count));
+    }
+    for (std::int64_t i = 0; i < count; ++i) frames.write(position + i, values);
+}
+
+// The thread's share of its item. Returns the clip's counted frames.
+template <class T, int V>
+FUSION_HD std::int64_t reduce_lane(const GridTask& task, const GridPlace& place,
+                                   LaneReduction<V>& result) {
+    const FusionInput& input = task.input;
+    const LayerOutput& layer = input.layers[place.layer];
+    const GridLayer& grid = task.plan.layers[place.layer];
+    const std::int32_t lanes = task.plan.time_lanes;
+    const Item item = item_at(layer, grid.axis, place.item);
+    const FrameColumns frames =
+        frame_columns(task.output.frames, place.clip,
+                      place.clip * input.dim + grid.first_d + item.d, item.d_stride);
+    const std::int64_t first_segment = input.first_segment(place.clip);
+    const std::int64_t last_segment = input.first_segment(place.clip + 1);
+    std::int64_t position = 0;
+    for (std::int64_t s = first_segment; s < last_segment; ++s) {
+        const T* start =
+            static_cast<const T*>(layer.data) + s * layer.stride_segment + item.offset;
+        const std::int64_t count = input.count(s);
+        if (layer.is_vector) {
+            const bool mine = ((s - first_segment) & (lanes - 1)) == place.time_lane;
+            if (mine && count > 0) reduce_vector<T, V>(start, count, position, frames, result);
+        } else {
+            start += input.begin(s) * layer.time_pool * layer.stride_time;
+            // Lanes take the clip's frames in turn, so that short segments keep all of them busy.
+            const std::int64_t first = (place.time_lane - position) & (lanes - 1);
+            reduce_segment<T, V>(layer, start, first, count, lanes, position, frames, result);
+        }
+        position += count;
+    }
+    return position;
+}
+
+// The merged result of an item, by its time lane 0.
+template <int V>
+FUSION_HD void store_item(const GridTask& task, const GridPlace& place,
+                          const LaneReduction<V>& result, std::int64_t counted) {
+    const GridLayer& grid = task.plan.layers[place.layer];
+    const Item item = item_at(task.input.layers[place.layer], grid.axis, place.item);
+    const std::int64_t index = place.clip * task.input.dim + grid.first_d + item.d;
+FUSION_UNROLL
+    for (int i = 0; i < V; ++i) {
+        store_result(task.output, index + i * item.d_stride, result.total[i],
+                     static_cast<float>(counted));
+    }
+}
+
+// Calls run.template operator()<T, V>() for the layer's dtype and item width.
+template <class Run>
+FUSION_KERNEL void dispatch(DType dtype, std::int32_t width, Run& run) {
+    if (dtype == DType::kFloat32) {
+        if (width == 4) return run.template operator()<float, 4>();
+        if (width == 2) return run.template operator()<float, 2>();
+        return run.template operator()<float, 1>();
+    }
+    if (dtype == DType::kFloat16) {
+        if (width == 8) return run.template operator()<Float16, 8>();
+        if (width == 4) return run.template operator()<Float16, 4>();
+        if (width == 2) return run.template operator()<Float16, 2>();
+        return run.template operator()<Float16, 1>();
+    }
+    if (width == 8) return run.template operator()<BFloat16, 8>();
+    if (width == 4) return run.template operator()<BFloat16, 4>();
+    if (width == 2) return run.template operator()<BFloat16, 2>();
+    return run.template operator()<BFloat16, 1>();
+}
+
+}  // namespace fusion_engine
