@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...frontend import FrontendSpec
+from ...frontend.spec import FrontendSpec
 from ...spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -23,19 +23,23 @@ class Backbone(ABC):
 
     Attributes:
         name: for example ``cnn14_16k``.
+        aliases: other names that mean the same model.
         frontend: settings of the frontend it was trained with.
         layers: every layer that can be asked for, by the paper's number.
         default_layers: the paper's fusion.
-        frames_per_step: see ``Spec``.
         min_frames: the fewest frames of log-mel it takes.
     """
 
     name: str
+    aliases: tuple[str, ...] = ()
     frontend: FrontendSpec
     layers: Mapping[int, LayerSpec]
     default_layers: tuple[int, ...]
-    frames_per_step: int | None
     min_frames: int
+
+    @abstractmethod
+    def frames_per_step(self, layers: Sequence[int]) -> int | None:
+        """Frames of log-mel per frame feature; ``None``: ``layers`` have no time axis."""
 
     @abstractmethod
     def chunk_margin(self, layers: Sequence[int]) -> int | None:

@@ -1,0 +1,109 @@
+"""The ONNX graph of a backbone: traced by torch, cleaned of what tracing leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from .._version import __version__
+from ..spec import METADATA_KEY, Spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from .backbones.base import Backbone, Tensors
+
+# What torch's exporter writes without conversion, and TensorRT 10 and later parse.
+OPSET = 18
+INPUT = "log_mel"
+
+
+def build_graph(
+    backbone: Backbone, folded: Tensors, layers: Sequence[int], spec: Spec
+) -> onnx.ModelProto:
+    """An ONNX model with the spec in its metadata.
+
+    The input is ``log_mel`` [batch, 1, frames, n_mels] with both sizes dynamic, the outputs are
+    ``layer_N`` in the order of ``layers``; initializers carry the names in ``folded``.
+    """
+    import torch
+
+    example = torch.zeros(2, 1, 2 * backbone.min_frames, backbone.frontend.n_mels)
+    sizes = {
+        0: torch.export.Dim("batch", min=1),
+        2: torch.export.Dim("frames", min=backbone.min_frames),
+    }
+    with _quiet():
+        program = torch.onnx.export(
+            _module(backbone, folded, layers),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[layer.name for layer in spec.layers],
+            dynamic_shapes=(sizes,),
+            verbose=False,
+        )
+    assert program is not None  # with dynamo=True torch returns a program
+    model = program.model_proto
+    _strip(model)
+    model.graph.name = backbone.name
+    model.producer_name, model.producer_version = "fusion_engine", __version__
+    model.metadata_props.add(key=METADATA_KEY, value=spec.to_json())
+    return model
+
+
+def _module(backbone: Backbone, folded: Tensors, layers: Sequence[int]) -> torch.nn.Module:
+    """``backbone.forward`` with the tensors as buffers under their own dotted names."""
+    import torch
+
+    class Graph(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked
+        def forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return backbone.forward(dict(self.named_buffers()), log_mel, layers)
+
+    root = Graph()
+    for name, tensor in folded.items():
+        *parents, leaf = name.split(".")
+        module: torch.nn.Module = root
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, torch.nn.Module())
+            module = getattr(module, parent)
+        module.register_buffer(leaf, tensor)
+    return root.eval()
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop stack traces, paths of this machine and the tracer's notes, in place.
+
+    Inferred shapes of inner values go as well: their symbolic sizes are nested floor divisions,
+    which every reader infers by itself.
+    """
+    graph = model.graph
+    del graph.value_info[:]
+    parts: list[Any] = [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]
+    for part in parts:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporter says about itself; warnings about the model pass."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

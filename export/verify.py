@@ -1,0 +1,151 @@
+"""An artifact against the model as published: the same log-mel through both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BackendError, ExportError
+
+if TYPE_CHECKING:
+    from .backbones.base import Backbone, Tensors
+
+# FP32 convolutions and folded batch norms were measured at 5e-7 of the largest value against FP64.
+TOLERANCE = 5e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCheck:
+    """One layer of an artifact against the FP64 reference, over all verification inputs.
+
+    Args:
+        name: the graph output.
+        max_abs: largest absolute difference.
+        max_value: largest absolute value of the reference.
+        tolerance: the largest ``max_abs / max_value`` that passes.
+    """
+
+    name: str
+    max_abs: float
+    max_value: float
+    tolerance: float = TOLERANCE
+
+    @property
+    def error(self) -> float:
+        """The difference as a fraction of the largest value."""
+        return self.max_abs / self.max_value if self.max_value > 0 else self.max_abs
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is finite and within the tolerance."""
+        return self.error <= self.tolerance  # false for NaN
+
+
+def import_onnxruntime() -> Any:
+    """The module ``onnxruntime``.
+
+    Raises:
+        BackendError: it cannot be imported.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            "an export is verified on ONNX Runtime before the file is kept, and onnxruntime "
+            f'cannot be imported ({error}). Install it: pip install "fusion-engine[cpu]"'
+        ) from error
+    return onnxruntime
+
+
+def verify(
+    path: Path, backbone: Backbone, state: Tensors, layers: Sequence[int]
+) -> tuple[LayerCheck, ...]:
+    """Run the artifact at ``path`` and the unfolded FP64 reference on the same log-mel.
+
+    Args:
+        path: the artifact.
+        backbone: the model it was made of.
+        state: the checkpoint's tensors, not folded.
+        layers: its layers, in order.
+
+    Returns:
+        one passed check per layer.
+
+    Raises:
+        ExportError: ONNX Runtime refuses the file, a shape or a value differs, or a value is not
+            finite; the message names the layers.
+        BackendError: onnxruntime is missing.
+    """
+    import torch
+
+    names = [backbone.layers[number].name for number in layers]
+    exact = {name: tensor.double() for name, tensor in state.items()}
+    max_abs, max_value = np.zeros(len(names)), np.zeros(len(names))
+    inputs = verification_inputs(backbone)
+    for log_mel, outputs in zip(inputs, _run(path, names, inputs), strict=True):
+        with torch.inference_mode():
+            expected = backbone.reference(exact, torch.from_numpy(log_mel).double(), layers)
+        for i, (name, got, tensor) in enumerate(zip(names, outputs, expected, strict=True)):
+            want = tensor.numpy()
+            if got.shape != want.shape:
+                raise ExportError(
+                    f"the exported graph gives {name} of shape {list(got.shape)} for log-mel "
+                    f"{list(log_mel.shape)}, the model gives {list(want.shape)}"
+                )
+            # np.maximum passes NaN on, and NaN never passes the check.
+            with np.errstate(invalid="ignore"):
+                max_abs[i] = np.maximum(max_abs[i], np.abs(got - want).max())
+                max_value[i] = np.maximum(max_value[i], np.abs(want).max())
+    checks = tuple(
+        LayerCheck(name=name, max_abs=float(difference), max_value=float(value))
+        for name, difference, value in zip(names, max_abs, max_value, strict=True)
+    )
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise ExportError(
+            "the exported graph does not give the model's values: "
+            + "; ".join(f"{c.name} is off by {c.error:.1e} of its largest value" for c in failed)
+            + f" (at most {TOLERANCE:.0e} is allowed). A checkpoint with damaged or extreme values "
+            "does this; if it is sound, report the versions of torch and onnxscript."
+        )
+    return checks
+
+
+def verification_inputs(backbone: Backbone) -> tuple[NDArray[np.float32], ...]:
+    """Seeded log-mel in dB [2, 1, T, n_mels]: the shortest input and an odd length.
+
+    Each has a level, a spectral tilt and a random walk over time, like audio, and noise on top;
+    values span -100 to 20 dB.
+    """
+    rng = np.random.default_rng(20220517)
+    inputs = []
+    for frames in (backbone.min_frames, 3 * backbone.min_frames + 5):
+        shape = (2, 1, frames, backbone.frontend.n_mels)
+        level = rng.uniform(-40.0, -10.0, (2, 1, 1, 1))
+        tilt = np.linspace(15.0, -25.0, shape[-1])
+        walk = np.cumsum(rng.normal(0.0, 5.0, shape), axis=2)
+        db = level + tilt + walk + rng.normal(0.0, 6.0, shape)
+        inputs.append(np.clip(db, -100.0, 20.0).astype(np.float32))
+    return tuple(inputs)
+
+
+def _run(
+    path: Path, names: list[str], inputs: Sequence[NDArray[np.float32]]
+) -> list[list[NDArray[np.float32]]]:
+    """The artifact's outputs on ONNX Runtime's CPU provider."""
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors are raised
+    try:
+        session = runtime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+        return [session.run(names, {"log_mel": log_mel}) for log_mel in inputs]
+    except Exception as error:  # onnxruntime's own classes share no public base
+        raise ExportError(f"ONNX Runtime cannot run the exported graph: {error}") from error
