@@ -5,12 +5,11 @@ its writer is left without an exception, or not at all.
 """
 
 import csv
-import io
 import json
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +71,7 @@ class EmbeddingWriter(ABC):
     def _finish(self) -> None:
         """Write what is still held and close the file."""
 
+    @abstractmethod
     def _abandon(self) -> None:
         """Let go of the file, whatever is in it."""
 
@@ -171,6 +171,9 @@ class _NpzWriter(EmbeddingWriter):
                 for rows in self._embeddings:
                     member.write(rows.astype("<f4", order="C", copy=False).data)
 
+    def _abandon(self) -> None:
+        self._embeddings.clear()
+
 
 class _CsvWriter(EmbeddingWriter):
     """Columns path, duration, e0, e1, …; the spec in a file beside it, see ``open_writer``."""
@@ -179,7 +182,11 @@ class _CsvWriter(EmbeddingWriter):
         super().__init__(spec)
         self._file = path.open("w", encoding="utf-8", newline="")
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(["path", "duration", *(f"e{i}" for i in range(spec.embedding_dim))])
+        try:
+            self._rows.writerow(["path", "duration", *(f"e{i}" for i in range(spec.embedding_dim))])
+        except OSError:
+            self._abandon()
+            raise
 
     def _write(
         self, paths: list[str], durations: list[float], embeddings: NDArray[np.float32]
@@ -197,7 +204,11 @@ class _CsvWriter(EmbeddingWriter):
             self._file.close()
 
 
-_WRITERS = {".parquet": _ParquetWriter, ".npz": _NpzWriter, ".csv": _CsvWriter}
+_WRITERS: dict[str, Callable[[Path, Spec], EmbeddingWriter]] = {
+    ".parquet": _ParquetWriter,
+    ".npz": _NpzWriter,
+    ".csv": _CsvWriter,
+}
 
 
 def _check_npz(clips: int) -> None:
@@ -239,12 +250,7 @@ def open_writer(
         )
     if make is _NpzWriter and clips is not None:
         _check_npz(clips)
-    with ExitStack() as stack:
-        # Entered first, so replaced last: no new table stands beside an old spec.
-        temporary = stack.enter_context(atomic_path(path))
-        if make is _CsvWriter:
-            sidecar = stack.enter_context(atomic_path(f"{path}.spec.json"))
-            sidecar.write_text(spec.to_json() + "\n", encoding="utf-8")
+    with atomic_path(path) as temporary:
         writer = make(temporary, spec)
         try:
             yield writer
@@ -252,6 +258,9 @@ def open_writer(
         except BaseException:
             writer._abandon()
             raise
+        if make is _CsvWriter:
+            with atomic_path(f"{path}.spec.json") as sidecar:
+                sidecar.write_text(spec.to_json() + "\n", encoding="utf-8")
 
 
 class Failures:
@@ -283,7 +292,10 @@ class Failures:
         if self._file is None:
             temporary = self._stack.enter_context(atomic_path(self.path))
             self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
-        self._file.write(json.dumps({"path": _text(path), "reason": _text(reason)}) + "\n")
+        try:
+            self._file.write(json.dumps({"path": _text(path), "reason": _text(reason)}) + "\n")
+        except OSError as error:
+            raise write_error(self.path, error) from error
         self.count += 1
 
     def __enter__(self) -> Self:
