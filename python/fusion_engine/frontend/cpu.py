@@ -1,0 +1,154 @@
+"""The frontend on the CPU: NumPy in FP64, rounded once to FP32."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from .mel import filter_bank
+from .spec import FrontendSpec
+
+# FFT points of the frames computed at once: their spectra stay in the L2 cache, and the temporaries
+# stay small enough for malloc to keep them (blocks of 1 MB cost twice the time, in page faults).
+_BLOCK_POINTS = 32_768
+
+# Mel bins multiplied at once. Neighbours share their FFT bins, so most zeros are skipped, and the
+# products stay too small for a BLAS to wake its threads, which would spin beside the caller's.
+_BAND_MELS = 8
+
+
+class Frontend:
+    """Turns clips into log-mel; immutable, and safe to call from many threads.
+
+    A clip gives the same bits alone, in a batch and in any thread: the shapes that are computed at
+    once, and with them the order of every sum, depend on the clip's own length only.
+
+    Args:
+        spec: what to compute.
+    """
+
+    def __init__(self, spec: FrontendSpec) -> None:
+        self.spec = spec
+        period = spec.win_length - (spec.window == "hann_symmetric")
+        self._window = 0.5 - 0.5 * np.cos(2.0 * np.pi / period * np.arange(spec.win_length))
+        self._bands = _bands(filter_bank(spec))
+        self._block = max(1, _BLOCK_POINTS // spec.n_fft)
+
+    def __call__(self, samples: NDArray[Any]) -> NDArray[np.float32]:
+        """Log-mel [T, n_mels] of one clip.
+
+        Args:
+            samples: [N], finite; float32 or float64 in [-1, 1], or int16 PCM (taken as x / 32768).
+
+        Raises:
+            TypeError: samples of another type.
+            ValueError: not 1-D, empty, or too short for one frame or for the reflection.
+        """
+        samples = self._checked(samples)
+        log_mel = np.empty((self.spec.frames(len(samples)), self.spec.n_mels), np.float32)
+        self._fill(log_mel, samples)
+        return log_mel
+
+    def batch(self, clips: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Log-mel [B, 1, T, n_mels] of clips that have the same number of frames.
+
+        Raises:
+            TypeError: as for one clip.
+            ValueError: as for one clip; no clips; clips of different frame counts.
+        """
+        checked = [self._checked(clip) for clip in clips]
+        counts = sorted({self.spec.frames(len(clip)) for clip in checked})
+        if len(counts) != 1:
+            raise ValueError(
+                f"a batch is one or more clips of one frame count, got {len(checked)} clips of "
+                f"{counts} frames: group them by FrontendSpec.frames"
+            )
+        log_mel = np.empty((len(checked), 1, counts[0], self.spec.n_mels), np.float32)
+        for row, clip in zip(log_mel[:, 0], checked, strict=True):
+            self._fill(row, clip)
+        return log_mel
+
+    def _checked(self, samples: NDArray[Any]) -> NDArray[Any]:
+        samples = np.asarray(samples)
+        if samples.dtype not in (np.float32, np.float64, np.int16):
+            raise TypeError(f"samples must be float32, float64 or int16, got {samples.dtype}")
+        if samples.ndim != 1:
+            raise ValueError(f"a clip has shape [N], got {list(samples.shape)}")
+        spec = self.spec
+        if spec.padding == "reflect":
+            least, why = spec.n_fft // 2 + 1, f"to reflect {spec.n_fft // 2} at its ends"
+        else:
+            least, why = spec.win_length, "for one frame"
+        if len(samples) < least:
+            raise ValueError(
+                f"the clip has {len(samples)} samples, the {spec.preset} frontend needs at least "
+                f"{least} {why}: pad it with zeros"
+            )
+        return samples
+
+    def _fill(self, log_mel: NDArray[np.float32], samples: NDArray[Any]) -> None:
+        """Compute into ``log_mel`` [T, n_mels], block by block."""
+        for first in range(0, len(log_mel), self._block):
+            block = log_mel[first : first + self._block]
+            block[:] = self._log(self._mel(self._frames(samples, first, len(block))))
+
+    def _frames(self, samples: NDArray[Any], first: int, count: int) -> NDArray[np.float64]:
+        """Frames [count, win_length] from frame ``first`` on, as a view of overlapping rows."""
+        spec = self.spec
+        start = first * spec.hop_length - (spec.n_fft // 2 if spec.padding == "reflect" else 0)
+        stop = start + (count - 1) * spec.hop_length + spec.win_length
+        # The first and the last sample are mirrors and are not repeated; inside, both are empty.
+        before = samples[1 : 1 + max(0, -start)][::-1]
+        behind = samples[::-1][1 : 1 + max(0, stop - len(samples))]
+        signal = np.concatenate([before, samples[max(0, start) : stop], behind], dtype=np.float64)
+        if samples.dtype == np.int16:
+            signal /= 32_768.0
+        return sliding_window_view(signal, spec.win_length)[:: spec.hop_length]
+
+    def _mel(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mel spectrum [count, n_mels] of the frames."""
+        spec = self.spec
+        if spec.remove_dc:
+            frames = frames - frames.mean(axis=1, keepdims=True)
+        if spec.preemphasis:
+            before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+            frames = frames - spec.preemphasis * before
+        spectrum = np.fft.rfft(frames * self._window, spec.n_fft)
+        power = np.square(spectrum.real)
+        power += np.square(spectrum.imag)
+        if spec.spectrum == "magnitude":
+            np.sqrt(power, out=power)
+        mel = np.empty((len(frames), spec.n_mels))
+        for bins, mels, weights in self._bands:
+            np.matmul(power[:, bins], weights, out=mel[:, mels])
+        return mel
+
+    def _log(self, mel: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logarithm and normalisation, in place."""
+        spec = self.spec
+        if spec.log == "ln_add":
+            mel += spec.log_offset
+        else:
+            np.maximum(mel, spec.log_offset, out=mel)
+        if spec.log == "db":
+            np.log10(mel, out=mel)
+            mel *= 10.0
+        else:
+            np.log(mel, out=mel)
+        mel -= spec.mean
+        if spec.std is not None:
+            mel /= 2.0 * spec.std
+        return mel
+
+
+def _bands(filters: NDArray[np.float64]) -> list[tuple[slice, slice, NDArray[np.float64]]]:
+    """The bank as (FFT bins, mel bins, weights), a few mel bins each, without the zeros around."""
+    bands = []
+    for first in range(0, filters.shape[1], _BAND_MELS):
+        mels = slice(first, min(first + _BAND_MELS, filters.shape[1]))
+        used = np.flatnonzero(filters[:, mels].any(axis=1))
+        bins = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
+        bands.append((bins, mels, np.ascontiguousarray(filters[bins, mels])))
+    return bands
