@@ -67,8 +67,7 @@ def load(path: str | os.PathLike[str], sample_rate: int) -> NDArray[np.float32]:
 
     Everything that libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and others. The
     channels are averaged, and soxr (HQ) resamples. Integer formats are scaled to [-1, 1); float
-    files are taken as they are, also beyond [-1, 1]. The answer does not depend on the blocks
-    in which the file is read.
+    files are taken as they are, also beyond [-1, 1].
 
     Args:
         path: a regular file.
