@@ -97,24 +97,26 @@ class Gauge:
         return samples
 
 
-def settled(gauge):
-    """Wait until nothing more is started while nobody consumes."""
-    while True:
-        started = gauge.started
-        threading.Event().wait(0.05)
-        if gauge.running == 0 and gauge.started == started:
-            return
+def settled(gauge, started=0):
+    """Wait for so many decodes, then a moment longer for those that should not be."""
+    while gauge.started < started or gauge.running:
+        threading.Event().wait(0.001)
+    threading.Event().wait(0.02)
 
 
 def test_at_most_so_many_clips_ahead(clips, monkeypatch):
     gauge = Gauge()
     monkeypatch.setattr(ahead_module, "load", gauge)
-    results = decode_ahead(clips, RATE, workers=3, ahead=5)
+    # More samples than are allowed at once, so what is consumed must not count.
+    twice, limit = clips * 2, 300_000
+    assert 2 * sum(soundfile.info(clip).duration for clip in clips) * RATE > 2 * limit
+    results = decode_ahead(twice, RATE, workers=3, ahead=5, max_samples=limit)
     for taken, _ in enumerate(results, start=1):
-        if taken in (1, 2, 10, 36):
-            settled(gauge)
-            assert gauge.started == min(taken + 5, len(clips))
-    assert gauge.started == len(clips)
+        if taken in (1, 2, 10, 72, 77):
+            expected = min(taken + 5, len(twice))
+            settled(gauge, expected)
+            assert gauge.started == expected
+    assert gauge.started == len(twice)
     assert gauge.most_running <= 3
 
 
@@ -136,13 +138,21 @@ def test_at_most_so_many_samples_ahead(clips, monkeypatch):
 
 
 def test_closing_early(clips, monkeypatch):
-    gauge = Gauge()
-    monkeypatch.setattr(ahead_module, "load", gauge)
-    results = decode_ahead(clips, RATE, workers=2, ahead=4)
+    gauge, proceed = Gauge(), threading.Event()
+
+    def load_when_told(path, sample_rate):
+        samples = gauge(path, sample_rate)
+        assert path == clips[0] or proceed.wait(60)
+        return samples
+
+    monkeypatch.setattr(ahead_module, "load", load_when_told)
+    results = decode_ahead(clips, RATE, workers=2, ahead=20)
     next(results)
+    settled(gauge, 3)
+    threading.Timer(0.1, proceed.set).start()
     results.close()
     assert not decoders()
-    assert gauge.started <= 5
+    assert gauge.started == 1 + 2  # the one taken and those under way
     assert list(results) == []
 
 

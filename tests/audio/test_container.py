@@ -64,6 +64,15 @@ def test_truncated_files_are_errors(tmp_path, container, subtype):
             load(tmp_path / "cut", 16_000)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_that_stops_between_two_pages(tmp_path, subtype):
+    data = encoded("OGG", subtype, 3.0)
+    assert data.count(b"OggS") > 3
+    (tmp_path / "cut.ogg").write_bytes(data[: data.rindex(b"OggS")])
+    with pytest.raises(AudioError, match="truncated, the OGG stream stops"):
+        load(tmp_path / "cut.ogg", 16_000)
+
+
 def test_truncated_big_endian_wav(tmp_path):
     data = encoded("WAV", "PCM_16", endian="BIG")
     assert data[:4] == b"RIFX"

@@ -50,14 +50,14 @@ class _Window:
             self._todo
             and self._running < self._workers
             and len(self._window) < self._ahead
-            # An empty window always takes one, however long it may be.
-            and (not self._window or self._held + self._coming < self._max_samples)
+            # True of an empty window, so one is always taken, however long it may be.
+            and self._held + self._coming < self._max_samples
         ):
             path, size = self._todo[0], _file_size(self._todo[0])
             try:
                 future = self._pool.submit(self._decode, path, size)
             except RuntimeError:
-                return  # the interpreter is shutting down
+                return  # closed, or the interpreter is shutting down
             self._todo.popleft()
             self._running += 1
             self._coming += size
@@ -94,8 +94,6 @@ class _Window:
 
     def close(self) -> None:
         """Start nothing more and wait for the decodes under way."""
-        with self._lock:
-            self._todo.clear()
         self._pool.shutdown(wait=True)
 
 
