@@ -138,7 +138,11 @@ def _read(sound: Any, name: str, sample_rate: int) -> NDArray[np.float32]:
         check_finite(mono, name, done)
         done += len(frames)
         last = len(frames) == 0
-        out = mono if resampler is None else resampler.resample_chunk(mono, last=last)
+        out = mono
+        if resampler is not None:
+            out = resampler.resample_chunk(mono, last=last)
+            # Finite samples near the type's limit overflow in the filter.
+            check_finite(out, f"{name}, resampled", end)
         if end + len(out) > samples.size:
             samples.resize((end + len(out)) * 3 // 2, refcheck=False)
         samples[end : end + len(out)] = out
@@ -154,9 +158,6 @@ def _read(sound: Any, name: str, sample_rate: int) -> NDArray[np.float32]:
     if end == 0:
         raise AudioError(f"{name}: {done} samples at {rate} Hz, expected a longer clip")
     samples.resize(end, refcheck=False)
-    if resampler is not None:
-        # Finite samples near the type's limit overflow in the filter.
-        check_finite(samples, f"{name}, resampled")
     return samples
 
 
