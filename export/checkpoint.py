@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from .backbones.base import Backbone, Tensors
-
-logger = logging.getLogger(__name__)
 
 _SHOWN = 6  # names listed per kind of mismatch
 
@@ -58,23 +56,17 @@ def load_weights(
     else:
         path = Path(text)
         source = path.name
-    logger.info("reading %s", path)
-    state = read_checkpoint(path)
-    return state, WeightsSource(source=source, sha256=_file_sha256(path))
+    sha256 = _file_sha256(path)
+    return read_checkpoint(path), WeightsSource(source=source, sha256=sha256)
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint file by name, without the ``module.`` of ``DataParallel``.
 
     Raises:
-        ExportError: no such file, no checkpoint, or one that needs code to be run.
+        ExportError: no checkpoint, or one that needs code to be run.
         BackendError: ``.safetensors`` without safetensors installed.
     """
-    if not path.is_file():
-        raise ExportError(
-            f"{path}: no such file; weights are 'pretrained', 'random:SEED' or the path of a "
-            "checkpoint"
-        )
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
@@ -161,20 +153,20 @@ def _read_torch(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_numpy_globals()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_globals()):
+            warnings.simplefilter("ignore", UserWarning)  # what is odd in the file becomes an error
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in whatever way their bytes lead to
-        refused = re.search(
-            r"[Uu]nsupported (?:global|class|operand)[^\n]*?GLOBAL (\S+)", str(error)
-        )
-        if refused:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
             raise ExportError(
-                f"{path} is not a plain checkpoint: loading it would run {refused[1]}, and nothing "
+                f"{path} is not a plain checkpoint: it refers to {code[1]}, which is code. Nothing "
                 "in it was run. Save the state dict alone, or use .safetensors"
-            ) from None
+            ) from error
         raise ExportError(
-            f"{path} cannot be read as a PyTorch checkpoint ({_first_line(error)}): it may be "
-            "truncated or another kind of file; fetch it again"
+            f"{path} cannot be read as a PyTorch checkpoint ({type(error).__name__}): it may be "
+            "truncated, another kind of file, or hold more than tensors and NumPy arrays; fetch it "
+            "again, or save the state dict alone"
         ) from error
 
 
@@ -192,8 +184,8 @@ def _numpy_globals() -> list[Any]:
         for core in ("core", "_core")
         for function, name in ((reconstruct, "_reconstruct"), (scalar, "scalar"))
     ]
-    # Python integers, floats, booleans and strings: what index arrays and counters are made of.
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdU"}
+    # Numbers and strings; an array of objects is refused.
+    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdSU"}
     return [*named, np.ndarray, np.dtype, *sorted(dtypes, key=lambda kind: kind.__name__)]
 
 
@@ -210,18 +202,20 @@ def _read_safetensors(path: Path) -> Any:
         return load_file(path)
     except SafetensorError as error:
         raise ExportError(
-            f"{path} cannot be read as safetensors ({_first_line(error)}): it may be truncated or "
+            f"{path} cannot be read as safetensors ({error}): it may be truncated or "
             "another kind of file; fetch it again"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ExportError(
+            f"weights {path}: {error.strerror}; expected 'pretrained', 'random:SEED' or the path "
+            "of a checkpoint"
+        ) from error
 
 
 def _state_sha256(state: Tensors) -> str:

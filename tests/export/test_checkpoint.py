@@ -1,0 +1,216 @@
+import hashlib
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_engine import BackendError, ExportError
+from fusion_engine.export import resolve
+from fusion_engine.export.checkpoint import fit_tensors, load_weights, read_checkpoint
+
+from ..oracles import panns_checkpoint
+
+STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(3)}
+SAMPLER = {
+    "indexes": np.arange(5),
+    "pointer": np.int64(3),
+    "rate": np.float32(0.5),
+    "names": np.array(["a", "bc"]),
+    "raw": np.array([b"a"]),
+    "seen": np.array([True]),
+    "per_class": [np.array([1, 2], np.int32), np.zeros(2)],
+    "queue": [1, 2],
+}
+
+
+def legacy(content: Any, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def assert_is_state(got: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == STATE.keys()
+    for name, tensor in STATE.items():
+        assert torch.equal(got[name], tensor)
+
+
+@pytest.mark.parametrize("save", [torch.save, legacy], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"model": STATE},
+        {"iteration": 600_000, "model": STATE, "sampler": SAMPLER},
+        {f"module.{name}": tensor for name, tensor in STATE.items()},
+        {name: torch.nn.Parameter(t, t.is_floating_point()) for name, t in STATE.items()},
+    ],
+    ids=["bare", "model", "sampler", "DataParallel", "parameters"],
+)
+def test_torch_formats(save: Callable[[Any, Path], None], content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    save(content, path)
+    assert_is_state(read_checkpoint(path))
+
+
+@pytest.mark.parametrize(("written", "by"), [("numpy.core", "1"), ("numpy._core", "2")])
+def test_arrays_of_both_numpy_generations(tmp_path: Path, written: str, by: str) -> None:
+    path = tmp_path / f"numpy{by}.pth"
+    legacy({"model": STATE, "sampler": SAMPLER}, path)
+    # The pickle of a legacy file names the modules in plain text, one to a line.
+    raw = path.read_bytes().replace(b"numpy._core.", b"numpy.core.")
+    path.write_bytes(raw.replace(b"numpy.core.", f"{written}.".encode()))
+    assert f"c{written}.multiarray\n".encode() in path.read_bytes()
+    assert_is_state(read_checkpoint(path))
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="an optional format")
+    path = tmp_path / "weights.safetensors"
+    safetensors.save_file(STATE, path)
+    assert_is_state(read_checkpoint(path))
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ExportError, match="cannot be read as safetensors"):
+        read_checkpoint(path)
+
+
+def test_safetensors_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(BackendError, match="pip install safetensors"):
+        read_checkpoint(tmp_path / "weights.safetensors")
+
+
+class RunsCode:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("save", [torch.save, legacy], ids=["zip", "legacy"])
+def test_code_in_a_checkpoint_is_not_run(save: Callable[[Any, Path], None], tmp_path: Path) -> None:
+    path, target = tmp_path / "evil.pth", tmp_path / "ran"
+    save({"model": STATE, "sampler": RunsCode(target)}, path)
+    with pytest.raises(ExportError, match=r"refers to \w+\.system, which is code"):
+        read_checkpoint(path)
+    assert not target.exists()
+
+
+def test_code_in_a_plain_pickle_is_not_run(tmp_path: Path) -> None:
+    path, target = tmp_path / "evil.pth", tmp_path / "ran"
+    for protocol in (0, 2, 4):
+        path.write_bytes(pickle.dumps(RunsCode(target), protocol))
+        with pytest.raises(ExportError):
+            read_checkpoint(path)
+    assert not target.exists()
+
+
+def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
+    legacy({"model": STATE, "sampler": np.array([{}], dtype=object)}, tmp_path / "objects.pth")
+    with pytest.raises(ExportError, match="more than tensors and NumPy arrays"):
+        read_checkpoint(tmp_path / "objects.pth")
+
+
+def test_a_whole_module_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(ExportError, match=r"torch\.nn\.modules\.linear\.Linear, which is code"):
+        read_checkpoint(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize("save", [torch.save, legacy], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.99])
+def test_truncated(save: Callable[[Any, Path], None], kept: float, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    save({"model": STATE}, path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(kept * len(raw))])
+    with pytest.raises(ExportError, match="truncated"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("raw", [b"hello world\n", b"<html>404</html>", b"\x00" * 1000, b"PK\x03"])
+def test_no_checkpoint(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(raw)
+    with pytest.raises(ExportError, match="cannot be read as a PyTorch checkpoint"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], {"model": {"a": 1}}, {1: torch.ones(1)}], ids=str)
+def test_no_state_dict(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ExportError, match="no state dict"):
+        read_checkpoint(tmp_path / "weights.pth")
+
+
+def test_the_allow_list_ends_with_the_call(tmp_path: Path) -> None:
+    before = torch.serialization.get_safe_globals()
+    torch.save(STATE, tmp_path / "weights.pth")
+    read_checkpoint(tmp_path / "weights.pth")
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_sources(tmp_path: Path) -> None:
+    model = resolve("cnn14")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "weights.pth"
+    torch.save(STATE, path)
+    _, source = load_weights(model, os.fspath(path))
+    assert source.source == "weights.pth"
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_hash_of_random_weights_is_that_of_their_bytes() -> None:
+    state, source = load_weights(resolve("cnn14"), "random:007")
+    assert source.source == "random:7"
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(state[name].numpy().tobytes())
+    assert source.sha256 == digest.hexdigest()
+
+
+SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
+
+
+def fitting() -> dict[str, torch.Tensor]:
+    return {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+
+
+def test_fit_tensors_returns_what_was_asked_for() -> None:
+    state = {**fitting(), "head.weight": torch.ones(1), "bn.num_batches_tracked": torch.tensor(1)}
+    assert fit_tensors(state, SHAPES, ignored=("head.",)).keys() == SHAPES.keys()
+    del state["c"]
+    assert fit_tensors(state, SHAPES, optional=["c"], ignored=("head.",)).keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": None, "b": None}, "2 missing: a, b"),
+        ({"x": torch.ones(1)}, "1 surplus: x"),
+        ({"a": torch.zeros(3, 2)}, r"1 of a wrong shape: a is \[3, 2\], expected \[2, 3\]"),
+        ({"a": torch.zeros(2, 3, 1)}, r"a is \[2, 3, 1\]"),
+        ({"b": torch.zeros(4, dtype=torch.int64)}, r"1 not floating point: b \(torch.int64\)"),
+        ({"b": torch.tensor([0, float("nan"), 0, 0])}, "1 not finite: b"),
+        ({"c": torch.tensor(float("inf"))}, "1 not finite: c"),
+        ({"a": None, "x": torch.ones(1), "c": torch.ones(1)}, "missing: a; .*surplus: x; .*c is"),
+        ({f"x{i}": torch.ones(1) for i in range(9)}, "9 surplus: x0, x1, x2, x3, x4, x5 and 3 mo"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_fit_tensors_lists_what_does_not_fit(change: dict[str, Any], message: str) -> None:
+    state = {k: v for k, v in {**fitting(), **change}.items() if v is not None}
+    with pytest.raises(ExportError, match=message):
+        fit_tensors(state, SHAPES)
+
+
+def test_the_official_file_as_saved_by_panns(panns_16k: torch.nn.Module, checkpoint: Path) -> None:
+    assert set(panns_checkpoint(panns_16k)) == {"iteration", "model", "sampler"}
+    state = read_checkpoint(checkpoint)
+    assert state.keys() == panns_16k.state_dict().keys()
+    assert all(torch.equal(state[k], v) for k, v in panns_16k.state_dict().items())
