@@ -24,7 +24,27 @@ struct BFloat16 {
 
 constexpr int size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-FUSION_HD float float_from_bits(std::uint32_t bits) {
+// The formula for finite, subnormal and non-finite halves alike, with selects for branches; `Float`
+// and `Bits` are float and uint32_t, or vectors of them.
+template <class Float, class Bits>
+inline __attribute__((always_inline)) Float float_of_half_bits(Bits half) {
+    constexpr std::uint32_t kOneExponent = 1u << 23;
+    constexpr std::uint32_t kRebias = (127 - 15) * kOneExponent;
+    constexpr std::uint32_t kHalfInfinity = 0x7c00u << 13;
+    const Bits magnitude = (half & 0x7fffu) << 13;
+    const Bits normal = magnitude + kRebias;
+    // A subnormal has no implicit one: give it one with the exponent, then subtract that one.
+    const Float fraction =
+        std::bit_cast<Float>(normal + kOneExponent) - std::bit_cast<float>(kRebias + kOneExponent);
+    const Bits finite = magnitude < kOneExponent ? std::bit_cast<Bits>(fraction) : normal;
+    const Bits bits = magnitude >= kHalfInfinity ? normal + kRebias : finite;
+    return std::bit_cast<Float>(bits | ((half & 0x8000u) << 16));
+}
+
+FUSION_HD float to_float(float value) { return value; }
+
+FUSION_HD float to_float(BFloat16 value) {
+    const std::uint32_t bits = std::uint32_t{value.bits} << 16;
 #if defined(__CUDA_ARCH__)
     return __uint_as_float(bits);
 #else
@@ -32,26 +52,11 @@ FUSION_HD float float_from_bits(std::uint32_t bits) {
 #endif
 }
 
-FUSION_HD float to_float(float value) { return value; }
-
-FUSION_HD float to_float(BFloat16 value) { return float_from_bits(std::uint32_t{value.bits} << 16); }
-
 FUSION_HD float to_float(Float16 value) {
 #if defined(__CUDA_ARCH__)
     return __half2float(__ushort_as_half(value.bits));
 #else
-    // Selects instead of branches, so that a loop over lanes vectorises.
-    constexpr std::uint32_t kRebias = (127 - 15) << 23;
-    constexpr std::uint32_t kHalfInfinity = 0x7c00u << 13;
-    const std::uint32_t magnitude = (value.bits & 0x7fffu) << 13;
-    const std::uint32_t sign = (value.bits & 0x8000u) << 16;
-    const std::uint32_t normal = magnitude + kRebias;
-    // A subnormal half: put the mantissa below an implicit one, then subtract that one.
-    const float one = float_from_bits(kRebias + (1u << 23));
-    const float fraction = float_from_bits(magnitude + kRebias + (1u << 23)) - one;
-    const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(fraction);
-    const std::uint32_t finite = magnitude < (1u << 23) ? subnormal : normal;
-    return float_from_bits(sign | (magnitude >= kHalfInfinity ? normal + kRebias : finite));
+    return float_of_half_bits<float>(std::uint32_t{value.bits});
 #endif
 }
 

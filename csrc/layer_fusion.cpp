@@ -17,21 +17,21 @@ std::string layer_name(std::int32_t index) { return "outputs[" + std::to_string(
 void check_segment(const FusionInput& input, bool has_time, std::int64_t s) {
     const std::int64_t begin = input.begin(s);
     const std::int64_t count = input.count(s);
-    const std::string got =
-        "segment " + std::to_string(s) + " counts " + std::to_string(count) + " frames from " +
-        std::to_string(begin);
-    if (begin < 0 || count < 0) fail(got + "; expected begins and counts of at least 0");
-    if (has_time && (begin > input.frames || count > input.frames - begin)) {
-        fail(got + ", but the layer outputs have T_o = " + std::to_string(input.frames));
-    }
+    const bool negative = begin < 0 || count < 0;
+    const bool outside = has_time && (begin > input.frames || count > input.frames - begin);
+    if (!negative && !outside) return;
+    fail("segment " + std::to_string(s) + " counts " + std::to_string(count) + " frames from " +
+         std::to_string(begin) + "; expected " +
+         (negative ? "begins and counts of at least 0"
+                   : "frames below the layer outputs' T_o = " + std::to_string(input.frames)));
 }
 
 void check_offsets(const FusionInput& input) {
     if (input.offsets == nullptr) return;
     if (input.offsets[0] != 0 || input.offsets[input.clips] != input.segments) {
         fail("offsets run from " + std::to_string(input.offsets[0]) + " to " +
-             std::to_string(input.offsets[input.clips]) + "; expected 0 to the number of segments, " +
-             std::to_string(input.segments));
+             std::to_string(input.offsets[input.clips]) +
+             "; expected 0 to the number of segments, " + std::to_string(input.segments));
     }
     for (std::int64_t b = 0; b < input.clips; ++b) {
         if (input.offsets[b + 1] < input.offsets[b]) {
@@ -131,8 +131,7 @@ std::vector<std::int64_t> check_arrays(const FusionInput& input, const FusionOut
         if (frames == 0 && output.embedding != nullptr) {
             fail("clip " + std::to_string(b) + " has no counted frame; expected at least one");
         }
-        const std::int64_t start =
-            output.frames.offsets != nullptr ? output.frames.offsets[b] : 0;
+        const std::int64_t start = output.frames.offsets != nullptr ? output.frames.offsets[b] : 0;
         if (output.frames.data != nullptr && (start < 0 || start > output.frames.total - frames)) {
             fail("clip " + std::to_string(b) + " writes " + std::to_string(frames) +
                  " frame features at " + std::to_string(start) + "; the frames buffer holds " +

@@ -1,6 +1,7 @@
 // Layer fusion on the CPU: vectors of up to 16 items' values, no intermediate in memory.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstring>
 #include <thread>
@@ -24,13 +25,16 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr std::int64_t kTaskBytes = 128 << 10;
-constexpr std::int64_t kBytesPerThread = 1 << 20;  // less is not worth starting a thread for
+// Half a millisecond of work: less is not worth starting a thread for.
+constexpr std::int64_t kBytesPerThread = 8 << 20;
 
 // GCC's vector types: elementwise arithmetic and comparison, of any width on any target.
 template <int N>
 struct Vector {
     typedef float Float __attribute__((vector_size(N * sizeof(float))));
     typedef std::int32_t Int __attribute__((vector_size(N * sizeof(float))));
+    typedef std::uint32_t Bits __attribute__((vector_size(N * sizeof(float))));
+    typedef std::uint16_t Half __attribute__((vector_size(N * sizeof(Float16))));
 };
 template <int N>
 using Float = typename Vector<N>::Float;
@@ -44,13 +48,17 @@ FUSION_INLINE Float<N> broadcast(float value) {
 
 template <class T, int N>
 FUSION_INLINE Float<N> load(const T* source) {
-    Float<N> values;
     if constexpr (std::is_same_v<T, float>) {
+        Float<N> values;
         std::memcpy(&values, source, sizeof values);
+        return values;
     } else {
-        for (int i = 0; i < N; ++i) values[i] = to_float(source[i]);
+        typename Vector<N>::Half halves;
+        std::memcpy(&halves, source, sizeof halves);
+        const auto bits = __builtin_convertvector(halves, typename Vector<N>::Bits);
+        if constexpr (std::is_same_v<T, BFloat16>) return std::bit_cast<Float<N>>(bits << 16);
+        return float_of_half_bits<Float<N>>(bits);
     }
-    return values;
 }
 
 // N independent values of the result, and the largest magnitude read as its bits: finite ones are
@@ -61,9 +69,7 @@ struct Reduction {
     Int<N> magnitude{};
 
     FUSION_INLINE void note(Float<N> values) {
-        Int<N> bits;
-        std::memcpy(&bits, &values, sizeof bits);
-        magnitude = larger(magnitude, bits & 0x7fffffff);
+        magnitude = larger(magnitude, std::bit_cast<Int<N>>(values) & 0x7fffffff);
     }
     FUSION_INLINE bool non_finite() const {
         std::int32_t largest = 0;
@@ -174,8 +180,7 @@ FUSION_INLINE void reduce_items(const FusionInput& input, const FusionOutput& ou
         Reduction<N> result;
         for (std::int64_t s = input.first_segment(task.clip); s < end; ++s) {
             const T* start = static_cast<const T*>(layer.data) + s * layer.stride_segment +
-                             item.offset +
-                             input.begin(s) * layer.time_pool * layer.stride_time;
+                             item.offset + input.begin(s) * layer.time_pool * layer.stride_time;
             const std::int64_t frames = input.count(s);
             if (flat && frames * N >= kLanes) {
                 reduce_flat<T, N>(start, frames, result);
@@ -222,8 +227,8 @@ FUSION_INLINE void write_frames(const FusionInput& input, const FrameFeatures& f
         const std::int32_t lane = i % width;
         const std::int64_t lane_stride =
             task.axis.along_channels ? layer.stride_channel : layer.stride_freq;
-        float* out = frames.data +
-                     (task.output + item.d + lane * item.d_stride) * frames.total + start;
+        float* out =
+            frames.data + (task.output + item.d + lane * item.d_stride) * frames.total + start;
         for (std::int64_t s = input.first_segment(task.clip); s < end; ++s) {
             const T* row = static_cast<const T*>(layer.data) + s * layer.stride_segment +
                            item.offset + lane * lane_stride +
@@ -301,9 +306,8 @@ std::vector<Task> make_tasks(const FusionInput& input, const std::vector<std::in
                                       : choose_item_axis(layer, input.segments, kLanes, false);
             const std::int32_t items = item_count(layer, axis);
             const std::int64_t item_bytes = axis.width * bytes_per_value(layer, frames);
-            const auto step = static_cast<std::int32_t>(
-                std::clamp<std::int64_t>(kTaskBytes / std::max<std::int64_t>(item_bytes, 1), 1,
-                                         std::max(items, 1)));
+            const auto step = static_cast<std::int32_t>(std::clamp<std::int64_t>(
+                kTaskBytes / std::max<std::int64_t>(item_bytes, 1), 1, std::max(items, 1)));
             for (std::int32_t first = 0; first < items; first += step) {
                 tasks.push_back({clip, l, axis, first, std::min(first + step, items), output,
                                  static_cast<float>(frames), false});
@@ -350,9 +354,8 @@ void fuse_cpu(const FusionInput& input, const FusionOutput& output, int threads)
 void finalize_cpu(const FusionState& state, std::int64_t clips, std::int64_t dim, Head head,
                   float* embedding) {
     for (std::int64_t i = 0; i < clips * dim; ++i) {
-        embedding[i] =
-            embedding_of<float>(head, {state.sum[i], state.compensation[i], state.max[i]},
-                                state.count[i / dim]);
+        embedding[i] = embedding_of<float>(
+            head, {state.sum[i], state.compensation[i], state.max[i]}, state.count[i / dim]);
     }
 }
 

@@ -1,10 +1,10 @@
 // Layer fusion on the GPU: one launch for all layers, each input byte read once, no intermediate
 // in device memory. The algorithm is in layer_fusion_grid.h.
-#include "layer_fusion_cuda.h"
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+
+#include "layer_fusion_cuda.h"
 
 namespace fusion_engine {
 namespace {
@@ -19,7 +19,7 @@ struct DeviceBlock {
 
     template <int V>
     __device__ void put(const LaneReduction<V>& lane) {
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < V; ++i) {
             float* slot = shared + 3 * i * kBlockThreads + threadIdx.x;
             slot[0] = lane.total[i].sum;
@@ -30,7 +30,7 @@ FUSION_UNROLL
 
     template <int V>
     __device__ void merge(LaneReduction<V>& lane, std::int32_t other) {
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < V; ++i) {
             const float* slot = shared + 3 * i * kBlockThreads + other;
             lane.total[i].merge({slot[0], slot[kBlockThreads], slot[2 * kBlockThreads]});
@@ -64,7 +64,8 @@ FUSION_UNROLL
     }
 };
 
-__global__ void __launch_bounds__(kBlockThreads) fuse_kernel(const __grid_constant__ GridTask task) {
+__global__ void __launch_bounds__(kBlockThreads)
+    fuse_kernel(const __grid_constant__ GridTask task) {
     extern __shared__ float shared[];
     const GridPlace place = place_of(task, blockIdx.x, static_cast<std::int32_t>(threadIdx.x));
     DeviceBlock run{task, place, shared};
@@ -103,7 +104,7 @@ cudaError_t launch_finalize(const FusionState& state, std::int64_t clips, std::i
     if (blocks == 0) return cudaSuccess;
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     finalize_kernel<<<static_cast<unsigned>(blocks), kBlockThreads, 0, stream>>>(state, size, dim,
-                                                                                head, embedding);
+                                                                                 head, embedding);
     return cudaGetLastError();
 }
 

@@ -1,8 +1,8 @@
 // The CUDA algorithm of layer fusion, in functions that build for the GPU and for the host.
 //
-// A block of 256 threads holds 256 / time_lanes items (see layer_items.h); the time lanes of an item
-// take its counted frames in turn and are merged as a tree. Neighbouring threads hold neighbouring
-// items, then neighbouring frames, so that loads coalesce in NCHW as in NHWC.
+// A block of 256 threads holds 256 / time_lanes items (see layer_items.h); the time lanes of an
+// item take its counted frames in turn and are merged as a tree. Neighbouring threads hold
+// neighbouring items, then neighbouring frames, so that loads coalesce in NCHW as in NHWC.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace fusion_engine {
 
 constexpr int kBlockThreads = 256;
 constexpr int kMaxTimeLanes = 32;
-constexpr int kWordBytes = 16;   // the widest load
+constexpr int kWordBytes = 16;    // the widest load
 constexpr int kRowsInFlight = 4;  // loads that a thread issues before it needs the first
 
 struct GridLayer {
@@ -79,7 +79,7 @@ struct LaneReduction {
         check = 0.0f;
         rows_pooled = 0;
         frames_summed = 0;
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < V; ++i) {
             total[i] = empty_accumulator();
             pooled[i] = kLowest;
@@ -93,7 +93,7 @@ FUSION_UNROLL
     }
 
     FUSION_HD void end_window() {
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < V; ++i) {
             partial[i] += pooled[i];
             total[i].max = larger(total[i].max, pooled[i]);
@@ -105,7 +105,7 @@ FUSION_UNROLL
 
     FUSION_HD void end_block() {
         frames_summed = 0;
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < V; ++i) {
             total[i].add(partial[i]);
             partial[i] = 0.0f;
@@ -128,7 +128,7 @@ struct FrameColumns {
     template <int V>
     FUSION_HD void write(std::int64_t frame, const float (&values)[V]) const {
         if (data == nullptr || frame >= room) return;
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < V; ++i) data[frame + i * value_stride] = values[i];
     }
 };
@@ -156,7 +156,7 @@ FUSION_HD void reduce_segment(const LayerOutput& layer, const T* start, std::int
     std::int32_t rows_loaded = 0;
     for (std::int64_t row = 0; row < rows; row += kRowsInFlight) {
         Word<T, V> words[kRowsInFlight];
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < kRowsInFlight; ++i) {
             if (row + i >= rows) continue;
             words[i] = *reinterpret_cast<const Word<T, V>*>(next);
@@ -166,10 +166,10 @@ FUSION_UNROLL
                 next += skip;
             }
         }
-FUSION_UNROLL
+        FUSION_UNROLL
         for (int i = 0; i < kRowsInFlight; ++i) {
             if (row + i >= rows) continue;
-FUSION_UNROLL
+            FUSION_UNROLL
             for (int v = 0; v < V; ++v) result.pool(v, to_float(words[i].values[v]));
             if (++result.rows_pooled == pool) {
                 frames.write(frame, result.pooled);
@@ -187,7 +187,7 @@ FUSION_HD void reduce_vector(const T* start, std::int64_t count, std::int64_t po
                              const FrameColumns& frames, LaneReduction<V>& result) {
     const Word<T, V> word = *reinterpret_cast<const Word<T, V>*>(start);
     float values[V];
-FUSION_UNROLL
+    FUSION_UNROLL
     for (int v = 0; v < V; ++v) {
         values[v] = to_float(word.values[v]);
         result.check += values[v] * 0.0f;
@@ -212,8 +212,7 @@ FUSION_HD std::int64_t reduce_lane(const GridTask& task, const GridPlace& place,
     const std::int64_t last_segment = input.first_segment(place.clip + 1);
     std::int64_t position = 0;
     for (std::int64_t s = first_segment; s < last_segment; ++s) {
-        const T* start =
-            static_cast<const T*>(layer.data) + s * layer.stride_segment + item.offset;
+        const T* start = static_cast<const T*>(layer.data) + s * layer.stride_segment + item.offset;
         const std::int64_t count = input.count(s);
         if (layer.is_vector) {
             const bool mine = ((s - first_segment) & (lanes - 1)) == place.time_lane;
@@ -236,7 +235,7 @@ FUSION_HD void store_item(const GridTask& task, const GridPlace& place,
     const GridLayer& grid = task.plan.layers[place.layer];
     const Item item = item_at(task.input.layers[place.layer], grid.axis, place.item);
     const std::int64_t index = place.clip * task.input.dim + grid.first_d + item.d;
-FUSION_UNROLL
+    FUSION_UNROLL
     for (int i = 0; i < V; ++i) {
         store_result(task.output, index + i * item.d_stride, result.total[i],
                      static_cast<float>(counted));

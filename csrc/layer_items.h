@@ -2,6 +2,7 @@
 // values that are neighbours in memory, along frequency (NCHW) or along channels (NHWC, vectors).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "layer_fusion.h"
@@ -14,9 +15,9 @@ struct ItemAxis {
 };
 
 struct Item {
-    std::int64_t offset;     // elements from the segment's start
-    std::int32_t d;          // index of its first value in the embedding's part of this layer
-    std::int32_t d_stride;   // from one value to the next
+    std::int64_t offset;    // elements from the segment's start
+    std::int32_t d;         // index of its first value in the embedding's part of this layer
+    std::int32_t d_stride;  // from one value to the next
 };
 
 // The axis with the widest items, at most `max_width` (a power of two) values. `aligned` demands
@@ -49,7 +50,7 @@ FUSION_HD Item item_at(const LayerOutput& layer, ItemAxis axis, std::int32_t ind
 FUSION_HD void add_repeated(Accumulator<float>& total, float value, float count) {
     const float product = value * count;
     total.add(product);
-    total.compensation += __builtin_fmaf(value, count, -product);
+    total.compensation += fmaf(value, count, -product);
     total.max = larger(total.max, value);
 }
 

@@ -69,7 +69,8 @@ class IndexArray {
             throw py::value_error(std::string(name) + " is " + describe(array) + "; expected " +
                                   (size >= 0 ? "[" + std::to_string(size) + "]" : "one dimension"));
         }
-        array_ = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
+        array_ =
+            py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
         present_ = true;
     }
     const std::int64_t* data() const { return present_ ? array_.data() : nullptr; }

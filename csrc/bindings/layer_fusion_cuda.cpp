@@ -100,8 +100,8 @@ void bind_layer_fusion_cuda(py::module_& module) {
                 stream);
         },
         "Queue a one-shot fusion on `stream`. A clip with no counted frame becomes NaN.",
-        py::arg("layers"), py::kw_only(), py::arg("clips"), py::arg("embedding"),
-        py::arg("flags"), py::arg("offsets") = 0, py::arg("begins") = 0, py::arg("counts") = 0,
+        py::arg("layers"), py::kw_only(), py::arg("clips"), py::arg("embedding"), py::arg("flags"),
+        py::arg("offsets") = 0, py::arg("begins") = 0, py::arg("counts") = 0,
         py::arg("head") = "mean_max", py::arg("frames") = 0, py::arg("frames_total") = 0,
         py::arg("frame_offsets") = 0, py::arg("stream") = 0);
 
@@ -116,12 +116,11 @@ void bind_layer_fusion_cuda(py::module_& module) {
                  pointer<std::uint32_t>(flags), make_frames(frames, frames_total, frame_offsets)},
                 stream);
         },
-        "Queue the addition of a call's frames to the clips' state on `stream`.",
-        py::arg("layers"), py::kw_only(), py::arg("clips"), py::arg("sum"),
-        py::arg("compensation"), py::arg("max"), py::arg("count"), py::arg("flags"),
-        py::arg("offsets") = 0, py::arg("begins") = 0, py::arg("counts") = 0,
-        py::arg("frames") = 0, py::arg("frames_total") = 0, py::arg("frame_offsets") = 0,
-        py::arg("stream") = 0);
+        "Queue the addition of a call's frames to the clips' state on `stream`.", py::arg("layers"),
+        py::kw_only(), py::arg("clips"), py::arg("sum"), py::arg("compensation"), py::arg("max"),
+        py::arg("count"), py::arg("flags"), py::arg("offsets") = 0, py::arg("begins") = 0,
+        py::arg("counts") = 0, py::arg("frames") = 0, py::arg("frames_total") = 0,
+        py::arg("frame_offsets") = 0, py::arg("stream") = 0);
 
     module.def(
         "finalize_cuda",

@@ -1,0 +1,30 @@
+"""Fixtures of the whole suite."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _gpu_tier(request: pytest.FixtureRequest) -> None:
+    """Skip a test marked ``gpu`` where it cannot run; fail it with FUSION_ENGINE_REQUIRE_GPU=1."""
+    if request.node.get_closest_marker("gpu") is None:
+        return
+    reason = _gpu_missing()
+    if reason is None:
+        return
+    if os.environ.get("FUSION_ENGINE_REQUIRE_GPU") == "1":
+        pytest.fail(f"FUSION_ENGINE_REQUIRE_GPU=1, but {reason}")
+    pytest.skip(reason)
+
+
+def _gpu_missing() -> str | None:
+    import torch
+
+    from fusion_engine import _core
+
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA GPU"
+    if not _core.cuda_enabled:
+        return "fusion_engine was built without CUDA"
+    return None
