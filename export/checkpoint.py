@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, ExportError
 from ..spec import WeightsSource
+from ..weights import pretrained_path
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +42,6 @@ def load_weights(
         raise TypeError(f"weights must be a str or a path, got {type(weights).__name__}")
     text = os.fspath(weights)
     if text == "pretrained":
-        from ..weights import pretrained_path
-
         path, source = pretrained_path(backbone.name), text
     elif text == "random" or text.startswith("random:"):
         seed = text.partition(":")[2]
@@ -114,21 +113,33 @@ def fit_tensors(
         if tuple(tensor.shape) != shapes[name]
     ]
     typed = [
-        f"{name} ({tensor.dtype})"
-        for name, tensor in found.items()
-        if not tensor.dtype.is_floating_point
+        f"{name} ({tensor.dtype})" for name, tensor in found.items() if not _is_floating(tensor)
     ]
-    infinite = [name for name, tensor in found.items() if not bool(tensor.isfinite().all())]
+    infinite = [
+        name
+        for name, tensor in found.items()
+        if _is_floating(tensor) and not bool(tensor.isfinite().all())
+    ]
     problems = [
         *_listed("missing", missing),
         *_listed("surplus", surplus),
         *_listed("of a wrong shape", wrong),
-        *_listed("not floating point", typed),
+        *_listed("no plain floating-point tensors", typed),
         *_listed("not finite", infinite),
     ]
     if problems:
-        raise ExportError(f"the tensors do not fit: {'; '.join(problems)}")
+        raise ExportError(
+            f"the tensors do not fit: {'; '.join(problems)}. Give a checkpoint of this very model"
+        )
     return found
+
+
+def _is_floating(tensor: torch.Tensor) -> bool:
+    """Whether ``tensor`` has values that arithmetic can use: real, dense, on the CPU."""
+    import torch
+
+    types = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    return tensor.dtype in types and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _listed(what: str, items: list[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_engine import BackendError, ExportError
+from fusion_engine import BackendError, ExportError, WeightsError
 from fusion_engine.export import resolve
 from fusion_engine.export.checkpoint import fit_tensors, load_weights, read_checkpoint
+from fusion_engine.weights import WEIGHTS
 
 from ..oracles import panns_checkpoint
 
@@ -165,6 +167,21 @@ def test_sources(tmp_path: Path) -> None:
     assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_pretrained_is_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSION_ENGINE_CACHE", os.fspath(tmp_path))
+    monkeypatch.setenv("FUSION_ENGINE_OFFLINE", "1")
+    path = tmp_path / WEIGHTS["cnn14_8k"].name
+    with pytest.raises(WeightsError, match=re.escape(path.name)):
+        load_weights(resolve("cnn14_8k"), "pretrained")
+    torch.save(STATE, path)
+    state, source = load_weights(resolve("cnn14_8k"), "pretrained")
+    assert_is_state(state)
+    assert source.source == "pretrained"
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_the_hash_of_random_weights_is_that_of_their_bytes() -> None:
     state, source = load_weights(resolve("cnn14"), "random:007")
     assert source.source == "random:7"
@@ -195,7 +212,12 @@ def test_fit_tensors_returns_what_was_asked_for() -> None:
         ({"x": torch.ones(1)}, "1 surplus: x"),
         ({"a": torch.zeros(3, 2)}, r"1 of a wrong shape: a is \[3, 2\], expected \[2, 3\]"),
         ({"a": torch.zeros(2, 3, 1)}, r"a is \[2, 3, 1\]"),
-        ({"b": torch.zeros(4, dtype=torch.int64)}, r"1 not floating point: b \(torch.int64\)"),
+        (
+            {"b": torch.zeros(4, dtype=torch.int64)},
+            r"1 no plain floating-point tensors: b \(torch.int64\)",
+        ),
+        ({"a": torch.zeros(2, 3).to_sparse()}, "no plain floating-point tensors: a"),
+        ({"a": torch.zeros(2, 3, device="meta")}, "no plain floating-point tensors: a"),
         ({"b": torch.tensor([0, float("nan"), 0, 0])}, "1 not finite: b"),
         ({"c": torch.tensor(float("inf"))}, "1 not finite: c"),
         ({"a": None, "x": torch.ones(1), "c": torch.ones(1)}, "missing: a; .*surplus: x; .*c is"),

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,18 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         export("cnn14", tmp_path / "no" / "a.onnx", weights="random:0")
 
 
+def test_a_full_disk(tmp_path: Path, checkpoint: Path) -> None:
+    """The limit on the size of a file stands in for the disk's."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(FusionEngineError, match="free some space"):
+            export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("library", "extra"), [("torch", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")]
 )
@@ -167,6 +180,12 @@ def test_a_missing_library_names_its_extra(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(BackendError, match=rf'{library}.*pip install "fusion-engine\[{extra}\]"'):
         export("cnn14", tmp_path / "a.onnx", weights="random:0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_model_leaves_nothing(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(ExportError, match=r"weights Cnn14_16k\.pth for cnn14_32k: .*cnn14_16k"):
+        export("cnn14_32k", tmp_path / "a.onnx", weights=checkpoint)
     assert list(tmp_path.iterdir()) == []
 
 
