@@ -5,10 +5,14 @@ convolutions, so that the counted frames of every chunk are what one whole pass 
 fixed-input backbone takes segments.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import AudioError
-from ..spec import Spec
+from ..spec import SegmentRule, Spec
+
+# One run of a backbone that takes segments holds no more of them than this many seconds.
+RUN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Piece:
         start: first frame of log-mel.
         stop: behind the last; beyond the clip's end the piece is padded.
         begin: first frame feature that counts, from the piece's own start.
-        count: how many count.
+        count: how many count; for a model without a time axis, the piece's weight in the mean.
     """
 
     start: int
@@ -33,24 +37,71 @@ class Piece:
         return self.stop - self.start
 
 
+def least_frames(spec: Spec) -> int:
+    """Frames of log-mel that a shorter clip's samples are zero-padded to."""
+    if spec.segment is not None and spec.segment.last == "pad":
+        return 1  # the rest is padding of the log-mel
+    return spec.min_frames
+
+
+def run_frames(spec: Spec) -> int:
+    """The most frames of log-mel in one run, all pieces together: what bounds the memory."""
+    if spec.segment is None:
+        return spec.max_frames
+    per_second = spec.frontend.sample_rate / spec.frontend.hop_length
+    return max(spec.segment.frames, round(RUN_SECONDS * per_second))
+
+
 def pieces_of(spec: Spec, frames: int, *, name: str = "clip") -> list[Piece]:
-    """The pieces of a clip of ``frames`` frames of log-mel (at least ``spec.min_frames``).
+    """The pieces of a clip of ``frames`` frames of log-mel (at least ``least_frames``).
 
     Raises:
         AudioError: the clip is longer than the artifact takes and cannot be cut.
     """
     step = spec.frames_per_step
+    if spec.segment is not None:
+        return _segments(frames, spec.segment, step)
     if frames <= spec.max_frames:
         return [Piece(0, frames, 0, 1 if step is None else frames // step)]
     if step is None or spec.chunk_margin is None:
         hop = spec.frontend.hop_length / spec.frontend.sample_rate
+        vectors = ", ".join(layer.name for layer in spec.layers if layer.kind == "vector")
         raise AudioError(
             f"{name}: {frames} frames ({frames * hop:.1f} s), and this artifact takes at most "
-            f"{spec.max_frames} ({spec.max_frames * hop:.1f} s) because "
-            f"{spec.layers[-1].name if len(spec.layers) == 1 else 'one of its layers'} pools over "
-            "the whole clip. Cut the audio, or export again with a larger --seconds."
+            f"{spec.max_frames} ({spec.max_frames * hop:.1f} s), since {vectors} pools over the "
+            "whole clip. Cut the audio, or export again with a larger --seconds."
         )
     return _chunks(frames, spec.max_frames, spec.chunk_margin, step)
+
+
+def runs_of(pieces: Sequence[Piece], most_frames: int) -> Iterator[Sequence[Piece]]:
+    """Neighbouring pieces of one length that fit one run."""
+    first = 0
+    while first < len(pieces):
+        length = pieces[first].frames
+        stop = first + 1
+        while (
+            stop < len(pieces)
+            and pieces[stop].frames == length
+            and (stop + 1 - first) * length <= most_frames
+        ):
+            stop += 1
+        yield pieces[first:stop]
+        first = stop
+
+
+def _segments(frames: int, rule: SegmentRule, step: int | None) -> list[Piece]:
+    """Consecutive segments; the last one is dropped or padded when it is incomplete."""
+    whole = frames // rule.frames
+    count = max(1, whole) if rule.last == "drop" else -(-frames // rule.frames)
+    pieces = []
+    for start in range(0, count * rule.frames, rule.frames):
+        real = min(frames - start, rule.frames)
+        # A single segment needs no weight: its mean is then the vector itself, bit for bit.
+        weight = 1 if count == 1 else real
+        counted = weight if step is None else rule.frames // step
+        pieces.append(Piece(start, start + rule.frames, 0, counted))
+    return pieces
 
 
 def core_frames(max_frames: int, margin: int, step: int) -> int:

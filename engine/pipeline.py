@@ -2,12 +2,9 @@
 
 import logging
 import os
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +17,14 @@ from ..spec import HEADS, Head, Spec
 from .backends import open_backend
 from .fusion import FusionState, accumulate, finalize, fuse
 from .inputs import Clip, read_clip, read_clips
-from .pieces import Piece, pieces_of
+from .pieces import Piece, least_frames, pieces_of, run_frames, runs_of
+from .stats import EngineStats, Meter
 
 logger = logging.getLogger(__name__)
 
 # Clips are grouped by length within a window of this many seconds of audio, so that the memory
 # for a long list of files does not grow with the list.
 WINDOW_SECONDS = 600.0
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """What an engine has done so far.
-
-    Args:
-        clips: clips answered.
-        audio_seconds: their length.
-        runs: runs of the backbone.
-        frontend_seconds: time spent in the frontend, summed over threads.
-        backbone_seconds: in the backbone.
-        fusion_seconds: in the layer fusion.
-    """
-
-    clips: int = 0
-    audio_seconds: float = 0.0
-    runs: int = 0
-    frontend_seconds: float = 0.0
-    backbone_seconds: float = 0.0
-    fusion_seconds: float = 0.0
 
 
 class Engine:
@@ -82,9 +59,10 @@ class Engine:
             Path(path), device=device, backend=backend, threads=self._threads
         )
         self._frontend = Frontend(self.spec.frontend)
+        # Zeros of log-mel before the normalisation.
+        self._padding = -self.spec.frontend.mean / (2 * (self.spec.frontend.std or 0.5))
         self._pools = [layer.time_pool for layer in self.spec.layers]
-        self._stats = EngineStats()
-        self._lock = threading.Lock()
+        self._meter = Meter()
         for batch, seconds in warmup:
             self.embed(np.zeros((batch, round(seconds * self.sample_rate)), np.float32))
 
@@ -105,7 +83,7 @@ class Engine:
 
     @property
     def frame_rate(self) -> float | None:
-        """Frame features per second, ``None`` for a model without a time axis."""
+        """Frame features per second; ``None`` where a layer pools over the whole clip."""
         return self.spec.frame_rate
 
     @property
@@ -121,8 +99,7 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """What this engine has done so far."""
-        with self._lock:
-            return self._stats
+        return self._meter.stats
 
     def embed(
         self, audio: Any, *, sample_rate: int | None = None, head: Head | None = None
@@ -160,19 +137,22 @@ class Engine:
             sample_rate: as for ``embed``.
 
         Returns:
-            float32 [D, T_o].
+            float32 [D, T_o]; for a model whose segments have no time axis, one column a segment.
 
         Raises:
-            ArtifactError: the model has no time axis.
+            ArtifactError: a layer pools over the whole clip.
             AudioError, NumericalError, TypeError, ValueError: as ``embed``.
         """
         clip = self._one_clip(audio, sample_rate)
-        if self.spec.frames_per_step is None or self._has_clip_vector():
+        vectors = [layer.name for layer in self.spec.layers if layer.kind == "vector"]
+        if vectors and self.spec.segment is None:
             raise ArtifactError(
-                "this artifact has no frame features: "
-                f"{self._vector_names()} pools over the whole clip. Export map layers only."
+                f"this artifact has no frame features: {', '.join(vectors)} pools over the whole "
+                "clip. Export map layers only."
             )
-        pieces = pieces_of(self.spec, self._frame_count(clip), name=clip.name)
+        pieces = self._pieces(clip)
+        if self.spec.frames_per_step is None:
+            pieces = [replace(piece, count=1) for piece in pieces]
         steps = sum(piece.count for piece in pieces)
         frames = np.empty((1, self.embedding_dim, steps), np.float32)
         self._pass(clip, pieces, frames)
@@ -188,96 +168,126 @@ class Engine:
             sample_rate: as for ``embed``.
 
         Returns:
-            For each layer ``layer_N``: float32 [C, T_l, F] for a map, [C] for a vector. A long
-            clip's chunks are joined.
+            For each layer ``layer_N``: float32 [C, T_l, F] for a map, [C] for a vector, a long
+            clip's chunks joined. A model that takes segments has them as a first axis.
 
         Raises:
             AudioError, TypeError, ValueError: as ``embed``.
         """
         clip = self._one_clip(audio, sample_rate)
         log_mel = self._log_mel([clip])
-        pieces = pieces_of(self.spec, log_mel.shape[2], name=clip.name)
+        pieces = self._pieces(clip)
         parts: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
-        for piece in pieces:
-            outputs = self._run(log_mel[:, :, piece.start : piece.stop])
+        for run in runs_of(pieces, run_frames(self.spec)):
+            outputs = self._run(self._cut(log_mel, run))
             for layer, output in zip(self.spec.layers, outputs, strict=True):
-                rows = output[0]
-                if layer.kind == "map":
+                if self.spec.segment is None and layer.kind == "map":
+                    (piece,) = run
                     first = piece.begin * layer.time_pool
                     # The last piece keeps the ragged tail that the pooling drops.
                     last = None if piece is pieces[-1] else first + piece.count * layer.time_pool
-                    rows = rows[:, first:last]
-                parts[layer.name].append(rows)
+                    output = output[:, :, first:last]
+                parts[layer.name].append(output)
+        if self.spec.segment is not None:
+            return {name: np.concatenate(part) for name, part in parts.items()}
         return {
-            name: rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
-            for name, rows in parts.items()
+            name: part[0][0] if len(part) == 1 else np.concatenate(part, axis=2)[0]
+            for name, part in parts.items()
         }
 
     def _embed_window(self, clips: Sequence[Clip], out: NDArray[np.float32], head: Head) -> None:
-        """Embed clips of any lengths: equal ones together, long ones in chunks."""
+        """Embed clips of any lengths: equal ones together, long ones run by run."""
         groups: dict[int, list[int]] = defaultdict(list)
         for index, clip in enumerate(clips):
             groups[self._frame_count(clip)].append(index)
-        for frames, indices in groups.items():
-            if frames > self.spec.max_frames:
+        most = run_frames(self.spec)
+        for indices in groups.values():
+            pieces = self._pieces(clips[indices[0]])
+            frames = sum(piece.frames for piece in pieces)
+            if frames > most:
                 for index in indices:
-                    pieces = pieces_of(self.spec, frames, name=clips[index].name)
                     out[index] = finalize(self._pass(clips[index], pieces, None), head)[0]
                 continue
-            # A batch holds no more frames than the longest single run, which bounds its memory.
-            size = max(1, self.spec.max_frames // frames)
+            size = most // frames
             for first in range(0, len(indices), size):
                 batch = indices[first : first + size]
-                out[batch] = self._embed_batch([clips[i] for i in batch], head)
+                out[batch] = self._embed_batch([clips[i] for i in batch], pieces, head)
 
-    def _embed_batch(self, clips: Sequence[Clip], head: Head) -> NDArray[np.float32]:
-        """One run for clips of equal frame count."""
-        outputs = self._run(self._log_mel(clips))
-        with self._timed("fusion_seconds"):
-            embedding, flags = fuse(outputs, self._pools, head=head, threads=self._threads)
+    def _embed_batch(
+        self, clips: Sequence[Clip], pieces: Sequence[Piece], head: Head
+    ) -> NDArray[np.float32]:
+        """One run for clips that are cut alike."""
+        outputs = self._run(self._cut(self._log_mel(clips), pieces))
+        with self._meter.timed("fusion_seconds"):
+            embedding, flags = fuse(
+                outputs,
+                self._pools,
+                offsets=np.arange(len(clips) + 1) * len(pieces),
+                begins=np.array([piece.begin for piece in pieces] * len(clips)),
+                counts=np.array([piece.count for piece in pieces] * len(clips)),
+                head=head,
+                threads=self._threads,
+            )
         self._check_finite(flags, clips)
         return embedding
 
     def _pass(
         self, clip: Clip, pieces: Sequence[Piece], frames: NDArray[np.float32] | None
     ) -> FusionState:
-        """All pieces of one clip, one run each; ``frames`` [1, D, T_o] receives frame features."""
+        """All pieces of one clip; ``frames`` [1, D, T_o] receives frame features."""
         log_mel = self._log_mel([clip])
         state = FusionState.empty(1, self.embedding_dim)
         done = 0
-        for piece in pieces:
-            outputs = self._run(log_mel[:, :, piece.start : piece.stop])
-            with self._timed("fusion_seconds"):
+        for run in runs_of(pieces, run_frames(self.spec)):
+            outputs = self._run(self._cut(log_mel, run))
+            with self._meter.timed("fusion_seconds"):
                 accumulate(
                     state,
                     outputs,
                     self._pools,
-                    begins=np.array([piece.begin]),
-                    counts=np.array([piece.count]),
+                    offsets=np.array([0, len(run)]),
+                    begins=np.array([piece.begin for piece in run]),
+                    counts=np.array([piece.count for piece in run]),
                     frames=frames,
-                    frame_offsets=np.array([done]),
+                    frame_offsets=None if frames is None else np.array([done]),
                     threads=self._threads,
                 )
             self._check_finite(state.flags, [clip])
-            done += piece.count
+            done += sum(piece.count for piece in run)
         return state
 
     def _log_mel(self, clips: Sequence[Clip]) -> NDArray[np.float32]:
         """Log-mel [B, 1, T, M] of clips of equal frame count."""
-        with self._timed("frontend_seconds"):
+        with self._meter.timed("frontend_seconds"):
             return self._frontend.batch([self._padded(clip.samples) for clip in clips])
 
+    def _cut(self, log_mel: NDArray[np.float32], pieces: Sequence[Piece]) -> NDArray[np.float32]:
+        """Pieces [B·P, 1, L, M] of one length of log-mel [B, 1, T, M], clip by clip."""
+        frames = log_mel.shape[2]
+        if len(pieces) == 1 and pieces[0].stop <= frames:
+            return np.ascontiguousarray(log_mel[:, :, pieces[0].start : pieces[0].stop])
+        shape = len(log_mel), len(pieces), pieces[0].frames, log_mel.shape[3]
+        out = np.full(shape, self._padding, np.float32)
+        for index, piece in enumerate(pieces):
+            real = log_mel[:, 0, piece.start : piece.stop]
+            out[:, index, : real.shape[1]] = real
+        return out.reshape(-1, 1, *shape[2:])
+
     def _run(self, log_mel: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        with self._timed("backbone_seconds", runs=1):
-            return self._backend.run(np.ascontiguousarray(log_mel))
+        self._meter.add(runs=1)
+        with self._meter.timed("backbone_seconds"):
+            return self._backend.run(log_mel)
 
     def _padded(self, samples: NDArray[Any]) -> NDArray[Any]:
         """A clip shorter than the model's minimum is zero-padded on the right."""
-        missing = self.spec.frontend.samples(self.spec.min_frames) - len(samples)
+        missing = self.spec.frontend.samples(least_frames(self.spec)) - len(samples)
         return np.pad(samples, (0, missing)) if missing > 0 else samples
 
     def _frame_count(self, clip: Clip) -> int:
-        return max(self.spec.min_frames, self.spec.frontend.frames(len(clip.samples)))
+        return max(least_frames(self.spec), self.spec.frontend.frames(len(clip.samples)))
+
+    def _pieces(self, clip: Clip) -> list[Piece]:
+        return pieces_of(self.spec, self._frame_count(clip), name=clip.name)
 
     def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
         clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
@@ -299,6 +309,10 @@ class Engine:
             self._count(window)
             yield first, window
 
+    def _count(self, clips: Sequence[Clip]) -> None:
+        seconds = sum(len(clip.samples) for clip in clips) / self.sample_rate
+        self._meter.add(clips=len(clips), audio_seconds=seconds)
+
     def _check_head(self, head: Head | None) -> Head:
         if self.spec.frames_per_step is None:
             if head not in (None, self.spec.head):
@@ -312,12 +326,6 @@ class Engine:
             raise ValueError(f"head is {head!r}, expected one of {list(HEADS)}")
         return head
 
-    def _vector_names(self) -> str:
-        return ", ".join(layer.name for layer in self.spec.layers if layer.kind == "vector")
-
-    def _has_clip_vector(self) -> bool:
-        return any(layer.kind == "vector" for layer in self.spec.layers)
-
     def _check_finite(self, flags: NDArray[np.uint32], clips: Sequence[Clip]) -> None:
         for clip, flag in zip(clips, flags, strict=True):
             if flag:
@@ -328,27 +336,6 @@ class Engine:
                     f"{clip.name}: {', '.join(names)} holds values that are not finite, so "
                     "there is no embedding. Check the weights with `fusion-engine info`."
                 )
-
-    @contextmanager
-    def _timed(self, stage: str, *, runs: int = 0) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            taken = time.perf_counter() - start
-            with self._lock:
-                old = self._stats
-                self._stats = replace(
-                    old, runs=old.runs + runs, **{stage: getattr(old, stage) + taken}
-                )
-
-    def _count(self, clips: Sequence[Clip]) -> None:
-        seconds = sum(len(clip.samples) for clip in clips) / self.sample_rate
-        with self._lock:
-            old = self._stats
-            self._stats = replace(
-                old, clips=old.clips + len(clips), audio_seconds=old.audio_seconds + seconds
-            )
 
 
 def _usable_cores() -> int:

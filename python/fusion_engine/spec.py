@@ -16,6 +16,9 @@ METADATA_KEY = "fusion_engine"
 Head = Literal["mean_max", "mean", "max"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
+Token = Literal["cls_dist_mean", "cls"]
+TOKENS: tuple[Token, ...] = get_args(Token)
+
 _T = TypeVar("_T")
 
 
@@ -108,7 +111,7 @@ class Spec:
     min_frames: int
     max_frames: int
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
-    token: Literal["cls_dist_mean", "cls"] | None = None
+    token: Token | None = None
     layer_norm_eps: float | None = None
     masked: bool = False
     weights: WeightsSource
@@ -122,10 +125,14 @@ class Spec:
 
     @property
     def frame_rate(self) -> float | None:
-        """Frame features per second, ``None`` for a model without a time axis."""
-        if self.frames_per_step is None:
-            return None
-        return self.frontend.sample_rate / (self.frontend.hop_length * self.frames_per_step)
+        """Frame features per second; ``None`` where a layer pools over the whole clip."""
+        step = self.frames_per_step
+        if self.segment is None:
+            if step is None or any(layer.kind == "vector" for layer in self.layers):
+                return None
+        elif step is None:
+            step = self.segment.frames
+        return self.frontend.sample_rate / (self.frontend.hop_length * step)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
@@ -153,11 +160,12 @@ class Spec:
                 "`fusion-engine export`."
             )
         try:
-            return _decode(cls, data, "spec")
+            spec: Self = _decode(cls, data, "spec")
         except ArtifactError as error:
             raise ArtifactError(
                 f"{where}: {error}. Export the model again with `fusion-engine export`."
             ) from None
+        return spec
 
 
 def _problems(spec: Spec) -> list[str]:

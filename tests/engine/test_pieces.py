@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_engine import AudioError
-from fusion_engine.engine.pieces import core_frames, pieces_of
+from fusion_engine.engine.pieces import Piece, core_frames, pieces_of, run_frames, runs_of
+from fusion_engine.frontend import PRESETS
+from fusion_engine.spec import LayerSpec, SegmentRule
 
 from ..test_spec import SPEC
 
@@ -42,6 +44,8 @@ def test_chunks_count_every_frame_feature_once(frames, max_frames, margin):
     assert np.array_equal(np.concatenate(counted), np.arange(frames // STEP))
     assert pieces[0].start == 0
     assert pieces[-1].stop == frames
+    # No two chunks fit one run: the joining of layer outputs builds on it.
+    assert all(len(run) == 1 for run in runs_of(pieces, run_frames(spec)))
 
 
 def test_core_of_a_chunk():
@@ -60,3 +64,51 @@ def test_a_clip_that_cannot_be_cut_is_refused():
     spec = replace(SPEC, chunk_margin=None)
     with pytest.raises(AudioError, match=r"hour\.wav: 6002 frames \(60\.0 s\).*larger --seconds"):
         pieces_of(spec, 6002, name="hour.wav")
+
+
+VGGISH = replace(
+    SPEC,
+    frontend=PRESETS["vggish"],
+    segment=SegmentRule(frames=96, last="drop"),
+    frames_per_step=16,
+    chunk_margin=None,
+    min_frames=96,
+    max_frames=96,
+)
+AST = replace(
+    SPEC,
+    frontend=PRESETS["ast"],
+    segment=SegmentRule(frames=1024, last="pad"),
+    layers=(LayerSpec(number=5, kind="vector", channels=768),),
+    embedding_dim=768,
+    frames_per_step=None,
+    chunk_margin=None,
+    min_frames=1024,
+    max_frames=1024,
+)
+
+
+def test_an_incomplete_segment_is_dropped_but_for_the_only_one():
+    for frames, count in ((96, 1), (191, 1), (192, 2), (1000, 10)):
+        pieces = pieces_of(VGGISH, frames)
+        assert pieces == [Piece(96 * i, 96 * (i + 1), 0, 6) for i in range(count)]
+
+
+def test_an_incomplete_segment_is_padded_and_weighs_less():
+    assert pieces_of(AST, 1) == [Piece(0, 1024, 0, 1)]
+    assert pieces_of(AST, 1024) == [Piece(0, 1024, 0, 1)]
+    assert pieces_of(AST, 1025) == [Piece(0, 1024, 0, 1024), Piece(1024, 2048, 0, 1)]
+
+
+def test_runs_hold_neighbours_of_one_length():
+    pieces = pieces_of(VGGISH, 96 * 150)
+    runs = list(runs_of(pieces, run_frames(VGGISH)))
+    assert [len(run) for run in runs] == [62, 62, 26]
+    assert [piece for run in runs for piece in run] == pieces
+    mixed = [Piece(0, 64, 0, 2), Piece(64, 128, 0, 2), Piece(128, 224, 0, 3)]
+    assert [len(run) for run in runs_of(mixed, 10_000)] == [2, 1]
+
+
+def test_frame_rates():
+    assert VGGISH.frame_rate == 6.25
+    assert AST.frame_rate == 100 / 1024

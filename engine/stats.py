@@ -1,0 +1,56 @@
+"""What an engine has done so far, counted from many threads."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine has done so far.
+
+    Args:
+        clips: clips answered.
+        audio_seconds: their length.
+        runs: runs of the backbone.
+        frontend_seconds: time spent in the frontend, summed over threads.
+        backbone_seconds: in the backbone.
+        fusion_seconds: in the layer fusion.
+    """
+
+    clips: int = 0
+    audio_seconds: float = 0.0
+    runs: int = 0
+    frontend_seconds: float = 0.0
+    backbone_seconds: float = 0.0
+    fusion_seconds: float = 0.0
+
+
+class Meter:
+    """Adds up ``EngineStats``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stats = EngineStats()
+
+    @property
+    def stats(self) -> EngineStats:
+        """What was added up so far."""
+        return self._stats
+
+    def add(self, **amounts: float) -> None:
+        """Add to the fields named."""
+        with self._lock:
+            old = self._stats
+            self._stats = replace(old, **{n: getattr(old, n) + v for n, v in amounts.items()})
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time that the block takes to the field ``stage``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(**{stage: time.perf_counter() - start})
