@@ -14,6 +14,8 @@ def read_spec(path: str | os.PathLike[str]) -> Spec:
         ArtifactError: missing, damaged, no spec, or a spec this version cannot read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ArtifactError(f"{path}: a folder, expected an .onnx file")
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file. Write one with `fusion-engine export`.")
     if path.suffix != ".onnx":

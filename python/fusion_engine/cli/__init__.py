@@ -1,10 +1,14 @@
 """The command ``fusion-engine``. Results go to files or stdout, messages to stderr."""
 
+import io
+import signal
 import sys
 import traceback
+from types import FrameType
+from typing import NoReturn
 
 from ..errors import FusionEngineError
-from ._app import app, settings, stderr
+from ._app import app, print_error, settings
 
 # Importing a module registers its command; this is also the order in `--help`.
 from . import export, embed, info, models, doctor  # isort: skip
@@ -15,21 +19,40 @@ _COMMANDS = (export, embed, info, models, doctor)
 
 
 def main() -> None:
-    """Run the command line; exit status 0 done, 1 an explained error, 2 wrong usage."""
+    """Run the command line.
+
+    Exit status: 0 done, 1 an error that was explained, 2 wrong usage, and 128 + N after signal N
+    (130 for Ctrl-C), when nothing half-written is left either.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # `nohup` ignores SIGHUP, and that stays.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names need not be text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except FusionEngineError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        stderr.print("interrupted")
-        sys.exit(130)
-    except (MemoryError, OSError, TypeError, ValueError) as error:
-        _fail(f"{type(error).__name__}: {error}")
+    except MemoryError as error:
+        _fail(f"out of memory: {error or 'an allocation failed'}")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        _fail(reason if error.filename is None else f"{error.filename}: {reason}")
+    except Exception as error:
+        _fail(
+            f"{type(error).__name__}: {error}\nThis is a bug in fusion_engine. Run the same "
+            "command with --debug for the traceback, and report it with that."
+        )
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     if settings.debug:
         traceback.print_exc()
-    stderr.print("[red]error:[/red] ", end="")
-    stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+    print_error(message)
     sys.exit(1)
+
+
+def _stop(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)

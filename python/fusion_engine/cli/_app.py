@@ -1,44 +1,69 @@
 """The application object that the commands register with, and what they share."""
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+from typer.core import TyperGroup
 
 from .._version import __version__
 
-stdout = Console()
-stderr = Console(stderr=True)
+# Not rich's own guess, which FORCE_COLOR overrides: no bar in a log file.
+_stderr = Console(stderr=True, force_terminal=sys.stderr is not None and sys.stderr.isatty())
+
+_ANYWHERE = ("--debug", "--verbose", "-v")
 
 
 @dataclass
 class Settings:
-    """Options given before the command."""
+    """Options of the whole program."""
 
     debug: bool = False
 
 
 settings = Settings()
 
+
+class _Group(TyperGroup):
+    """Takes the options of the whole program behind the command's name too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        before, after = args[:end], args[end:]
+        general = [arg for arg in before if arg in _ANYWHERE]
+        return super().parse_args(
+            ctx, general + [arg for arg in before if arg not in _ANYWHERE] + after
+        )
+
+
 app = typer.Typer(
     name="fusion-engine",
-    help="Audio to general-purpose embeddings: export a pre-trained model with the layers you "
-    "choose, and embed files with it.",
+    cls=_Group,
+    help="General-purpose audio embeddings: export a pre-trained model with the layers you choose, "
+    "then embed files with it.",
+    epilog="Exit status: 0 done, 1 an error that was explained, 2 wrong usage. "
+    "Every COMMAND has a --help of its own.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain text: examples stay as they are written, and nothing in brackets is taken for markup.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -61,33 +86,68 @@ def _options(
 ) -> None:
     settings.debug = debug
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    handler = RichHandler(console=stderr, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()])
     logging.getLogger("fusion_engine").setLevel(level)
 
 
+class _Messages(logging.Handler):
+    """What the library logs, as messages on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_message(f"{record.levelname.lower()}: {self.format(record)}")
+
+
+def print_message(message: str) -> None:
+    """A line on stderr, above a progress bar; not wrapped, and nothing in it is markup."""
+    _stderr.print(Text(message), soft_wrap=True)
+
+
+def print_error(message: str) -> None:
+    """The message that ends a command."""
+    _stderr.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
+
+
+def print_fields(fields: Iterable[tuple[str, str]], indent: str = "") -> None:
+    """Names and values on stdout, one below the other; values may have several lines.
+
+    No table: its cells would be wrapped or cut to the terminal's width.
+    """
+    fields = list(fields)
+    width = max(len(name) for name, _ in fields) + 2
+    for name, value in fields:
+        for line in value.splitlines():
+            typer.echo(f"{indent}{name:{width}}{line}".rstrip())
+            name = ""
+
+
+def output_path(*suffixes: str) -> Callable[[Path], Path]:
+    """Callback of an option that names a file to write: its suffix says the format."""
+
+    def check(path: Path) -> Path:
+        if path.suffix.lower() not in suffixes:
+            raise typer.BadParameter(f"{path} must end in {' or '.join(suffixes)}")
+        return path
+
+    return check
+
+
 @contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator["Bar"]:
-    """A progress bar on stderr, invisible when that is no terminal."""
+def status(text: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what goes on, where that is a terminal; gives its setter."""
+    if not _stderr.is_terminal:
+        yield lambda _: None
+        return
+    with _stderr.status(Text(text)) as line:
+        yield lambda text: line.update(Text(text))
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, where that is a terminal; gives the function that advances it."""
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     times = [TimeElapsedColumn(), TimeRemainingColumn()]
     with Progress(
-        *columns, *times, console=stderr, disable=not stderr.is_terminal, transient=True
+        *columns, *times, console=_stderr, disable=not _stderr.is_terminal, transient=True
     ) as progress:
-        yield Bar(progress, progress.add_task(description, total=total))
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One line of progress."""
-
-    progress: Progress
-    task: int
-
-    def advance(self, steps: int = 1) -> None:
-        """Count ``steps`` more as done."""
-        self.progress.advance(self.task, steps)  # type: ignore[arg-type]  # rich's TaskID is an int
-
-    def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        self.progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        task: TaskID = progress.add_task(description, total=total)
+        yield lambda steps: progress.advance(task, steps)

@@ -8,88 +8,98 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import typer
-from rich.table import Table
 
 from .. import _core
 from .._version import __version__
-from ..engine.backends.onnx_runtime import INSTALL_HINT, import_onnxruntime
+from ..engine.backends.onnx_runtime import import_onnxruntime
 from ..errors import BackendError
-from ._app import app, stdout
+from ._app import app, print_fields
 
-Finding = tuple[Literal["ok", "no", "bad"], str, str]
+State = Literal["yes", "no", "broken"]
+# Whether it is there, what, and what was found or how to get it.
+Finding = tuple[State, str, str]
 
-_MARKS = {"ok": "[green]yes[/green]", "no": "[yellow]no[/yellow]", "bad": "[red]broken[/red]"}
+_RUN_CPU, _RUN_GPU = "run .onnx on the CPU", "run .onnx on a GPU"
 
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can run, and why not. Exit status 1 when something is broken."""
-    table = Table("", "what", "found", title_justify="left")
+    """Say what this machine can run, and why not.
+
+    The exit status is 1 when something is broken, and 0 when something is merely not there.
+    """
     findings = list(_findings())
-    for state, what, found in findings:
-        table.add_row(_MARKS[state], what, found)
-    stdout.print(table)
-    if any(state == "bad" for state, _, _ in findings):
+    width = max(len(what) for _, what, _ in findings) + 2
+    print_fields((state, f"{what:{width}}{found}") for state, what, found in findings)
+    if any(state == "broken" for state, _, _ in findings):
         raise typer.Exit(1)
 
 
 def _findings() -> Iterator[Finding]:
-    yield "ok", "fusion_engine", f"{__version__} on Python {platform.python_version()}"
+    yield "yes", "fusion_engine", f"{__version__} on Python {platform.python_version()}"
     if _core.__version__ == __version__:
-        yield "ok", "native module", f"{_core.__version__}, CUDA kernels: {_cuda_kernels()}"
+        yield "yes", "native module", f"{_core.__version__}, CUDA kernels: {_cuda_kernels()}"
     else:
-        yield "bad", "native module", f"{_core.__version__}, expected {__version__}: reinstall"
-    yield from _runtimes()
-    yield _gpu()
-    torch = _installed("torch")
-    if torch is None or _installed("onnxscript") is None:
-        hint = 'pip install "fusion-engine[export]"'
-        yield "no", "export models", f"torch and onnxscript are needed: {hint}"
+        yield "broken", "native module", f"{_core.__version__}, expected {__version__}: reinstall"
+    gpu = _gpu()
+    yield gpu
+    yield from _runtimes(gpu[0] == "yes")
+    missing = [name for name in ("torch", "onnxscript") if _installed(name) is None]
+    if missing:
+        needed = f'{" and ".join(missing)} missing: pip install "fusion-engine[export]"'
+        yield "no", "export models", needed
     else:
-        yield "ok", "export models", f"torch {torch}"
+        yield "yes", "export models", f"torch {_installed('torch')}"
 
 
-def _runtimes() -> Iterator[Finding]:
-    cpu, gpu = _installed("onnxruntime"), _installed("onnxruntime-gpu")
-    if cpu and gpu:
+def _gpu() -> Finding:
+    name = "NVIDIA GPU"
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "no", name, "nvidia-smi is not installed, so there is no NVIDIA driver here"
+    query = [program, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "broken", name, f"nvidia-smi does not answer: {error}"
+    answer = " ".join((result.stdout + result.stderr).split())
+    if result.returncode:
+        return "broken", name, f"nvidia-smi failed: {answer}"
+    return "yes", name, answer
+
+
+def _runtimes(gpu: bool) -> Iterator[Finding]:
+    """What ONNX Runtime can do, on a machine with or without a ``gpu``."""
+    both = [_installed(name) for name in ("onnxruntime", "onnxruntime-gpu")]
+    if all(both):
+        machine = "has a GPU" if gpu else "has no GPU"
+        remove, keep = ("onnxruntime", "onnxruntime-gpu")[:: 1 if gpu else -1]
         yield (
-            "bad",
+            "broken",
             "run .onnx",
-            f"onnxruntime {cpu} and onnxruntime-gpu {gpu} overwrite each other: remove both, then "
-            "install the one you want",
+            f"onnxruntime {both[0]} and onnxruntime-gpu {both[1]} overwrite each other's files; "
+            f"this machine {machine}: pip uninstall -y {remove} && "
+            f"pip install --force-reinstall --no-deps {keep}",
         )
         return
     try:
         runtime = import_onnxruntime()
     except BackendError as error:
-        yield "bad" if cpu or gpu else "no", "run .onnx on the CPU", str(error)
+        yield "broken" if any(both) else "no", _RUN_CPU, str(error)
         return
-    providers = runtime.get_available_providers()
-    yield "ok", "run .onnx on the CPU", f"onnxruntime {runtime.__version__}"
-    if "CUDAExecutionProvider" in providers:
-        yield "ok", "run .onnx on a GPU", "CUDA provider found; it also needs a GPU and its driver"
+    yield "yes", _RUN_CPU, f"onnxruntime {runtime.__version__}"
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        mend = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+        yield "no", _RUN_GPU, f"this onnxruntime is for the CPU only: {mend}"
+    elif not gpu:
+        yield "no", _RUN_GPU, "onnxruntime has its CUDA provider, and there is no GPU"
     else:
-        yield (
-            "no",
-            "run .onnx on a GPU",
-            f"this onnxruntime has no CUDA provider; onnxruntime-gpu in place of {INSTALL_HINT}",
-        )
-
-
-def _gpu() -> Finding:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return "no", "NVIDIA GPU", "nvidia-smi is not installed: no driver on this machine"
-    query = [program, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    if result.returncode:
-        return "bad", "NVIDIA GPU", (result.stdout + result.stderr).strip()
-    return "ok", "NVIDIA GPU", result.stdout.strip()
+        yield "yes", _RUN_GPU, "through onnxruntime's CUDA provider"
 
 
 def _cuda_kernels() -> str:
     if not _core.cuda_enabled:
-        return "not built (no nvcc at build time; FUSION_ENGINE_CUDA=ON insists)"
+        return "not built in; pip needs nvcc, and FUSION_ENGINE_CUDA=ON insists"
     return ", ".join(_core.cuda_architectures())
 
 

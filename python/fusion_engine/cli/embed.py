@@ -1,98 +1,138 @@
 """``fusion-engine embed``."""
 
 import os
-from collections.abc import Iterator
-from enum import StrEnum
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from .._atomic import atomic_path
 from ..audio import decode_ahead, find_audio
 from ..engine import Engine
 from ..errors import AudioError, FusionEngineError
 from ..output import Failures, open_writer
-from ..spec import HEADS
-from ._app import Bar, app, progress_bar, stderr
+from ..spec import Head
+from ._app import app, output_path, print_message, progress_bar
 
 # Files answered together: enough to fill a batch, few enough that the bar moves.
 WINDOW_FILES = 32
 WINDOW_SECONDS = 120.0
 
-HeadName = StrEnum("HeadName", {head: head for head in HEADS})  # type: ignore[misc]
-
-Decoded = tuple[Path, NDArray[Any]]
+Decoded = tuple[Path, NDArray[np.float32]]
 
 
 @app.command()
 def embed(
-    artifact: Annotated[Path, typer.Argument(help="An .onnx artifact of `fusion-engine export`.")],
+    artifact: Annotated[
+        Path,
+        typer.Argument(metavar="ARTIFACT", help="An .onnx file that `fusion-engine export` wrote."),
+    ],
     inputs: Annotated[
-        list[Path], typer.Argument(help="Audio files, and folders to search for them.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE_OR_FOLDER", help="Audio files, and folders to search for them."
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The .parquet, .npz or .csv file to write.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            callback=output_path(".parquet", ".npz", ".csv"),
+            help="The .parquet, .npz or .csv file to write.",
+        ),
     ],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+    ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. Default: every core.")
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads; every core by default.")
     ] = None,
     head: Annotated[
-        HeadName | None, typer.Option(help="Pooling over time. Default: the artifact's.")
+        Head | None, typer.Option(help="Pooling over time; the artifact's by default.")
     ] = None,
 ) -> None:
-    """Embed audio files and folders into one table: path, duration (s), embedding.
+    """Embed audio files into one table.
 
-    A file that cannot be embedded is reported and written to OUTPUT.errors.jsonl with its reason;
-    the others go on, and the exit status is 1.
+    Its columns are path, duration (s) and embedding. The files may be WAV, FLAC, OGG, MP3 or AIFF,
+    of any rate, length and number of channels. Rows are in the order of the inputs, the files of a
+    folder (and of the folders in it) sorted by path.
+
+    A file that cannot be embedded is reported, the others go on, and the exit status is 1. The
+    reasons are in OUT.errors.jsonl.
+
+    \b
+    Examples:
+      fusion-engine embed cnn14_3_6.onnx recordings/ -o embeddings.parquet
+      fusion-engine embed cnn14_3_6.onnx a.wav b.flac --head max -o embeddings.csv
     """
+    _check_writable(output)
     paths = find_audio(inputs)
-    engine = Engine(artifact, device=device, threads=threads)
+    try:
+        engine = Engine(artifact, device=device, threads=threads)
+        engine.embed([], head=head)  # no clips: refuses a head that does not fit before the work
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     done = 0
     with (
         Failures(output) as failures,
-        open_writer(output, engine.spec) as writer,
-        progress_bar("Embedding", len(paths)) as bar,
+        # Inside, so that an output without a single row is not written, and the reasons are.
+        suppress(_NothingWritten),
+        open_writer(output, engine.spec, clips=len(paths)) as writer,
+        progress_bar("Embedding", len(paths)) as advance,
     ):
-        decoded = decode_ahead(paths, engine.sample_rate)
-        for window in _windows(decoded, engine.sample_rate, failures, bar):
-            names, durations, rows = [], [], []
-            for path, samples, row in _embed(engine, window, head, failures, bar):
-                names.append(os.fspath(path))
-                durations.append(len(samples) / engine.sample_rate)
-                rows.append(row)
+
+        def report(path: Path, error: FusionEngineError) -> None:
+            failures.add(os.fspath(path), str(error))
+            print_message(f"failed: {error}")
+            advance(1)
+
+        for window in _windows(decode_ahead(paths, engine.sample_rate), engine, report):
+            rows = list(_embed(engine, window, head, report))
             if rows:
-                writer.write(names, durations, np.stack(rows))
+                names, durations, embeddings = zip(*rows, strict=True)
+                writer.write(names, durations, np.stack(embeddings))
             done += len(rows)
-            bar.advance(len(window))
+            advance(len(rows))
         if not done:
-            raise FusionEngineError(f"none of {len(paths)} files could be embedded")
-    stderr.print(f"{output}: {done} embeddings of {engine.embedding_dim}", highlight=False)
+            raise _NothingWritten
+    if done:
+        print_message(f"{output}: {done} embeddings of {engine.embedding_dim}")
     if failures.count:
-        stderr.print(
-            f"{failures.count} of {len(paths)} files failed: {failures.path}", highlight=False
-        )
+        print_message(f"{failures.count} of {len(paths)} files failed: {failures.path}")
         raise typer.Exit(1)
 
 
+Report = Callable[[Path, FusionEngineError], None]
+
+
+class _NothingWritten(Exception):
+    """Leaves a file that is being written as it was."""
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse an output that cannot be written before anything is loaded."""
+    with suppress(_NothingWritten), atomic_path(output):
+        raise _NothingWritten
+
+
 def _windows(
-    decoded: Iterator[tuple[Path, NDArray[Any] | AudioError]],
-    sample_rate: int,
-    failures: Failures,
-    bar: Bar,
+    decoded: Iterator[tuple[Path, NDArray[np.float32] | AudioError]], engine: Engine, report: Report
 ) -> Iterator[list[Decoded]]:
     """Decoded clips in groups; what could not be decoded is reported and left out."""
     window, samples = list[Decoded](), 0
     for path, result in decoded:
         if isinstance(result, AudioError):
-            _report(path, result, failures, bar)
-            bar.advance()
+            report(path, result)
             continue
         window.append((path, result))
         samples += len(result)
-        if len(window) == WINDOW_FILES or samples >= WINDOW_SECONDS * sample_rate:
+        if len(window) == WINDOW_FILES or samples >= WINDOW_SECONDS * engine.sample_rate:
             yield window
             window, samples = [], 0
     if window:
@@ -100,27 +140,20 @@ def _windows(
 
 
 def _embed(
-    engine: Engine,
-    window: list[Decoded],
-    head: HeadName | None,
-    failures: Failures,
-    bar: Bar,
-) -> Iterator[tuple[Path, NDArray[Any], NDArray[np.float32]]]:
-    """Embed a window; where a clip spoils it, clip by clip, and the spoilt ones are reported."""
-    name: Any = None if head is None else head.value
+    engine: Engine, window: list[Decoded], head: Head | None, report: Report
+) -> Iterator[tuple[str, float, NDArray[np.float32]]]:
+    """Path, duration and embedding of each clip.
+
+    Where a clip spoils the window they go one by one, and the spoilt ones are reported.
+    """
     try:
-        rows = engine.embed([samples for _, samples in window], head=name)
+        embeddings = engine.embed([samples for _, samples in window], head=head)
     except FusionEngineError as error:
         if len(window) == 1:
-            _report(window[0][0], error, failures, bar)
+            report(window[0][0], error)
             return
         for one in window:
-            yield from _embed(engine, [one], head, failures, bar)
+            yield from _embed(engine, [one], head, report)
         return
-    for (path, samples), row in zip(window, rows, strict=True):
-        yield path, samples, row
-
-
-def _report(path: Path, error: Exception, failures: Failures, bar: Bar) -> None:
-    failures.add(os.fspath(path), str(error))
-    bar.say(f"failed: {error}")
+    for (path, samples), embedding in zip(window, embeddings, strict=True):
+        yield os.fspath(path), len(samples) / engine.sample_rate, embedding

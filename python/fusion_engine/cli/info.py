@@ -6,36 +6,42 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..artifact import read_spec
 from ..spec import LayerSpec, Spec
-from ._app import app, stdout
+from ._app import app, print_fields
 
 
 @app.command()
 def info(
-    artifact: Annotated[Path, typer.Argument(help="An .onnx artifact of `fusion-engine export`.")],
+    artifact: Annotated[
+        Path,
+        typer.Argument(metavar="ARTIFACT", help="An .onnx file that `fusion-engine export` wrote."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole spec as JSON.")] = False,
 ) -> None:
-    """Show what an artifact is: its model, layers, frontend, limits and weights."""
+    """Show what an artifact holds: model, layers, frontend, limits, weights.
+
+    \b
+    Examples:
+      fusion-engine info cnn14_3_6.onnx
+      fusion-engine info --json cnn14_3_6.onnx
+    """
     spec = read_spec(artifact)
     if as_json:
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
-    table = Table(title=str(artifact), show_header=False, title_justify="left")
-    for name, value in _rows(artifact, spec):
-        table.add_row(name, value)
-    stdout.print(table)
+    print_fields(_fields(artifact, spec))
 
 
-def _rows(artifact: Path, spec: Spec) -> list[tuple[str, str]]:
+def _fields(artifact: Path, spec: Spec) -> list[tuple[str, str]]:
     front = spec.frontend
     hop = front.hop_length / front.sample_rate
     rate = "none (no time axis)" if spec.frame_rate is None else f"{spec.frame_rate:g} per second"
     return [
+        ("artifact", str(artifact)),
         ("model", spec.model),
-        ("layers", "\n".join(layer_shape(layer) for layer in spec.layers)),
+        ("layers", "\n".join(_shape(layer) for layer in spec.layers)),
         ("embedding", f"{spec.embedding_dim} × float32, head {spec.head}"),
         ("frame features", rate),
         ("sample rate", f"{front.sample_rate} Hz"),
@@ -56,7 +62,7 @@ def _rows(artifact: Path, spec: Spec) -> list[tuple[str, str]]:
     ]
 
 
-def layer_shape(layer: LayerSpec) -> str:
+def _shape(layer: LayerSpec) -> str:
     """A layer in one line, for example ``3: map [256, T, 8], time pool 4, D 2048``."""
     if layer.kind == "vector":
         return f"{layer.number}: vector [{layer.channels}]"

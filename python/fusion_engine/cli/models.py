@@ -1,27 +1,28 @@
 """``fusion-engine models``."""
 
-from rich.table import Table
+import typer
 
-from ..export.backbones import ALIASES, BACKBONES
+from ..export import backbones
 from ..weights import WEIGHTS, is_cached
-from ._app import app, stdout
+from ._app import app, print_fields
 
 
 @app.command()
 def models() -> None:
-    """List what can be exported: models, their layers with D, and their pretrained weights."""
-    table = Table("model", "sample rate", "layers (D)", "default", "D", "pretrained weights")
-    for name, backbone in BACKBONES.items():
-        aliases = [alias for alias, target in ALIASES.items() if target == name]
-        default = sum(backbone.layers[number].dim for number in backbone.default_layers)
-        cached = "in the cache" if is_cached(name) else "not downloaded"
-        table.add_row(
-            ", ".join([name, *aliases]),
-            f"{backbone.frontend.sample_rate} Hz",
-            ", ".join(f"{number} ({layer.dim})" for number, layer in backbone.layers.items()),
-            " + ".join(map(str, backbone.default_layers)),
-            str(default),
-            f"{WEIGHTS[name].name}\n{cached}",
-            end_section=True,
+    """List the models that can be exported, with layers and weights."""
+    catalogue = backbones()
+    for backbone in dict.fromkeys(catalogue.values()):
+        weights = WEIGHTS[backbone.name]
+        cached = "in the cache" if is_cached(backbone.name) else "not downloaded yet"
+        dim = sum(backbone.layers[number].dim for number in backbone.default_layers)
+        typer.echo(backbone.name + "".join(f" (or {alias})" for alias in backbone.aliases))
+        print_fields(
+            [
+                ("sample rate", f"{backbone.frontend.sample_rate} Hz"),
+                ("layers", ", ".join(map(str, backbone.layers))),
+                ("D of each", ", ".join(str(layer.dim) for layer in backbone.layers.values())),
+                ("default", f"{' + '.join(map(str, backbone.default_layers))}, D = {dim}"),
+                ("pretrained", f"{weights.name}, {cached}\n{weights.url}"),
+            ],
+            indent="  ",
         )
-    stdout.print(table)
