@@ -1,6 +1,7 @@
 """The engine: frontend, backbone and layer fusion in one call, for any number of clips."""
 
 import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArtifactError, NumericalError
-from ..frontend import Frontend
+from ..frontend import Frontend, FrontendSpec
 from ..spec import HEADS, Head, Spec
 from .backends import open_backend
 from .fusion import FusionState, accumulate, finalize, fuse
@@ -35,12 +36,15 @@ class Engine:
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which logs what it chose and why.
         backend: ``onnxruntime``, or ``None`` for the one that the artifact's suffix names.
         threads: CPU threads of one call; ``None``: one for every core this process may use.
+        normalization: mean and standard deviation of the log-mel in place of the artifact's, for
+            a model that normalises it (AST: published evaluations use the task's own statistics).
         warmup: pairs of batch size and seconds to run once now, so that the first real call of
             that shape is not the slow one.
 
     Raises:
         ArtifactError: the artifact is missing, damaged, or has no or an unknown spec.
         BackendError: the library or the device is missing.
+        ValueError: an argument out of range, or ``normalization`` for a model without one.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Engine:
         device: str = "auto",
         backend: str | None = None,
         threads: int | None = None,
+        normalization: tuple[float, float] | None = None,
         warmup: Iterable[tuple[int, float]] = (),
     ) -> None:
         if threads is not None and threads < 1:
@@ -58,9 +63,12 @@ class Engine:
         self._backend = open_backend(
             Path(path), device=device, backend=backend, threads=self._threads
         )
-        self._frontend = Frontend(self.spec.frontend)
+        frontend = self.spec.frontend
+        if normalization is not None:
+            frontend = _normalized(frontend, *normalization)
+        self._frontend = Frontend(frontend)
         # Zeros of log-mel before the normalisation.
-        self._padding = -self.spec.frontend.mean / (2 * (self.spec.frontend.std or 0.5))
+        self._padding = -frontend.mean / (2 * (frontend.std or 0.5))
         self._pools = [layer.time_pool for layer in self.spec.layers]
         self._meter = Meter()
         for batch, seconds in warmup:
@@ -127,7 +135,7 @@ class Engine:
         out = np.empty((clips.count, self.embedding_dim), np.float32)
         for first, window in self._windows(clips.items):
             self._embed_window(window, out[first : first + len(window)], head)
-        return out[0] if clips.single else out
+        return out.reshape(-1) if clips.single else out
 
     def embed_frames(self, audio: Any, *, sample_rate: int | None = None) -> NDArray[np.float32]:
         """The frame features z of one clip, ``engine.frame_rate`` of them per second.
@@ -336,6 +344,17 @@ class Engine:
                     f"{clip.name}: {', '.join(names)} holds values that are not finite, so "
                     "there is no embedding. Check the weights with `fusion-engine info`."
                 )
+
+
+def _normalized(frontend: FrontendSpec, mean: float, std: float) -> FrontendSpec:
+    if frontend.std is None:
+        raise ValueError(
+            f"normalization is {(mean, std)}, and the {frontend.preset} frontend does not "
+            "normalise its log-mel: leave it out"
+        )
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise ValueError(f"normalization is {(mean, std)}, expected a mean and a std above 0")
+    return replace(frontend, mean=float(mean), std=float(std))
 
 
 def _usable_cores() -> int:

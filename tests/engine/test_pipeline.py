@@ -366,6 +366,8 @@ def test_devices(artifacts, caplog):
         fe.Engine(path, backend="tvm")
     with pytest.raises(ValueError, match="threads is 0"):
         fe.Engine(path, threads=0)
+    with pytest.raises(ValueError, match="does not normalise its log-mel"):
+        fe.Engine(path, normalization=(0.0, 1.0))
     with caplog.at_level(logging.INFO, logger="fusion_engine"):
         fe.Engine(path)
     assert ["device auto: cpu" in record.message for record in caplog.records].count(True) == 1
