@@ -162,9 +162,9 @@ class Engine:
         if self.spec.frames_per_step is None:
             pieces = [replace(piece, count=1) for piece in pieces]
         steps = sum(piece.count for piece in pieces)
-        frames = np.empty((1, self.embedding_dim, steps), np.float32)
-        self._pass(clip, pieces, frames)
-        return frames[0]
+        frames = np.empty((self.embedding_dim, steps), np.float32)
+        self._pass(clip, pieces, frames[None])
+        return frames
 
     def layer_outputs(
         self, audio: Any, *, sample_rate: int | None = None
