@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,13 @@ def _gpu_missing() -> str | None:
     if not _core.cuda_enabled:
         return "fusion_engine was built without CUDA"
     return None
+
+
+@pytest.fixture(scope="session")
+def cnn14_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CNN14 cut behind its first block, random weights: 0.2 MB, D = 2048."""
+    from fusion_engine.export import export
+
+    path = tmp_path_factory.mktemp("cnn14") / "cnn14_1.onnx"
+    export("cnn14", path, layers=[1], weights="random:0")
+    return path

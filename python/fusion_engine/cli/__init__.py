@@ -36,7 +36,7 @@ def main() -> None:
     except FusionEngineError as error:
         _fail(str(error))
     except MemoryError as error:
-        _fail(f"out of memory: {error or 'an allocation failed'}")
+        _fail(f"out of memory: {str(error) or 'an allocation failed'}")
     except OSError as error:
         reason = error.strerror or str(error)
         _fail(reason if error.filename is None else f"{error.filename}: {reason}")

@@ -102,6 +102,12 @@ def print_message(message: str) -> None:
     _stderr.print(Text(message), soft_wrap=True)
 
 
+def print_step(message: str) -> None:
+    """What goes on, for people who wait: only where stderr is a terminal."""
+    if _stderr.is_terminal:
+        print_message(message)
+
+
 def print_error(message: str) -> None:
     """The message that ends a command."""
     _stderr.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
@@ -129,16 +135,6 @@ def output_path(*suffixes: str) -> Callable[[Path], Path]:
         return path
 
     return check
-
-
-@contextmanager
-def status(text: str) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what goes on, where that is a terminal; gives its setter."""
-    if not _stderr.is_terminal:
-        yield lambda _: None
-        return
-    with _stderr.status(Text(text)) as line:
-        yield lambda text: line.update(Text(text))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ._app import app, output_path, print_message, status
+from ._app import app, output_path, print_message, print_step
 
 
 class _ManyLayers(TyperCommand):
@@ -97,16 +97,15 @@ def export(
         raise typer.BadParameter("--seconds and --frames say the same: give one of them")
     from ..export import export as export_model
 
-    with status(f"Exporting {model} …") as update:
-        report = export_model(
-            model,
-            output,
-            layers=layers,
-            weights=weights,
-            seconds=seconds,
-            frames=frames,
-            progress=lambda step: update(f"Exporting {model}: {step} …"),
-        )
+    report = export_model(
+        model,
+        output,
+        layers=layers,
+        weights=weights,
+        seconds=seconds,
+        frames=frames,
+        progress=lambda step: print_step(f"{model}: {step} …"),
+    )
     print_message(
         f"{report.path}: {report.spec.model}, layers {' + '.join(map(str, report.layers))}, "
         f"D = {report.spec.embedding_dim}, weights {report.spec.weights.source}, opset "

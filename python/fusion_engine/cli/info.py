@@ -20,7 +20,7 @@ def info(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole spec as JSON.")] = False,
 ) -> None:
-    """Show what an artifact holds: model, layers, frontend, limits, weights.
+    """Show the model, layers and weights in an artifact.
 
     \b
     Examples:

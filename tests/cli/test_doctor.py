@@ -1,0 +1,141 @@
+"""``fusion-engine doctor``, on machines made of a PATH and a folder of installed packages."""
+
+import re
+import sys
+
+import onnxruntime
+import pytest
+
+import fusion_engine as fe
+from fusion_engine import _core
+from fusion_engine.cli import doctor
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """``machine(nvidia_smi=…, packages={…})``: a driver's answer, distributions besides ours."""
+
+    def make(nvidia_smi=None, packages=()):
+        programs, site = tmp_path / "bin", tmp_path / "site"
+        programs.mkdir()
+        if nvidia_smi is not None:
+            program = programs / "nvidia-smi"
+            program.write_text(f"#!/bin/sh\n{nvidia_smi}\n")
+            program.chmod(0o755)
+        for name, version in dict(packages).items():
+            info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+            info.mkdir(parents=True)
+            (info / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            )
+        monkeypatch.setenv("PATH", str(programs))
+        monkeypatch.syspath_prepend(str(site))
+
+    return make
+
+
+GPU = "echo 'NVIDIA H200, 9.0, 580.00'"
+
+
+def findings(result):
+    """Two spaces and more separate the columns."""
+    rows = (re.split(r" {2,}", line, maxsplit=2) for line in result.stdout.splitlines())
+    return {what: (state, found) for state, what, found in rows}
+
+
+def test_a_machine_without_a_gpu(cli, machine):
+    machine()
+    result = cli("doctor")
+    assert (result.status, result.stderr) == (0, "")
+    found = findings(result)
+    assert found["fusion_engine"] == (
+        "yes",
+        f"{fe.__version__} on Python {sys.version.split()[0]}",
+    )
+    state, native = found["native module"]
+    assert state == "yes"
+    assert native.startswith(f"{fe.__version__}, CUDA kernels: ")
+    for name in _core.cuda_architectures() if _core.cuda_enabled else ["not built in"]:
+        assert name in native
+    assert found["NVIDIA GPU"] == (
+        "no",
+        "nvidia-smi is not installed, so there is no NVIDIA driver here",
+    )
+    assert found["run .onnx on the CPU"] == ("yes", f"onnxruntime {onnxruntime.__version__}")
+    assert found["run .onnx on a GPU"][0] == "no"
+    assert found["export models"][0] == "yes"
+
+
+def test_a_machine_with_a_gpu(cli, machine):
+    machine(nvidia_smi=GPU)
+    result = cli("doctor")
+    assert result.status == 0
+    assert findings(result)["NVIDIA GPU"] == ("yes", "NVIDIA H200, 9.0, 580.00")
+
+
+def test_a_driver_that_fails(cli, machine):
+    machine(nvidia_smi="echo 'Driver/library version mismatch'; exit 18")
+    result = cli("doctor")
+    assert result.status == 1
+    assert findings(result)["NVIDIA GPU"] == (
+        "broken",
+        "nvidia-smi failed: Driver/library version mismatch",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "remove", "keep"),
+    [(None, "onnxruntime-gpu", "onnxruntime"), (GPU, "onnxruntime", "onnxruntime-gpu")],
+    ids=["no GPU", "GPU"],
+)
+def test_both_onnxruntimes(cli, machine, answer, remove, keep):
+    machine(nvidia_smi=answer, packages={"onnxruntime-gpu": "1.20.0", "onnxruntime": "1.19.0"})
+    result = cli("doctor")
+    assert result.status == 1
+    state, found = findings(result)["run .onnx"]
+    assert state == "broken"
+    assert "onnxruntime 1.19.0 and onnxruntime-gpu 1.20.0 overwrite each other's files" in found
+    assert f"pip uninstall -y {remove} && pip install --force-reinstall --no-deps {keep}" in found
+
+
+def test_an_onnxruntime_that_does_not_load(cli, machine, monkeypatch):
+    machine()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = cli("doctor")
+    assert result.status == 1
+    state, found = findings(result)["run .onnx on the CPU"]
+    assert state == "broken"
+    assert 'pip install "fusion-engine[cpu]"' in found
+
+
+def test_what_is_merely_not_installed(cli, machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(doctor, "_installed", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = cli("doctor")
+    assert result.status == 0
+    found = findings(result)
+    assert found["run .onnx on the CPU"][0] == "no"
+    assert found["export models"] == (
+        "no",
+        'torch and onnxscript missing: pip install "fusion-engine[export]"',
+    )
+
+
+@pytest.mark.parametrize(("answer", "state"), [(None, "no"), (GPU, "yes")], ids=["no GPU", "GPU"])
+def test_an_onnxruntime_with_cuda(cli, machine, monkeypatch, answer, state):
+    machine(nvidia_smi=answer)
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert findings(cli("doctor"))["run .onnx on a GPU"][0] == state
+
+
+def test_a_native_module_of_another_version(cli, machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(_core, "__version__", "0.0.1")
+    result = cli("doctor")
+    assert result.status == 1
+    assert findings(result)["native module"] == (
+        "broken",
+        f"0.0.1, expected {fe.__version__}: reinstall",
+    )

@@ -1,0 +1,138 @@
+"""``fusion-engine info``."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+import pytest
+
+import fusion_engine as fe
+from fusion_engine.artifact import read_spec
+
+from .test_main import examples
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_it_says(cli, cnn14_artifact):
+    Path("[red] a.onnx").symlink_to(cnn14_artifact)
+    result = cli("info", "[red] a.onnx")
+    assert (result.status, result.stderr) == (0, "")
+    fields = dict(line.split("  ", 1) for line in result.stdout.splitlines() if line[0] != " ")
+    fields = {name: value.strip() for name, value in fields.items()}
+    size = cnn14_artifact.stat().st_size / 1e6
+    spec = read_spec(cnn14_artifact)
+    assert fields == {
+        "artifact": "[red] a.onnx",
+        "model": "cnn14_16k",
+        "layers": "1: map [64, T, 32], time pool 16, D 2048",
+        "embedding": "2048 × float32, head mean_max",
+        "frame features": "3.125 per second",
+        "sample rate": "16000 Hz",
+        "frontend": "panns_16k: window 512, FFT 512, hop 160, 64 mel bins 50…8000 Hz",
+        "input": "32…6001 frames (up to 60.0 s a run; longer clips run in chunks)",
+        "precision": "fp32",
+        "weights": "random:0",
+        "written by": f"fusion_engine {fe.__version__}, format 1",
+        "size": f"{size:.1f} MB",
+    }
+    assert f"\n                SHA-256 {spec.weights.sha256}\n" in result.stdout
+
+
+def test_json_is_the_spec(cli, cnn14_artifact):
+    result = cli("info", "--json", cnn14_artifact)
+    assert (result.status, result.stderr) == (0, "")
+    spec = read_spec(cnn14_artifact)
+    assert json.loads(result.stdout) == json.loads(json.dumps(asdict(spec)))
+
+
+def test_the_examples_of_the_help_run(cli, cnn14_artifact):
+    Path("cnn14_3_6.onnx").symlink_to(cnn14_artifact)
+    found = examples(cli, "info")
+    assert len(found) == 2
+    assert all(cli("info", *example).status == 0 for example in found)
+
+
+def text_file(model, path):
+    path.write_text("hello")
+
+
+def empty(model, path):
+    path.write_bytes(b"")
+
+
+def truncated(model, path):
+    content = model.SerializeToString()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def no_spec(model, path):
+    del model.metadata_props[:]
+    onnx.save(model, path)
+
+
+def with_spec(**changes):
+    def write(model, path):
+        (entry,) = model.metadata_props
+        entry.value = json.dumps(json.loads(entry.value) | changes)
+        onnx.save(model, path)
+
+    return write
+
+
+def no_json(model, path):
+    model.metadata_props[0].value = model.metadata_props[0].value[:-20]
+    onnx.save(model, path)
+
+
+MENDED = "`fusion-engine export`."
+BAD = [
+    (lambda model, path: None, "no such file."),
+    (lambda model, path: path.mkdir(), "a folder, expected an .onnx file"),
+    (text_file, "truncated or no ONNX file."),
+    (truncated, "truncated or no ONNX file."),
+    (empty, "no 'fusion_engine' entry in its metadata"),
+    (no_spec, "no 'fusion_engine' entry in its metadata"),
+    (no_json, "the spec is damaged (not JSON:"),
+    (with_spec(format_version=2), "spec format version 2, this fusion_engine"),
+    (with_spec(embedding_dim=7), "embedding_dim is 7, the layers add up to 2048"),
+    (with_spec(surprise=1), "unknown fields ['surprise']"),
+    (with_spec(max_frames="many"), "spec.max_frames is 'many', expected int"),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"), BAD, ids=[message.split(",")[0] for _, message in BAD]
+)
+def test_bad_artifacts(cli, cnn14_artifact, damage, message):
+    """``info`` explains them, and ``embed`` refuses them as well."""
+    damage(onnx.load(cnn14_artifact), Path("bad.onnx"))
+    result = cli("info", "bad.onnx")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: bad.onnx: ")
+    assert message in result.stderr
+    assert MENDED in result.stderr or "folder" in message or "JSON" in message
+    assert result.stderr.count("\n") == 1
+    Path("a.wav").touch()
+    result = cli("embed", "bad.onnx", "a.wav", "-o", "out.csv")
+    assert (result.status, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: bad.onnx: ")
+    assert not Path("out.csv").exists()
+
+
+def test_another_kind_of_file(cli):
+    Path("model.pth").write_bytes(b"")
+    assert cli("info", "model.pth").stderr == (
+        "error: model.pth: unknown kind '.pth', expected an .onnx file\n"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(cli):
+    Path("a.onnx").touch(mode=0o000)
+    assert cli("info", "a.onnx").stderr == "error: a.onnx: Permission denied\n"

@@ -1,0 +1,42 @@
+"""``fusion-engine models``."""
+
+from pathlib import Path
+
+from fusion_engine.export import backbones
+from fusion_engine.weights import WEIGHTS
+
+FORBIDDEN = "import sys; sys.modules.update(torch=None, onnxruntime=None, onnxscript=None)"
+
+
+def test_every_model_is_listed(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSION_ENGINE_CACHE", str(tmp_path))
+    (tmp_path / WEIGHTS["cnn14_32k"].name).touch()
+    result = cli("models")
+    assert (result.status, result.stderr) == (0, "")
+    assert {line.split()[0] for line in result.stdout.splitlines() if line[0] != " "} == {
+        backbone.name for backbone in backbones().values()
+    }
+    block = result.stdout[result.stdout.index("cnn14_32k\n") :].splitlines()[:7]
+    file = WEIGHTS["cnn14_32k"]
+    assert block == [
+        "cnn14_32k",
+        "  sample rate  32000 Hz",
+        "  layers       1, 2, 3, 4, 5, 6, 7",
+        "  D of each    2048, 2048, 2048, 2048, 2048, 4096, 2048",
+        "  default      3 + 6, D = 6144",
+        f"  pretrained   {file.name}, in the cache",
+        f"               {file.url}",
+    ]
+    assert f"{WEIGHTS['cnn14_8k'].name}, not downloaded yet\n" in result.stdout
+    assert "cnn14_16k (or cnn14)\n" in result.stdout
+
+
+def test_neither_torch_nor_a_runtime_is_needed(shell):
+    result = shell("models", before=FORBIDDEN)
+    assert result == shell("models")
+    assert result.status == 0
+
+
+def test_no_cache_is_made(shell, tmp_path):
+    shell("models", FUSION_ENGINE_CACHE=str(tmp_path / "cache"))
+    assert list(Path(tmp_path).iterdir()) == []
