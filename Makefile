@@ -25,7 +25,7 @@ types: $(VENV)/test
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p fusion_engine
 
 unit: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest
 
 # The same native tests on a build with every CUDA kernel for every architecture.
 cuda: $(VENV)/test
@@ -39,6 +39,7 @@ endif
 bench: $(VENV)/test
 	$(PIP) install -q -c constraints.txt openvino
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/report.py --readme
 
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 	$(shell find csrc engine export python -type f -not -name '*.pyc' -not -name '*.so')
