@@ -45,4 +45,5 @@ def preset(name: str) -> Preset:
     try:
         return PRESETS[name]
     except KeyError:
-        raise ExportError(f"unknown preset {name!r}; the presets are {', '.join(PRESETS)}") from None
+        names = ", ".join(PRESETS)
+        raise ExportError(f"unknown preset {name!r}; the presets are {names}") from None
