@@ -11,9 +11,7 @@ from rich.table import Table
 import fusion_engine as fe
 from fusion_engine.export import export
 
-CLIPS = sorted(
-    path for path in Path(__file__).parent.iterdir() if path.suffix in {".wav", ".flac"}
-)
+CLIPS = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in {".wav", ".flac"})
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 
