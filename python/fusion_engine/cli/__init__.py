@@ -32,7 +32,7 @@ def main() -> None:
         # File names need not be text.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="fusion-engine")  # also under `python -m`
     except FusionEngineError as error:
         _fail(str(error))
     except MemoryError as error:
