@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._atomic import atomic_path
 from ..errors import BackendError, ExportError
-from ..spec import Spec, WeightsSource
+from ..spec import Spec, Token, WeightsSource
 from .backbones import Backbone, resolve
 from .checkpoint import load_weights
 from .verify import LayerCheck, import_onnxruntime, verify
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import onnx
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +64,7 @@ def export(
     weights: str | os.PathLike[str] = "pretrained",
     seconds: float | None = None,
     frames: int | None = None,
+    token: Token | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Write ``model`` as an ONNX artifact that gives the outputs of ``layers``.
@@ -78,8 +77,11 @@ def export(
         output: the ``.onnx`` file to write.
         layers: the paper's numbers, in the order of Eq. 2; the paper's choice when ``None``.
         weights: ``pretrained``, ``random:SEED`` or the path of a checkpoint.
-        seconds: the longest input of one run, longer clips are cut into chunks; 60 by default.
-        frames: the same in frames of log-mel; give one of the two.
+        seconds: the longest input of one run, 60 by default; AST's one input length, to which
+            shorter clips are padded. Longer clips are cut. VGGish's segments have their length.
+        frames: the same in frames of log-mel, AST's default being 1024; give one of the two.
+        token: AST's pooling of each layer: ``cls_dist_mean``, the mean of the CLS and the
+            distillation token, which is its default, or ``cls``, the CLS token alone.
         progress: called with a few words at the start of each step.
 
     Raises:
@@ -91,7 +93,7 @@ def export(
     started = time.perf_counter()
     backbone = resolve(model)
     numbers = _layers(backbone, layers)
-    max_frames = _max_frames(backbone, seconds, frames)
+    backbone = backbone.configured(frames=_frames(backbone, seconds, frames), token=token)
     path = Path(output)
     if path.suffix != ".onnx":
         raise ExportError(f"output {path}: expected a name that ends in .onnx")
@@ -106,10 +108,11 @@ def export(
         step("reading weights")
         state, source = load_weights(backbone, weights)
         try:
+            backbone = backbone.for_checkpoint(state)
             state = backbone.check_state(state, numbers)
         except ExportError as error:
             raise ExportError(f"weights {source.source} for {backbone.name}: {error}") from None
-        spec = _spec(backbone, numbers, max_frames, source)
+        spec = _spec(backbone, numbers, source)
         step("tracing the graph")
         from .graph import OPSET, build_graph
 
@@ -140,24 +143,15 @@ def _layers(backbone: Backbone, layers: Sequence[int] | None) -> tuple[int, ...]
     return numbers
 
 
-def _max_frames(backbone: Backbone, seconds: float | None, frames: int | None) -> int:
-    """The longest input of one run, in frames of log-mel."""
-    if seconds is not None and frames is not None:
-        raise ExportError(
-            f"seconds={seconds} and frames={frames} both set the longest input: give one"
-        )
-    if frames is None:
-        seconds = DEFAULT_SECONDS if seconds is None else seconds
-        if not math.isfinite(seconds):
-            raise ExportError(f"seconds={seconds}: expected a finite number")
-        frames = backbone.frontend.frames(round(seconds * backbone.frontend.sample_rate))
-    if frames < backbone.min_frames:
-        shortest = backbone.frontend.samples(backbone.min_frames) / backbone.frontend.sample_rate
-        raise ExportError(
-            f"a longest input of {frames} frames: {backbone.name} takes at least "
-            f"{backbone.min_frames} ({shortest:g} s)"
-        )
-    return frames
+def _frames(backbone: Backbone, seconds: float | None, frames: int | None) -> int | None:
+    """The length asked for in frames of log-mel, if one was."""
+    if seconds is None:
+        return frames
+    if frames is not None:
+        raise ExportError(f"seconds={seconds} and frames={frames} both set the input: give one")
+    if not math.isfinite(seconds):
+        raise ExportError(f"seconds={seconds}: expected a finite number")
+    return backbone.frontend.frames(round(seconds * backbone.frontend.sample_rate))
 
 
 def _require_libraries() -> None:
@@ -173,9 +167,7 @@ def _require_libraries() -> None:
     import_onnxruntime()
 
 
-def _spec(
-    backbone: Backbone, layers: Sequence[int], max_frames: int, weights: WeightsSource
-) -> Spec:
+def _spec(backbone: Backbone, layers: Sequence[int], weights: WeightsSource) -> Spec:
     chosen = tuple(backbone.layers[number] for number in layers)
     return Spec(
         model=backbone.name,
@@ -183,9 +175,12 @@ def _spec(
         embedding_dim=sum(layer.dim for layer in chosen),
         frontend=backbone.frontend,
         frames_per_step=backbone.frames_per_step(layers),
+        segment=backbone.segment,
         chunk_margin=backbone.chunk_margin(layers),
         min_frames=backbone.min_frames,
-        max_frames=max_frames,
+        max_frames=backbone.max_frames,
+        token=backbone.token,
+        layer_norm_eps=backbone.layer_norm_eps,
         weights=weights,
     )
 

@@ -28,16 +28,18 @@ def build_graph(
 ) -> onnx.ModelProto:
     """An ONNX model with the spec in its metadata.
 
-    The input is ``log_mel`` [batch, 1, frames, n_mels] with both sizes dynamic, the outputs are
-    ``layer_N`` in the order of ``layers``; initializers carry the names in ``folded``.
+    The input is ``log_mel`` [batch, 1, frames, n_mels], batch dynamic, and frames as well where
+    the model has no segments; the outputs are ``layer_N`` in the order of ``layers``. Initializers
+    carry the names in ``folded``.
     """
     import torch
 
-    example = torch.zeros(2, 1, 2 * backbone.min_frames, backbone.frontend.n_mels)
-    sizes = {
-        0: torch.export.Dim("batch", min=1),
-        2: torch.export.Dim("frames", min=backbone.min_frames),
-    }
+    sizes = {0: torch.export.Dim("batch", min=1)}
+    frames = backbone.max_frames
+    if backbone.segment is None:
+        sizes[2] = torch.export.Dim("frames", min=backbone.min_frames)
+        frames = 2 * backbone.min_frames
+    example = torch.zeros(2, 1, frames, backbone.frontend.n_mels)
     with _quiet():
         program = torch.onnx.export(
             _module(backbone, folded, layers),

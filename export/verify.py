@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, ExportError
+from ..frontend.spec import FrontendSpec
 
 if TYPE_CHECKING:
     from .backbones.base import Backbone, Tensors
@@ -118,21 +119,34 @@ def verify(
 
 
 def verification_inputs(backbone: Backbone) -> tuple[NDArray[np.float32], ...]:
-    """Seeded log-mel in dB [2, 1, T, n_mels]: the shortest input and an odd length.
+    """Seeded log-mel [2, 1, T, n_mels]: the one length, or the shortest and an odd one.
 
     Each has a level, a spectral tilt and a random walk over time, like audio, and noise on top;
-    values span -100 to 20 dB.
+    values span -100 to 20 dB, in the unit and with the normalisation of the model's frontend.
     """
     rng = np.random.default_rng(20220517)
+    lengths = [backbone.min_frames]
+    if backbone.segment is None:
+        lengths.append(3 * backbone.min_frames + 5)
     inputs = []
-    for frames in (backbone.min_frames, 3 * backbone.min_frames + 5):
+    for frames in lengths:
         shape = (2, 1, frames, backbone.frontend.n_mels)
         level = rng.uniform(-40.0, -10.0, (2, 1, 1, 1))
         tilt = np.linspace(15.0, -25.0, shape[-1])
         walk = np.cumsum(rng.normal(0.0, 5.0, shape), axis=2)
-        db = level + tilt + walk + rng.normal(0.0, 6.0, shape)
-        inputs.append(np.clip(db, -100.0, 20.0).astype(np.float32))
+        db = np.clip(level + tilt + walk + rng.normal(0.0, 6.0, shape), -100.0, 20.0)
+        inputs.append(_as_log_mel(db, backbone.frontend).astype(np.float32))
     return tuple(inputs)
+
+
+def _as_log_mel(db: NDArray[np.float64], frontend: FrontendSpec) -> NDArray[np.float64]:
+    """What ``frontend`` gives for a mel power of ``db``."""
+    log_mel = db
+    if frontend.log != "db":
+        mel = 10.0 ** (db / (20.0 if frontend.spectrum == "magnitude" else 10.0))
+        offset = frontend.log_offset
+        log_mel = np.log(mel + offset if frontend.log == "ln_add" else np.maximum(mel, offset))
+    return (log_mel - frontend.mean) / (1.0 if frontend.std is None else 2.0 * frontend.std)
 
 
 def _run(

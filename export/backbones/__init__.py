@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ...errors import ExportError
-from . import cnn14
+from . import ast, cnn14, vggish
 from .base import Backbone
 
 __all__ = ["Backbone", "backbones", "resolve"]
 
-_MODELS: tuple[Backbone, ...] = (*cnn14.MODELS,)
+_MODELS: tuple[Backbone, ...] = (*cnn14.MODELS, vggish.VGGISH, ast.AST)
 _BY_NAME = MappingProxyType(
     {name: model for model in _MODELS for name in (*model.aliases, model.name)}
 )

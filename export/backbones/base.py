@@ -5,12 +5,14 @@ Nothing here imports torch at module level, so that the catalogue can be listed 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from ...errors import ExportError
 from ...frontend.spec import FrontendSpec
-from ...spec import LayerSpec
+from ...spec import LayerSpec, SegmentRule, Token
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 class Backbone(ABC):
     """A model that can be exported: its layers, its frontend, its weights and its arithmetic.
 
+    The catalogue holds each model with its defaults; ``configured`` and ``for_checkpoint`` give the
+    one that an export is about.
+
     Attributes:
         name: for example ``cnn14_16k``.
         aliases: other names that mean the same model.
@@ -28,6 +33,11 @@ class Backbone(ABC):
         layers: every layer that can be asked for, by the paper's number.
         default_layers: the paper's fusion.
         min_frames: the fewest frames of log-mel it takes.
+        max_frames: the most frames of log-mel it takes in one run.
+        segment: the rule that cuts clips for an input of fixed length, ``min_frames`` and
+            ``max_frames`` at once; ``None`` where the length is free between the two.
+        token: the token rule of a transformer with a CLS token.
+        layer_norm_eps: the epsilon of its LayerNorms.
     """
 
     name: str
@@ -36,6 +46,42 @@ class Backbone(ABC):
     layers: Mapping[int, LayerSpec]
     default_layers: tuple[int, ...]
     min_frames: int
+    max_frames: int
+    segment: SegmentRule | None = None
+    token: Token | None = None
+    layer_norm_eps: float | None = None
+
+    def configured(self, *, frames: int | None, token: Token | None) -> Self:
+        """The model with what one export chooses.
+
+        Args:
+            frames: the longest input of one run, or the fixed one; ``None``: the model's own.
+            token: the token rule; ``None``: the model's own.
+
+        Raises:
+            ExportError: it has no such choice, or not this one.
+        """
+        if token is not None:
+            raise ExportError(
+                f"token={token!r}: {self.name} has no tokens, leave it out (it is for transformers)"
+            )
+        if frames is None:
+            return self
+        self._check_frames(frames, self.min_frames)
+        model = copy.copy(self)
+        model.max_frames = frames
+        return model
+
+    def _check_frames(self, frames: int, least: int) -> None:
+        if frames < least:
+            shortest = self.frontend.samples(least) / self.frontend.sample_rate
+            raise ExportError(
+                f"an input of {frames} frames: {self.name} takes at least {least} ({shortest:g} s)"
+            )
+
+    def for_checkpoint(self, state: Tensors) -> Self:
+        """The model with the settings that follow from the family of a checkpoint, if any do."""
+        return self
 
     @abstractmethod
     def frames_per_step(self, layers: Sequence[int]) -> int | None:

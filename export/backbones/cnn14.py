@@ -28,6 +28,7 @@ CHANNELS = (64, 128, 256, 512, 1024, 2048)
 EMBEDDING = 7
 BATCH_NORM_EPS = 1e-5
 FRAMES_PER_STEP = 32
+_LONGEST_SECONDS = 60
 # Context of a block's output on each side is 2, 6, 14, 30, 62, 126 frames; rounded up to 32.
 _MARGINS = (32, 32, 32, 32, 64, 128)
 _AUDIOSET_CLASSES = 527
@@ -49,6 +50,7 @@ class Cnn14(Backbone):
         self.name = name
         self.aliases = aliases
         self.frontend = frontend
+        self.max_frames = frontend.frames(_LONGEST_SECONDS * frontend.sample_rate)
         blocks = {
             number: LayerSpec(
                 number=number,
