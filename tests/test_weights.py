@@ -112,8 +112,12 @@ def test_the_table():
         url="https://zenodo.org/records/3987831/files/Cnn14_16k_mAP%3D0.438.pth?download=1",
         checksum="md5:362fc5ff18f1d6ad2f6d464b45893f2c",
     )
+    whole = r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}"
     for file in WEIGHTS.values():
-        assert file.checksum is None or re.fullmatch(r"md5:[0-9a-f]{32}", file.checksum)
+        assert file.checksum is None or re.fullmatch(whole, file.checksum)
+    # The release's file is named after the first digits of its SHA-256.
+    assert WEIGHTS["vggish"].checksum.startswith("sha256:10086976")
+    assert len({file.name for file in WEIGHTS.values()}) == len(WEIGHTS)
 
 
 @pytest.mark.parametrize("checksum", [MD5, f"sha256:{SHA256}", f"sha256:{SHA256[:8]}"])

@@ -57,6 +57,19 @@ WEIGHTS: Mapping[str, WeightsFile] = types.MappingProxyType(
         "cnn14_8k": _zenodo("Cnn14_8k_mAP=0.416.pth", None),
         "cnn14_16k": _zenodo("Cnn14_16k_mAP=0.438.pth", "md5:362fc5ff18f1d6ad2f6d464b45893f2c"),
         "cnn14_32k": _zenodo("Cnn14_mAP=0.431.pth", "md5:541141fa2ee191a88f24a3219fff024e"),
+        "vggish": WeightsFile(
+            name="vggish-10086976.pth",
+            url="https://github.com/harritaylor/torchvggish/releases/download/v0.1/"
+            "vggish-10086976.pth",
+            checksum="sha256:10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
+        ),
+        # The revision and the hub's own SHA-256 of the file at it.
+        "ast": WeightsFile(
+            name="ast-finetuned-audioset-10-10-0.4593.safetensors",
+            url="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/resolve/"
+            "f826b80d28226b62986cc218e5cec390b1096902/model.safetensors",
+            checksum="sha256:ae0c1e2ad4e1381d851fa9bf298ba13ebc9c5a914cdee2dbe427a6583869924d",
+        ),
     }
 )
 
