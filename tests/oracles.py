@@ -100,3 +100,103 @@ def random_log_mel(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
     db = rng.normal(-30.0, 12.0, (batch, 1, frames, 64)) + np.linspace(20.0, -20.0, 64)
     db += 15.0 * np.sin(np.arange(frames) / 5.0)[:, None]
     return torch.from_numpy(np.clip(db, -100.0, 20.0).astype(np.float32))
+
+
+def vggish(seed: int = 0) -> torch.nn.Module:
+    """``torchvggish``'s own VGG in FP32 without its PCA, random weights and biases."""
+    from torchvggish.torchvggish import VGG, make_layers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: torch.nn.Module = VGG(make_layers(), postprocess=False).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                torch.nn.init.kaiming_normal_(module.weight)
+                torch.nn.init.normal_(module.bias, 0.0, 0.2)
+    return model
+
+
+def vggish_layers(model: torch.nn.Module, log_mel: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Every ReLU's output for log-mel [S, 1, 96, 64], numbered through all modules from 1."""
+    modules = [*model.features, *model.embeddings]
+    layers: dict[int, torch.Tensor] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _module, _inputs, output, n=number: layers.__setitem__(n, output.clone())
+        )
+        for number, module in enumerate(modules, start=1)
+        if isinstance(module, torch.nn.ReLU)
+    ]
+    try:
+        with torch.no_grad():
+            model(log_mel)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return layers
+
+
+def ast(seed: int = 0) -> Any:
+    """``transformers``' ASTForAudioClassification in FP32, random in all its tensors.
+
+    What enters the residual stream is scaled to a variance of about 1e-5, so that an epsilon of
+    1e-6 in a LayerNorm moves the outputs by 5 %.
+    """
+    from transformers import ASTConfig, ASTForAudioClassification
+
+    config = ASTConfig(num_labels=AUDIOSET_CLASSES, attn_implementation="sdpa")
+    quiet = ("projection.", "_token", "position_embeddings", "o_proj.", "fc2.")
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = ASTForAudioClassification(config).eval()
+        for name, tensor in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                tensor.uniform_(0.7, 1.3)
+            elif name.endswith("weight"):
+                tensor.normal_(0.0, tensor[0].numel() ** -0.5)
+            else:
+                tensor.normal_(0.0, 0.2)
+            if any(part in name for part in quiet):
+                tensor *= 3e-3
+    return model
+
+
+def ast_layers(
+    model: Any, log_mel: torch.Tensor, *, eps: float, depth: int = 12
+) -> dict[int, torch.Tensor]:
+    """Blocks 1…depth of ``transformers``' ASTModel behind its last LayerNorm, all tokens.
+
+    [B, S, 768] each, for log-mel [B, 1, T, 128]. The positional embedding follows T as in AST's own
+    repository; the model keeps its own.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = eps
+    released, blocks = model.embeddings.position_embeddings, model.layers
+    fitted = ast_positions(released.detach(), log_mel.shape[2])
+    model.embeddings.position_embeddings = torch.nn.Parameter(fitted)
+    model.layers = blocks[:depth]
+    try:
+        with torch.no_grad():
+            out = model(log_mel[:, 0], output_hidden_states=True)
+            layers = [model.layernorm(hidden) for hidden in out.hidden_states[1:]]
+    finally:
+        model.embeddings.position_embeddings, model.layers = released, blocks
+    assert len(layers) == depth
+    assert torch.equal(layers[-1], out.last_hidden_state)
+    return dict(enumerate(layers, start=1))
+
+
+def ast_positions(released: torch.Tensor, frames: int) -> torch.Tensor:
+    """The positions [1, 2 + 12·t, 768] that AST's repository makes of its [1, 2 + 12·101, 768]."""
+    count = torch.nn.functional.unfold(torch.zeros(1, 1, 128, frames), 16, stride=10).shape[2]
+    steps = count // 12
+    grid = released[0, 2:].reshape(12, 101, 768)
+    if steps < 101:
+        middle = 50 - int(steps / 2)
+        grid = grid[:, middle : middle + steps]
+    else:
+        image = grid.permute(2, 0, 1)[None]
+        image = torch.nn.functional.interpolate(image, size=(12, steps), mode="bilinear")
+        grid = image[0].permute(1, 2, 0)
+    return torch.cat([released[:, :2], grid.reshape(1, count, 768)], dim=1)

@@ -110,7 +110,7 @@ def test_the_longest_input_is_a_choice(
     [
         ({"model": "cnn41"}, "did you mean .*cnn14"),
         ({"model": "CNN14_16K"}, "did you mean cnn14_16k"),
-        ({"model": "resnet"}, "models are cnn14_8k, cnn14, cnn14_16k, cnn14_32k"),
+        ({"model": "resnet"}, "models are cnn14_8k, cnn14, cnn14_16k, cnn14_32k, vggish, ast"),
         ({"layers": [8]}, r"unknown layers \[8\]; cnn14_16k has layers 1, 2, 3, 4, 5, 6, 7"),
         ({"layers": [3, 0, -1]}, r"unknown layers \[0, -1\]"),
         ({"layers": [3, 6, 3]}, "name one twice"),
@@ -197,7 +197,7 @@ def test_the_catalogue_needs_no_torch() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     names, heavy = json.loads(out.stdout)
-    assert set(names) == {"cnn14", "cnn14_8k", "cnn14_16k", "cnn14_32k"}
+    assert set(names) == {"cnn14", "cnn14_8k", "cnn14_16k", "cnn14_32k", "vggish", "ast"}
     assert heavy == []
 
 

@@ -25,6 +25,24 @@ def test_what_passes(max_abs: float, max_value: float, passed: bool) -> None:
     assert check.passed is passed
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "low", "high"),
+    [
+        # ln(0.01) and beyond ln(10) for a magnitude; a power's floor and 20 dB, normalised.
+        ("vggish", (2, 1, 96, 64), -4.61, 2.31),
+        ("ast", (2, 1, 1024, 128), -1.28, 0.98),
+    ],
+)
+def test_inputs_follow_the_frontend(
+    name: str, shape: tuple[int, ...], low: float, high: float
+) -> None:
+    """One input of the one length, within what the frontend gives for -100 to 20 dB."""
+    (x,) = verification_inputs(resolve(name))
+    assert x.shape == shape
+    assert low <= x.min() < 0.9 * low
+    assert 0.5 * high < x.max() <= high
+
+
 def test_inputs_are_like_log_mel() -> None:
     model = resolve("cnn14")
     inputs = verification_inputs(model)
