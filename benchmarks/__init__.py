@@ -1,0 +1,1 @@
+"""Benchmarks: one runner (`run.py`), JSON results, one report (`report.py`)."""

@@ -1,0 +1,115 @@
+"""Print the results as Markdown tables, or put them into README.md between their markers."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fusion_engine._atomic import atomic_path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 1 where README.md lacks a suite's markers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="JSON",
+        help="what run.py wrote; all of benchmarks/results if absent",
+    )
+    parser.add_argument("--readme", action="store_true", help="update README.md in place")
+    arguments = parser.parse_args(argv)
+    reports = [
+        json.loads(path.read_text()) for path in arguments.results or sorted(RESULTS.glob("*.json"))
+    ]
+    if not arguments.readme:
+        print("\n".join(block(report) for report in reports), end="")
+        return 0
+    text = README.read_text()
+    try:
+        for report in reports:
+            text = with_block(text, report)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    with atomic_path(README) as temporary:
+        temporary.write_text(text)
+    return 0
+
+
+def with_block(text: str, report: dict[str, Any]) -> str:
+    """``text`` with the suite's block replaced.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    first, last = (f"<!-- {slash}benchmarks:{report['suite']} -->\n" for slash in ("", "/"))
+    before, found_first, rest = text.partition(first)
+    _, found_last, after = rest.partition(last)
+    if not found_first or not found_last:
+        raise ValueError(f"README.md: expected the lines {first.strip()} and {last.strip()}")
+    return before + first + block(report) + last + after
+
+
+def block(report: dict[str, Any]) -> str:
+    """The table, and under it what it was measured on."""
+    return f"{table(report['results'])}\n{footnote(report)}\n"
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """One row per comparison."""
+    lines = [
+        "| case | fusion_engine, ms | peer | peer, ms | speed-up (quartiles) |",
+        "|---|--:|---|--:|--:|",
+    ]
+    for record in results:
+        if "skipped" in record:
+            cells = [record["title"], "", record["peer"], "not run", record["skipped"]]
+        else:
+            speed_up = record["speed_up"]
+            cells = [
+                record["title"],
+                _digits(record["ours_ms"]["median"]),
+                record["peer"],
+                _digits(record["peer_ms"]["median"]),
+                f"**{_digits(speed_up['median'])}×** "
+                f"({_digits(speed_up['q1'])}–{_digits(speed_up['q3'])})",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def footnote(report: dict[str, Any]) -> str:
+    """How to read the table, and what it was measured on."""
+    machine = report["machine"]
+    libraries = ", ".join(
+        f"{name} {version}" for name, version in machine["libraries"].items() if version
+    )
+    others = [r["other_cores"] for r in report["results"] if r.get("other_cores") is not None]
+    quiet = f" Other processes used at most {max(others):.2f} cores." if others else ""
+    return (
+        "Speed-up is the peer's time over ours, pair by pair: above 1, fusion_engine is faster. "
+        f"Medians of {report['pairs']} alternating pairs, {machine['threads']} threads on either "
+        f"side, the answers compared first. {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']:g} GiB, {machine['os']}; Python {machine['python']}, {libraries}; "
+        f"{report['date']}.{quiet}"
+    )
+
+
+def _digits(value: float) -> str:
+    """Three digits, more for whole numbers that need them."""
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{decimals}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

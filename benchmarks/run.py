@@ -1,0 +1,115 @@
+"""Run the benchmarks from a checkout: every answer is checked, then timed, then written as JSON."""
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import cases_cpu, machine
+from benchmarks.harness import Case, WrongAnswerError, run_case
+from fusion_engine._atomic import atomic_path
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DEFAULT_PAIRS = 15
+# More than this used by others is said, and has no place among the committed results.
+QUIET_CORES = 0.1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 1 where an answer was wrong: nothing is written then."""
+    cases = {case.name: case for case in cases_cpu.cases()}
+    parser = _parser(cases)
+    arguments = parser.parse_args(argv)
+    chosen = [cases[name] for name in arguments.case or cases]
+    output = arguments.output
+    if output is None and not arguments.case:
+        output = RESULTS / "cpu.json"
+    try:
+        results = run(chosen, arguments.pairs)
+    except WrongAnswerError as error:
+        print(f"wrong answer, nothing is written: {error}", file=sys.stderr)
+        return 1
+    busiest = max((record.get("other_cores") or 0.0 for record in results), default=0.0)
+    if busiest > QUIET_CORES:
+        print(
+            f"other processes used up to {busiest:.2f} cores: these times mean little. Run again "
+            "on a quiet machine.",
+            file=sys.stderr,
+        )
+    report = {
+        "suite": "cpu",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine.describe(cases_cpu.THREADS),
+        "pairs": arguments.pairs,
+        "results": results,
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    if output is None:
+        print(text, end="")
+    else:
+        with atomic_path(output) as temporary:
+            temporary.write_text(text)
+    return 0
+
+
+def run(cases: Sequence[Case], pairs: int) -> list[dict[str, Any]]:
+    """The records of all comparisons, with a line each on stderr as it goes."""
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            for record in run_case(case, Path(folder), pairs):
+                print(_line(record), file=sys.stderr, flush=True)
+                records.append(record)
+    return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    head = f"{record['case']:20} {record['peer']:34}"
+    if "skipped" in record:
+        return f"{head} skipped: {record['skipped']}"
+    ours, peer, speed_up = (record[key]["median"] for key in ("ours_ms", "peer_ms", "speed_up"))
+    return (
+        f"{head} {ours:9.2f} ms {peer:9.2f} ms {speed_up:6.2f}x  "
+        f"error {record['check']['error']:.1e}, others {record['other_cores']} cores"
+    )
+
+
+def _parser(cases: dict[str, Case]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="cases:\n" + "\n".join(f"  {case.name:22}{case.title}" for case in cases.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--case", nargs="+", choices=cases, metavar="NAME", help="only these; all of them if absent"
+    )
+    parser.add_argument(
+        "--pairs",
+        type=_positive,
+        default=DEFAULT_PAIRS,
+        help="pairs of samples per comparison, ours and the peer's in turn (default %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="the JSON file; benchmarks/results/cpu.json for all cases, stdout for some",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, expected at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

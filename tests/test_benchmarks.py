@@ -1,0 +1,228 @@
+import json
+import math
+import platform
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import cases_cpu, harness, machine, report, run
+from benchmarks.harness import Case, Check, Comparison, Contender, Skipped
+
+COMMITTED = Path(report.RESULTS, "cpu.json")
+
+
+def scripted(name, samples, log):
+    """A contender that takes as long as it is told."""
+
+    def prepare():
+        log.append(f"prepare {name}")
+        remaining = iter(samples)
+
+        def sample():
+            log.append(name)
+            return next(remaining)
+
+        return sample
+
+    return Contender(name, prepare)
+
+
+def toy_case(error=0.0, log=None):
+    log = [] if log is None else log
+    ours = scripted("ours", [1e-3, 2e-3, 4e-3], log)
+    peer = scripted("peer", [2e-3, 8e-3, 4e-3], log)
+    comparison = Comparison(ours, peer, lambda: Check("distance", error, 1e-6))
+    return Case("toy", "a toy", lambda folder: [comparison, Skipped("other", "not installed")])
+
+
+def test_pairs_alternate_after_both_are_warm():
+    log = []
+    ours = scripted("ours", [1.0, 2.0], log)
+    peer = scripted("peer", [3.0, 4.0], log)
+    assert harness.time_pairs(ours, peer, 2) == ([1.0, 2.0], [3.0, 4.0])
+    assert log == ["prepare ours", "prepare peer", "ours", "peer", "ours", "peer"]
+
+
+def test_the_speed_up_is_taken_pair_by_pair():
+    """The median of the ratios, which is not the ratio of the medians."""
+    got = harness.summary([1.0, 2.0, 10.0], [4.0, 2.0, 5.0])
+    assert got["speed_up"]["samples"] == [4.0, 1.0, 0.5]
+    assert got["speed_up"]["median"] == 1.0
+    assert got["ours_ms"]["median"] == 2_000.0
+    assert got["peer_ms"]["median"] == 4_000.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+def test_quartiles_are_numpys(count):
+    values = np.random.default_rng(count).random(count).tolist()
+    got = harness.quartiles(values)
+    expected = np.quantile(values, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose([got["q1"], got["median"], got["q3"]], expected, rtol=1e-14)
+    assert got["samples"] == values
+
+
+def test_a_short_call_is_timed_over_many(monkeypatch):
+    clock = iter(range(1_000_000))
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: 1e-3 * next(clock))
+    called = []
+    sampler = harness.calls("short", lambda: called.append(1)).prepare()
+    assert len(called) == harness.WARMUP_CALLS
+    # Each warm-up call took one tick of 1 ms: 50 of them fill a sample, which also ticks once.
+    assert math.isclose(sampler(), 1e-3 / 50)
+    assert len(called) == harness.WARMUP_CALLS + 50
+
+
+@pytest.mark.parametrize("in_child", [False, True])
+def test_own_cpu_time_is_not_that_of_others(in_child, monkeypatch):
+    """Told apart from a busy machine: by counters where nobody else runs."""
+    ticks = machine.os.sysconf("SC_CLK_TCK")
+    own = [0.0, 0.0]
+
+    def times():
+        children = [own[1], 0.0]
+        return (own[0], 0.0, *children, 0.0)
+
+    stat = iter([[100, 0, 50], [100 + 3 * ticks, 0, 50]])
+    monkeypatch.setattr(
+        machine.Path,
+        "read_text",
+        lambda path: "cpu  {} {} {} 9999 9999 0 0 0 0 0\ncpu0 ...".format(*next(stat)),
+    )
+    monkeypatch.setattr(machine.os, "times", times)
+    clock = iter([10.0, 14.0])
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: next(clock))
+    with harness.CpuOfOthers() as others:
+        own[in_child] += 1.0  # of the 3 s in which a core was busy
+    assert others.cores == 0.5
+
+
+def test_records_of_a_case(tmp_path):
+    timed, skipped = harness.run_case(toy_case(), tmp_path, 3)
+    assert timed["check"] == {"measure": "distance", "error": 0.0, "tolerance": 1e-6}
+    assert timed["ours_ms"]["samples"] == [1.0, 2.0, 4.0]
+    assert timed["speed_up"]["median"] == 2.0
+    assert skipped == {
+        "case": "toy",
+        "title": "a toy",
+        "peer": "other",
+        "skipped": "not installed",
+    }
+
+
+@pytest.mark.parametrize("error", [2e-6, math.nan])
+def test_a_wrong_answer_is_not_timed_and_nothing_is_written(error, tmp_path, monkeypatch, capsys):
+    log = []
+    monkeypatch.setattr(cases_cpu, "cases", lambda: (toy_case(error, log),))
+    output = tmp_path / "out.json"
+    assert run.main(["--pairs", "3", "--output", str(output)]) == 1
+    assert log == []
+    assert list(tmp_path.iterdir()) == []
+    assert "toy against peer: distance is" in capsys.readouterr().err
+
+
+def test_some_cases_go_to_stdout_and_leave_the_results_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cases_cpu, "cases", lambda: (toy_case(),))
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    assert run.main(["--pairs", "3", "--case", "toy"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["case"] == "toy"
+    assert list(tmp_path.iterdir()) == []
+    assert run.main(["--pairs", "3"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
+
+
+@pytest.mark.parametrize("argv", [["--pairs", "0"], ["--case", "unknown"]])
+def test_wrong_usage(argv, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run.main(argv)
+    assert "error: argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["frontend-10s-b1", "fusion-10s-b1", "import"])
+def test_a_real_case_passes_its_check(name, tmp_path):
+    (case,) = (case for case in cases_cpu.cases() if case.name == name)
+    for comparison in case.build(tmp_path):
+        assert comparison.check().passed
+
+
+@pytest.mark.parametrize("form", ["fuse_textbook", "fuse_reduced_first"])
+def test_a_wrong_peer_fails_the_check(form, tmp_path, monkeypatch):
+    right = getattr(cases_cpu.peers, form)
+    monkeypatch.setattr(cases_cpu.peers, form, lambda *given: right(*given).roll(1, dims=1))
+    checks = [c.check() for c in cases_cpu.fusion((3, 6), 1, 1, tmp_path)]
+    assert sorted(check.passed for check in checks) == [False, True]
+
+
+def test_the_machine_is_described_without_names_or_paths():
+    described = machine.describe(2)
+    assert described["threads"] == 2
+    assert described["libraries"]["numpy"] == np.__version__
+    text = json.dumps(described)
+    assert not re.search(r"\"/|~/", text)
+    assert platform.node() not in text.split('"')
+
+
+def test_the_committed_results_are_whole():
+    committed = json.loads(COMMITTED.read_text())
+    assert committed["pairs"] >= 15
+    assert committed["machine"]["threads"] == committed["machine"]["cores"]
+    assert list(dict.fromkeys(record["case"] for record in committed["results"])) == [
+        case.name for case in cases_cpu.cases()
+    ]
+    for record in committed["results"]:
+        if "skipped" not in record:
+            assert (record["other_cores"] or 0.0) <= run.QUIET_CORES
+            assert record["check"]["error"] <= record["check"]["tolerance"]
+            own, peer = (record[key]["samples"] for key in ("ours_ms", "peer_ms"))
+            again = harness.summary([ms / 1e3 for ms in own], [ms / 1e3 for ms in peer])
+            assert len(own) == committed["pairs"]
+            for key in ("ours_ms", "peer_ms", "speed_up"):
+                assert math.isclose(again[key]["median"], record[key]["median"], rel_tol=1e-12)
+
+
+def test_the_readme_shows_the_committed_results():
+    text = report.README.read_text()
+    committed = json.loads(COMMITTED.read_text())
+    assert report.with_block(text, committed) == text, "run: python benchmarks/report.py --readme"
+
+
+def test_the_report_puts_the_table_between_the_markers(tmp_path, monkeypatch, capsys):
+    readme = tmp_path / "README.md"
+    monkeypatch.setattr(report, "README", readme)
+    records = list(harness.run_case(toy_case(), tmp_path, 3))
+    results = tmp_path / "toy.json"
+    described = {"suite": "toy", "date": "2022-08-29", "pairs": 3, "results": records}
+    results.write_text(json.dumps({**described, "machine": machine.describe(2)}))
+
+    readme.write_text("before\n<!-- benchmarks:toy -->\nold\n<!-- /benchmarks:toy -->\nafter\n")
+    assert report.main(["--readme", str(results)]) == 0
+    written = readme.read_text()
+    assert written.startswith("before\n<!-- benchmarks:toy -->\n| case |")
+    assert written.endswith("\n<!-- /benchmarks:toy -->\nafter\n")
+    assert "| a toy | 2.00 | peer | 4.00 | **2.00×** (1.50–3.00) |" in written
+    assert "| a toy |  | other | not run | not installed |" in written
+    assert "old" not in written
+
+    readme.write_text("no markers\n")
+    assert report.main(["--readme", str(results)]) == 1
+    assert "<!-- benchmarks:toy -->" in capsys.readouterr().err
+    assert readme.read_text() == "no markers\n"
+    assert report.main([str(results)]) == 0
+    assert "**2.00×**" in capsys.readouterr().out
+
+
+def test_the_eager_peer_is_the_stock_model(tmp_path):
+    """Blocks run one by one give what the model's own forward pass gives."""
+    import torch
+
+    from .oracles import panns_layers
+
+    samples = cases_cpu.noise(2, 1)
+    model = cases_cpu.cnn14()
+    log_mel = cases_cpu.peers.log_mel(model, samples)
+    layers = panns_layers(model, log_mel)
+    expected = cases_cpu.peers.fuse_textbook([layers[3], layers[6]], [4, 1])
+    chosen = [cases_cpu.CNN14.layers[number] for number in (3, 6)]
+    got = cases_cpu.peers.EagerCnn14(model, chosen)(samples)
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=0, atol=1e-5)
