@@ -29,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [cases[name] for name in arguments.case or cases]
     output = arguments.output
     if output is None and not arguments.case:
+        RESULTS.mkdir(exist_ok=True)
         output = RESULTS / "cpu.json"
+    if output is not None and not output.parent.is_dir():
+        parser.error(f"argument --output: {output.parent} is not a folder: create it first")
     try:
         results = run(chosen, arguments.pairs)
     except WrongAnswerError as error:

@@ -132,7 +132,9 @@ def test_some_cases_go_to_stdout_and_leave_the_results_alone(monkeypatch, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
 
 
-@pytest.mark.parametrize("argv", [["--pairs", "0"], ["--case", "unknown"]])
+@pytest.mark.parametrize(
+    "argv", [["--pairs", "0"], ["--case", "unknown"], ["--output", "no/such/folder/x.json"]]
+)
 def test_wrong_usage(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         run.main(argv)
