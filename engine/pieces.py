@@ -66,10 +66,11 @@ def pieces_of(spec: Spec, frames: int, *, name: str = "clip") -> list[Piece]:
     if step is None or spec.chunk_margin is None:
         hop = spec.frontend.hop_length / spec.frontend.sample_rate
         vectors = ", ".join(layer.name for layer in spec.layers if layer.kind == "vector")
+        reason = f"{vectors} pools over the whole clip" if vectors else "the model cannot be cut"
         raise AudioError(
             f"{name}: {frames} frames ({frames * hop:.1f} s), and this artifact takes at most "
-            f"{spec.max_frames} ({spec.max_frames * hop:.1f} s), since {vectors} pools over the "
-            "whole clip. Cut the audio, or export again with a larger --seconds."
+            f"{spec.max_frames} ({spec.max_frames * hop:.1f} s), since {reason}. Cut the audio, "
+            "or export again with a larger --seconds."
         )
     return _chunks(frames, spec.max_frames, spec.chunk_margin, step)
 

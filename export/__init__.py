@@ -5,6 +5,20 @@ Importing it does not import torch.
 
 from .backbones import Backbone, backbones, resolve
 from .exporter import ExportReport, export
+from .module import ModuleLayer, export_module
+from .presets import PRESETS, Preset, preset
 from .verify import LayerCheck
 
-__all__ = ["Backbone", "ExportReport", "LayerCheck", "backbones", "export", "resolve"]
+__all__ = [
+    "PRESETS",
+    "Backbone",
+    "ExportReport",
+    "LayerCheck",
+    "ModuleLayer",
+    "Preset",
+    "backbones",
+    "export",
+    "export_module",
+    "preset",
+    "resolve",
+]

@@ -51,7 +51,7 @@ def load_weights(
                 "for example random:0"
             )
         state = backbone.random_state(int(seed))
-        return state, WeightsSource(source=f"random:{int(seed)}", sha256=_state_sha256(state))
+        return state, WeightsSource(source=f"random:{int(seed)}", sha256=state_sha256(state))
     else:
         path = Path(text)
         source = path.name
@@ -229,7 +229,7 @@ def _file_sha256(path: Path) -> str:
         ) from error
 
 
-def _state_sha256(state: Tensors) -> str:
+def state_sha256(state: Tensors) -> str:
     """SHA-256 of the tensors' bytes, in the order of their sorted names."""
     digest = hashlib.sha256()
     for name in sorted(state):

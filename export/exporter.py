@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._atomic import atomic_path
+from ..engine.backends.onnx_runtime import import_onnxruntime
 from ..errors import BackendError, ExportError
+from ..frontend import FrontendSpec
 from ..spec import Spec, Token, WeightsSource
 from .backbones import Backbone, resolve
 from .checkpoint import load_weights
-from .verify import LayerCheck, import_onnxruntime, verify
+from .verify import LayerCheck, verify
 
 if TYPE_CHECKING:
     import onnx
+    import torch
+
+    from .verify import Reference
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +98,12 @@ def export(
     started = time.perf_counter()
     backbone = resolve(model)
     numbers = _layers(backbone, layers)
-    backbone = backbone.configured(frames=_frames(backbone, seconds, frames), token=token)
-    path = Path(output)
-    if path.suffix != ".onnx":
-        raise ExportError(f"output {path}: expected a name that ends in .onnx")
-    _require_libraries()
+    backbone = backbone.configured(
+        frames=frames_of(backbone.frontend, seconds, frames), token=token
+    )
+    path = onnx_path(output)
+    require_libraries()
+    from .graph import backbone_module
 
     def step(text: str) -> None:
         logger.info("%s: %s", model, text)
@@ -113,16 +119,54 @@ def export(
         except ExportError as error:
             raise ExportError(f"weights {source.source} for {backbone.name}: {error}") from None
         spec = _spec(backbone, numbers, source)
-        step("tracing the graph")
-        from .graph import OPSET, build_graph
+        graph = backbone_module(backbone, backbone.fold(state), numbers)
+        exact = {name: tensor.double() for name, tensor in state.items()}
+        checks = write_verified(
+            temporary, spec, graph, lambda x: backbone.reference(exact, x, numbers), step
+        )
+    return report_on(path, spec, checks, started)
 
-        _write(build_graph(backbone, backbone.fold(state), numbers, spec), temporary)
-        step("checking against PyTorch in FP64")
-        checks = verify(temporary, backbone, state, numbers)
-        size = temporary.stat().st_size
-    elapsed = time.perf_counter() - started
+
+def write_verified(
+    path: Path,
+    spec: Spec,
+    graph: torch.nn.Module,
+    reference: Reference,
+    step: Callable[[str], None],
+) -> tuple[LayerCheck, ...]:
+    """Trace ``graph`` into the file ``path``, and check it.
+
+    Args:
+        path: where to write; the caller removes it on an error.
+        spec: goes into the file.
+        graph: from FP32 log-mel [B, 1, T, n_mels] to the layers' outputs.
+        reference: the same in FP64, as published.
+        step: called with a few words at the start of each step.
+
+    Raises:
+        ExportError: the graph is not valid ONNX or does not give the reference's values.
+    """
+    from .graph import trace_graph
+
+    step("tracing the graph")
+    _write(trace_graph(graph, spec), path)
+    step("checking against PyTorch in FP64")
+    return verify(path, spec, reference)
+
+
+def report_on(
+    path: Path, spec: Spec, checks: tuple[LayerCheck, ...], started: float
+) -> ExportReport:
+    """The report of an export that began at ``started``, of ``time.perf_counter``."""
+    from .graph import OPSET
+
     return ExportReport(
-        path=path, spec=spec, opset=OPSET, bytes=size, checks=checks, seconds=elapsed
+        path=path,
+        spec=spec,
+        opset=OPSET,
+        bytes=path.stat().st_size,
+        checks=checks,
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -143,7 +187,7 @@ def _layers(backbone: Backbone, layers: Sequence[int] | None) -> tuple[int, ...]
     return numbers
 
 
-def _frames(backbone: Backbone, seconds: float | None, frames: int | None) -> int | None:
+def frames_of(frontend: FrontendSpec, seconds: float | None, frames: int | None) -> int | None:
     """The length asked for in frames of log-mel, if one was."""
     if seconds is None:
         return frames
@@ -151,10 +195,18 @@ def _frames(backbone: Backbone, seconds: float | None, frames: int | None) -> in
         raise ExportError(f"seconds={seconds} and frames={frames} both set the input: give one")
     if not math.isfinite(seconds):
         raise ExportError(f"seconds={seconds}: expected a finite number")
-    return backbone.frontend.frames(round(seconds * backbone.frontend.sample_rate))
+    return frontend.frames(round(seconds * frontend.sample_rate))
 
 
-def _require_libraries() -> None:
+def onnx_path(output: str | os.PathLike[str]) -> Path:
+    """``output`` as a path, once its suffix is right."""
+    path = Path(output)
+    if path.suffix != ".onnx":
+        raise ExportError(f"output {path}: expected a name that ends in .onnx")
+    return path
+
+
+def require_libraries() -> None:
     """Fail before the long work when a library that the export needs is missing."""
     for name in ("torch", "onnxscript"):
         try:

@@ -1,16 +1,17 @@
-"""The ONNX graph of a backbone: traced by torch, cleaned of what tracing leaves behind."""
+"""The ONNX graph of a module: traced by torch, cleaned of what tracing leaves behind."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from .._version import __version__
+from ..errors import ExportError
 from ..spec import METADATA_KEY, Spec
 
 if TYPE_CHECKING:
@@ -23,26 +24,24 @@ OPSET = 18
 INPUT = "log_mel"
 
 
-def build_graph(
-    backbone: Backbone, folded: Tensors, layers: Sequence[int], spec: Spec
-) -> onnx.ModelProto:
-    """An ONNX model with the spec in its metadata.
+def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
+    """An ONNX model of ``module``, with the spec in its metadata.
 
     The input is ``log_mel`` [batch, 1, frames, n_mels], batch dynamic, and frames as well where
-    the model has no segments; the outputs are ``layer_N`` in the order of ``layers``. Initializers
-    carry the names in ``folded``.
+    the spec has no segments; the outputs are the spec's layers. Initializers carry the names of the
+    module's parameters and buffers.
     """
     import torch
 
     sizes = {0: torch.export.Dim("batch", min=1)}
-    frames = backbone.max_frames
-    if backbone.segment is None:
-        sizes[2] = torch.export.Dim("frames", min=backbone.min_frames)
-        frames = 2 * backbone.min_frames
-    example = torch.zeros(2, 1, frames, backbone.frontend.n_mels)
+    frames = spec.max_frames
+    if spec.segment is None:
+        sizes[2] = torch.export.Dim("frames", min=spec.min_frames)
+        frames = 2 * spec.min_frames
+    example = torch.zeros(2, 1, frames, spec.frontend.n_mels)
     with _quiet():
         program = torch.onnx.export(
-            _module(backbone, folded, layers),
+            module,
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -54,13 +53,30 @@ def build_graph(
     assert program is not None  # with dynamo=True torch returns a program
     model = program.model_proto
     _strip(model)
-    model.graph.name = backbone.name
+    _check_dynamic(model, sizes)
+    model.graph.name = spec.model
     model.producer_name, model.producer_version = "fusion_engine", __version__
     model.metadata_props.add(key=METADATA_KEY, value=spec.to_json())
     return model
 
 
-def _module(backbone: Backbone, folded: Tensors, layers: Sequence[int]) -> torch.nn.Module:
+def _check_dynamic(model: onnx.ModelProto, axes: Iterable[int]) -> None:
+    """torch fixes a size, without a word, when the module's code depends on it."""
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    for axis in axes:
+        if not shape[axis].dim_param:
+            name = {0: "batch", 2: "frames"}[axis]
+            raise ExportError(
+                f"the module's code fixes its number of {name} at {shape[axis].dim_value}. "
+                + (
+                    "Export it for one length: frames= or seconds= without dynamic_from="
+                    if axis == 2
+                    else "It must take batches of any size"
+                )
+            )
+
+
+def backbone_module(backbone: Backbone, folded: Tensors, layers: Sequence[int]) -> torch.nn.Module:
     """``backbone.forward`` with the tensors as buffers under their own dotted names."""
     import torch
 

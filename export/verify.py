@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, ExportError
+from ..engine.backends.onnx_runtime import import_onnxruntime
+from ..errors import ExportError
 from ..frontend.spec import FrontendSpec
 
 if TYPE_CHECKING:
-    from .backbones.base import Backbone, Tensors
+    import torch
+
+    from ..spec import Spec
+    from .backbones.base import Backbone
+
+    Reference = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 # FP32 convolutions and folded batch norms were measured at 5e-7 of the largest value against FP64.
 TOLERANCE = 5e-6
@@ -48,32 +54,13 @@ class LayerCheck:
         return self.error <= self.tolerance  # false for NaN
 
 
-def import_onnxruntime() -> Any:
-    """The module ``onnxruntime``.
-
-    Raises:
-        BackendError: it cannot be imported.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(
-            "an export is verified on ONNX Runtime before the file is kept, and onnxruntime "
-            f'cannot be imported ({error}). Install it: pip install "fusion-engine[cpu]"'
-        ) from error
-    return onnxruntime
-
-
-def verify(
-    path: Path, backbone: Backbone, state: Tensors, layers: Sequence[int]
-) -> tuple[LayerCheck, ...]:
-    """Run the artifact at ``path`` and the unfolded FP64 reference on the same log-mel.
+def verify(path: Path, spec: Spec, reference: Reference) -> tuple[LayerCheck, ...]:
+    """Run the artifact at ``path`` and its FP64 reference on the same log-mel.
 
     Args:
         path: the artifact.
-        backbone: the model it was made of.
-        state: the checkpoint's tensors, not folded.
-        layers: its layers, in order.
+        spec: its spec.
+        reference: gives the layers' outputs for FP64 log-mel [B, 1, T, n_mels], nothing folded.
 
     Returns:
         one passed check per layer.
@@ -85,13 +72,12 @@ def verify(
     """
     import torch
 
-    names = [backbone.layers[number].name for number in layers]
-    exact = {name: tensor.double() for name, tensor in state.items()}
+    names = [layer.name for layer in spec.layers]
     max_abs, max_value = np.zeros(len(names)), np.zeros(len(names))
-    inputs = verification_inputs(backbone)
+    inputs = verification_inputs(spec)
     for log_mel, outputs in zip(inputs, _run(path, names, inputs), strict=True):
         with torch.inference_mode():
-            expected = backbone.reference(exact, torch.from_numpy(log_mel).double(), layers)
+            expected = reference(torch.from_numpy(log_mel).double())
         for i, (name, got, tensor) in enumerate(zip(names, outputs, expected, strict=True)):
             want = tensor.numpy()
             if got.shape != want.shape:
@@ -118,24 +104,24 @@ def verify(
     return checks
 
 
-def verification_inputs(backbone: Backbone) -> tuple[NDArray[np.float32], ...]:
+def verification_inputs(model: Backbone | Spec) -> tuple[NDArray[np.float32], ...]:
     """Seeded log-mel [2, 1, T, n_mels]: the one length, or the shortest and an odd one.
 
     Each has a level, a spectral tilt and a random walk over time, like audio, and noise on top;
     values span -100 to 20 dB, in the unit and with the normalisation of the model's frontend.
     """
     rng = np.random.default_rng(20220517)
-    lengths = [backbone.min_frames]
-    if backbone.segment is None:
-        lengths.append(3 * backbone.min_frames + 5)
+    lengths = [model.min_frames]
+    if model.segment is None:
+        lengths.append(3 * model.min_frames + 5)
     inputs = []
     for frames in lengths:
-        shape = (2, 1, frames, backbone.frontend.n_mels)
+        shape = (2, 1, frames, model.frontend.n_mels)
         level = rng.uniform(-40.0, -10.0, (2, 1, 1, 1))
         tilt = np.linspace(15.0, -25.0, shape[-1])
         walk = np.cumsum(rng.normal(0.0, 5.0, shape), axis=2)
         db = np.clip(level + tilt + walk + rng.normal(0.0, 6.0, shape), -100.0, 20.0)
-        inputs.append(_as_log_mel(db, backbone.frontend).astype(np.float32))
+        inputs.append(_as_log_mel(db, model.frontend).astype(np.float32))
     return tuple(inputs)
 
 

@@ -46,6 +46,7 @@ def test_json_is_canonical():
         "channels": 256,
         "freq": 8,
         "time_pool": 4,
+        "module": None,
     }
 
 

@@ -32,6 +32,7 @@ class LayerSpec:
         channels: C of a map, the length of a vector.
         freq: F of a map, 1 for a vector.
         time_pool: window and stride of Eq. 1's max-pool over T_l, 1 for a vector.
+        module: name of the submodule, where any torch module was exported.
     """
 
     number: int
@@ -39,6 +40,7 @@ class LayerSpec:
     channels: int
     freq: int = 1
     time_pool: int = 1
+    module: str | None = None
 
     @property
     def name(self) -> str:

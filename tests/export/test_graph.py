@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusion_engine.export.backbones import resolve
-from fusion_engine.export.graph import build_graph
+from fusion_engine.export.graph import backbone_module, trace_graph
 from fusion_engine.frontend.spec import PANNS_16K
 from fusion_engine.spec import Spec, WeightsSource
 
@@ -38,7 +38,8 @@ def graph_of(state: State, layers: list[int]) -> onnx.ModelProto:
         max_frames=6001,
         weights=WeightsSource(source="random:3", sha256="0" * 64),
     )
-    return build_graph(model, model.fold(model.check_state(state, layers)), layers, spec)
+    tensors = model.fold(model.check_state(state, layers))
+    return trace_graph(backbone_module(model, tensors, layers), spec)
 
 
 @pytest.fixture(scope="module", params=LAYERS, ids=str)

@@ -13,7 +13,7 @@ import torch
 from fusion_engine import ExportError
 from fusion_engine.export import ExportReport, export, resolve
 from fusion_engine.export.backbones.ast import Ast, fit_positions
-from fusion_engine.export.graph import build_graph
+from fusion_engine.export.graph import backbone_module, trace_graph
 from fusion_engine.export.verify import TOLERANCE
 from fusion_engine.frontend import Frontend
 from fusion_engine.spec import SegmentRule
@@ -214,9 +214,8 @@ def test_the_graph(random: State, layers: list[int]) -> None:
     """Valid, of the stated interface, and nothing in it is behind the last layer."""
     model = Ast(frames=98)
     depth = max(layers)
-    graph = build_graph(
-        model, model.fold(model.check_state(random, layers)), layers, spec_of(model, layers)
-    )
+    tensors = model.fold(model.check_state(random, layers))
+    graph = trace_graph(backbone_module(model, tensors, layers), spec_of(model, layers))
     ops = Counter(node.op_type for node in graph.graph.node)
     assert ops["LayerNormalization"] == 2 * depth + len(layers)
     assert (ops["MatMul"], ops["Softmax"], ops["Erf"]) == (8 * depth, depth, depth)

@@ -13,7 +13,7 @@ import torch
 
 from fusion_engine import ExportError
 from fusion_engine.export import ExportReport, export, resolve
-from fusion_engine.export.graph import build_graph
+from fusion_engine.export.graph import backbone_module, trace_graph
 from fusion_engine.export.verify import TOLERANCE
 from fusion_engine.frontend import Frontend
 from fusion_engine.spec import SegmentRule
@@ -136,7 +136,7 @@ def test_the_graph(state: State, layers: list[int]) -> None:
     """Valid, of the stated interface, and nothing in it is behind the last layer."""
     model = resolve("vggish")
     tensors = model.fold(model.check_state(state, layers))
-    graph = build_graph(model, tensors, layers, spec_of(model, layers))
+    graph = trace_graph(backbone_module(model, tensors, layers), spec_of(model, layers))
     deepest = max(layers)
     convolutions = sum(number <= min(deepest, 15) for number in SHAPES)
     linears = sum(18 <= number <= deepest for number in SHAPES)
