@@ -101,7 +101,7 @@ def embed(layers: tuple[int, ...], batch: int, seconds: int, folder: Path) -> li
 def frontend(batch: int, seconds: int, folder: Path) -> list[Comparison]:
     """Samples to log-mel, against the torchlibrosa modules of PANNs."""
     samples = noise(batch, seconds)
-    ours = partial(Frontend(CNN14.frontend).batch, list(samples))
+    ours = partial(Frontend(CNN14.frontend, threads=THREADS).batch, list(samples))
 
     def peer() -> NDArray[np.float32]:
         return peers.to_numpy(peers.log_mel(cnn14(), samples))

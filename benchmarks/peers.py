@@ -91,7 +91,7 @@ class OpenVinoCnn14:
         }
         compiled = openvino.Core().compile_model(artifact, "CPU", config)
         self._request = compiled.create_infer_request()
-        self._frontend = Frontend(spec.frontend)
+        self._frontend = Frontend(spec.frontend, threads=threads)
         self._pools = [layer.time_pool for layer in spec.layers]
         self._threads = threads
 

@@ -66,7 +66,7 @@ class Engine:
         frontend = self.spec.frontend
         if normalization is not None:
             frontend = _normalized(frontend, *normalization)
-        self._frontend = Frontend(frontend)
+        self._frontend = Frontend(frontend, threads=self._threads)
         # Zeros of log-mel before the normalisation.
         self._padding = -frontend.mean / (2 * (frontend.std or 0.5))
         self._pools = [layer.time_pool for layer in self.spec.layers]
