@@ -4,9 +4,10 @@ Importing it does not import torch.
 """
 
 from .backbones import Backbone, backbones, resolve
-from .exporter import ExportReport, export
+from .exporter import export
 from .module import ModuleLayer, export_module
 from .presets import PRESETS, Preset, preset
+from .report import ExportReport
 from .verify import LayerCheck
 
 __all__ = [

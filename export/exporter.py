@@ -6,8 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from ..frontend import FrontendSpec
 from ..spec import Spec, Token, WeightsSource
 from .backbones import Backbone, resolve
 from .checkpoint import load_weights
+from .report import ExportReport
 from .verify import LayerCheck, verify
 
 if TYPE_CHECKING:
@@ -28,37 +28,6 @@ if TYPE_CHECKING:
     from .verify import Reference
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What an export wrote.
-
-    Args:
-        path: the artifact.
-        spec: the contract inside it.
-        opset: its ONNX opset.
-        bytes: its size.
-        checks: every layer against the FP64 reference.
-        seconds: how long the export took.
-    """
-
-    path: Path
-    spec: Spec
-    opset: int
-    bytes: int
-    checks: tuple[LayerCheck, ...]
-    seconds: float
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers' numbers, in the order of the outputs."""
-        return tuple(layer.number for layer in self.spec.layers)
-
-    @property
-    def max_error(self) -> Mapping[str, float]:
-        """Largest difference per output as a fraction of the output's largest value."""
-        return {check.name: check.error for check in self.checks}
 
 
 def export(
@@ -75,7 +44,7 @@ def export(
     """Write ``model`` as an ONNX artifact that gives the outputs of ``layers``.
 
     The file appears only after ONNX Runtime gave the published model's values for it, to 5e-6 of
-    each layer's largest value.
+    each layer's largest value. The report is kept beside it, as ``ARTIFACT.onnx.json``.
 
     Args:
         model: a name in ``backbones()``.
@@ -124,7 +93,7 @@ def export(
         checks = write_verified(
             temporary, spec, graph, lambda x: backbone.reference(exact, x, numbers), step
         )
-    return report_on(path, spec, checks, started)
+        return report_on(path, temporary, spec, checks, started)
 
 
 def write_verified(
@@ -155,19 +124,29 @@ def write_verified(
 
 
 def report_on(
-    path: Path, spec: Spec, checks: tuple[LayerCheck, ...], started: float
+    path: Path, written: Path, spec: Spec, checks: tuple[LayerCheck, ...], started: float
 ) -> ExportReport:
-    """The report of an export that began at ``started``, of ``time.perf_counter``."""
+    """The report of an export that began at ``started``, of ``time.perf_counter``; saved as well.
+
+    Args:
+        path: the artifact, where it will be.
+        written: where its bytes are now.
+        spec: its spec.
+        checks: what its verification found.
+        started: when the export began.
+    """
     from .graph import OPSET
 
-    return ExportReport(
+    report = ExportReport(
         path=path,
         spec=spec,
         opset=OPSET,
-        bytes=path.stat().st_size,
+        bytes=written.stat().st_size,
         checks=checks,
         seconds=time.perf_counter() - started,
     )
+    report.save(written)
+    return report
 
 
 def _layers(backbone: Backbone, layers: Sequence[int] | None) -> tuple[int, ...]:

@@ -16,14 +16,8 @@ from ..errors import ExportError
 from ..frontend import FrontendSpec
 from ..spec import LayerSpec, SegmentRule, Spec, WeightsSource
 from .checkpoint import state_sha256
-from .exporter import (
-    ExportReport,
-    frames_of,
-    onnx_path,
-    report_on,
-    require_libraries,
-    write_verified,
-)
+from .exporter import frames_of, onnx_path, report_on, require_libraries, write_verified
+from .report import ExportReport
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +124,7 @@ def export_module(
     reference = tapped(exact, wanted, input_axes)
     with atomic_path(path) as temporary:
         checks = write_verified(temporary, spec, graph, reference, step)
-    return report_on(path, spec, checks, started)
+        return report_on(path, temporary, spec, checks, started)
 
 
 def tapped(

@@ -1,7 +1,10 @@
 """Reading an artifact's spec without running it."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from .errors import ArtifactError
 from .spec import METADATA_KEY, Spec
@@ -36,3 +39,19 @@ def read_spec(path: str | os.PathLike[str]) -> Spec:
         f"{path}: no {METADATA_KEY!r} entry in its metadata, so it was not written by "
         "fusion_engine. Export the model with `fusion-engine export`."
     )
+
+
+def report_path(artifact: str | os.PathLike[str]) -> Path:
+    """Where the report of an artifact's export is kept."""
+    return Path(f"{os.fspath(artifact)}.json")
+
+
+def read_report(artifact: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The report of the artifact's export; ``None`` where there is none, or of another file."""
+    try:
+        report = json.loads(report_path(artifact).read_text(encoding="utf-8"))
+        with Path(artifact).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and report.get("sha256") == sha256 else None

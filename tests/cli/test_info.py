@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,9 +40,16 @@ def test_what_it_says(cli, cnn14_artifact):
         "precision": "fp32",
         "weights": "random:0",
         "written by": f"fusion_engine {fe.__version__}, format 1",
+        "verified": "unknown: no report of this file's export is beside it",
         "size": f"{size:.1f} MB",
     }
     assert f"\n                SHA-256 {spec.weights.sha256}\n" in result.stdout
+
+
+def test_what_the_export_found(cli, cnn14_artifact):
+    shown = cli("info", cnn14_artifact).stdout
+    found = r"against PyTorch in FP64, largest error \d\.\de-0[67]; opset \d+, \d+\.\d s"
+    assert re.search(rf"^verified +{found}$", shown, re.MULTILINE)
 
 
 def test_json_is_the_spec(cli, cnn14_artifact):

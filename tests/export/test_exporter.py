@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fusion_engine import BackendError, ExportError, FusionEngineError, Spec
+from fusion_engine.artifact import read_report
 from fusion_engine.export import ExportReport, export
 from fusion_engine.export.backbones import cnn14
 from fusion_engine.export.verify import TOLERANCE
@@ -57,6 +58,20 @@ def test_the_report_says_what_was_written(artifact: ExportReport, checkpoint: Pa
     assert spec.embedding_dim == 5 * 2048 + 4096 + 2048
     assert (spec.frames_per_step, spec.chunk_margin) == (32, None)
     assert (spec.min_frames, spec.max_frames) == (32, 6001)
+
+
+def test_the_report_is_kept_beside_the_file(artifact: ExportReport, tmp_path: Path) -> None:
+    kept = json.loads(Path(f"{artifact.path}.json").read_text())
+    assert kept["sha256"] == hashlib.sha256(artifact.path.read_bytes()).hexdigest()
+    assert kept["max_error"] == artifact.max_error
+    assert (kept["opset"], kept["bytes"]) == (artifact.opset, artifact.bytes)
+    assert (kept["layers"], kept["embedding_dim"]) == (list(ALL_LAYERS), 5 * 2048 + 4096 + 2048)
+    assert abs(kept["seconds"] - artifact.seconds) < 1e-3
+    assert read_report(artifact.path) == kept
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"another file")
+    Path(f"{other}.json").write_text(json.dumps(kept))
+    assert read_report(other) is None
 
 
 def test_the_file_carries_the_spec(

@@ -3,11 +3,11 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..artifact import read_spec
+from ..artifact import read_report, read_spec
 from ..spec import LayerSpec, Spec
 from ._app import app, print_fields
 
@@ -31,17 +31,22 @@ def info(
     if as_json:
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
-    print_fields(_fields(artifact, spec))
+    print_fields(_fields(artifact, spec, read_report(artifact)))
 
 
-def _fields(artifact: Path, spec: Spec) -> list[tuple[str, str]]:
+def _fields(artifact: Path, spec: Spec, report: dict[str, Any] | None) -> list[tuple[str, str]]:
     front = spec.frontend
     hop = front.hop_length / front.sample_rate
+    if spec.segment is not None:
+        done = {"drop": "dropped", "pad": "padded"}[spec.segment.last]
+        longer = f"segment; an incomplete last one is {done})"
+    else:
+        longer = "run; longer clips run in chunks)" if spec.chunk_margin is not None else "clip)"
     rate = "none (no time axis)" if spec.frame_rate is None else f"{spec.frame_rate:g} per second"
     return [
         ("artifact", str(artifact)),
         ("model", spec.model),
-        ("layers", "\n".join(_shape(layer) for layer in spec.layers)),
+        ("layers", "\n".join(layer_shape(layer) for layer in spec.layers)),
         ("embedding", f"{spec.embedding_dim} × float32, head {spec.head}"),
         ("frame features", rate),
         ("sample rate", f"{front.sample_rate} Hz"),
@@ -53,20 +58,31 @@ def _fields(artifact: Path, spec: Spec) -> list[tuple[str, str]]:
         (
             "input",
             f"{spec.min_frames}…{spec.max_frames} frames (up to {spec.max_frames * hop:.1f} s a "
-            + ("run; longer clips run in chunks)" if spec.chunk_margin is not None else "clip)"),
+            + longer,
         ),
         ("precision", spec.precision),
         ("weights", f"{spec.weights.source}\nSHA-256 {spec.weights.sha256}"),
         ("written by", f"{spec.producer} {spec.producer_version}, format {spec.format_version}"),
+        ("verified", _verified(report)),
         ("size", f"{artifact.stat().st_size / 1e6:.1f} MB"),
     ]
 
 
-def _shape(layer: LayerSpec) -> str:
-    """A layer in one line, for example ``3: map [256, T, 8], time pool 4, D 2048``."""
-    if layer.kind == "vector":
-        return f"{layer.number}: vector [{layer.channels}]"
+def _verified(report: dict[str, Any] | None) -> str:
+    if report is None:
+        return "unknown: no report of this file's export is beside it"
     return (
-        f"{layer.number}: map [{layer.channels}, T, {layer.freq}], time pool {layer.time_pool}, "
+        f"against PyTorch in FP64, largest error {max(report['max_error'].values()):.1e}; opset "
+        f"{report['opset']}, {report['seconds']:.1f} s"
+    )
+
+
+def layer_shape(layer: LayerSpec) -> str:
+    """A layer in one line, for example ``3: map [256, T, 8], time pool 4, D 2048``."""
+    name = f"{layer.number}" if layer.module is None else f"{layer.number} ({layer.module})"
+    if layer.kind == "vector":
+        return f"{name}: vector [{layer.channels}]"
+    return (
+        f"{name}: map [{layer.channels}, T, {layer.freq}], time pool {layer.time_pool}, "
         f"D {layer.dim}"
     )

@@ -1,0 +1,65 @@
+"""What an export wrote, and the file beside the artifact that keeps it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .._atomic import atomic_path
+from ..artifact import report_path
+from ..spec import Spec
+from .verify import LayerCheck
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export wrote.
+
+    Args:
+        path: the artifact.
+        spec: the contract inside it.
+        opset: its ONNX opset.
+        bytes: its size.
+        checks: every layer against the FP64 reference.
+        seconds: how long the export took.
+    """
+
+    path: Path
+    spec: Spec
+    opset: int
+    bytes: int
+    checks: tuple[LayerCheck, ...]
+    seconds: float
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers' numbers, in the order of the outputs."""
+        return tuple(layer.number for layer in self.spec.layers)
+
+    @property
+    def max_error(self) -> Mapping[str, float]:
+        """Largest difference per output as a fraction of the output's largest value."""
+        return {check.name: check.error for check in self.checks}
+
+    def save(self, written: Path) -> None:
+        """Write ``ARTIFACT.onnx.json``: the report, and the SHA-256 of the artifact.
+
+        Args:
+            written: where the artifact's bytes are now.
+        """
+        with written.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        data = {
+            "sha256": sha256,
+            "model": self.spec.model,
+            "layers": list(self.layers),
+            "embedding_dim": self.spec.embedding_dim,
+            "weights": asdict(self.spec.weights),
+            "opset": self.opset,
+            "bytes": self.bytes,
+            "max_error": dict(self.max_error),
+            "seconds": round(self.seconds, 3),
+        }
+        with atomic_path(report_path(self.path)) as temporary:
+            temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
