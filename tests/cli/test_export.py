@@ -36,7 +36,7 @@ def test_an_example_of_the_help_on_a_terminal(cli):
     spec = read_spec("test.onnx")
     assert spec.max_frames == spec.frontend.frames(10 * spec.frontend.sample_rate)
     assert fe.Engine("test.onnx").embed(np.zeros(16_000, np.float32)).shape == (2048,)
-    assert [path.name for path in Path().iterdir()] == ["test.onnx"]
+    assert sorted(path.name for path in Path().iterdir()) == ["test.onnx", "test.onnx.json"]
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,34 @@ def test_a_folder_that_is_not_there(cli):
     result = cli("export", "cnn14", "-w", "random:0", "-o", "no/out.onnx")
     assert result.status == 1
     assert result.stderr.startswith("error: cannot write no/out.onnx: No such file or directory")
+
+
+def test_a_preset_is_all_one_types(cli):
+    result = cli("export", "--preset", "vggish-last", "-w", "random:0")
+    assert (result.status, result.stdout) == (0, "")
+    assert "vggish-last.onnx: vggish, layers 22, D = 128" in result.stderr
+    assert read_spec("vggish-last.onnx").layers[0].number == 22
+
+
+def test_the_default_name_says_the_layers(cli):
+    assert cli("export", "cnn14", "--layers", "2", "1", "-w", "random:0").status == 0
+    assert read_spec("cnn14_2_1.onnx").layers[0].number == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        ([], 2, "give a MODEL, or --preset NAME"),
+        (["cnn14", "--preset", "cnn14-last"], 2, "leave them out"),
+        (["--layers", "3", "--preset", "cnn14-last"], 2, "leave them out"),
+        (["--preset", "cnn14"], 1, "unknown preset 'cnn14'; the presets are cnn14-last"),
+        (["cnn14", "--token", "cls", "-w", "random:0"], 1, "cnn14_16k has no tokens"),
+        (["ast", "--token", "mean", "-w", "random:0"], 2, "cls_dist_mean"),
+    ],
+    ids=str,
+)
+def test_presets_and_tokens_that_do_not_fit(cli, args, status, message):
+    result = cli("export", *args)
+    assert result.status == status
+    assert message in result.stderr.replace("\n", " ")
+    assert not list(Path().iterdir())

@@ -14,19 +14,27 @@ def test_every_model_is_listed(cli, monkeypatch, tmp_path):
     result = cli("models")
     assert (result.status, result.stderr) == (0, "")
     assert {line.split()[0] for line in result.stdout.splitlines() if line[0] != " "} == {
-        backbone.name for backbone in backbones().values()
+        *(backbone.name for backbone in backbones().values()),
+        "presets",
     }
-    block = result.stdout[result.stdout.index("cnn14_32k\n") :].splitlines()[:7]
+    block = result.stdout[result.stdout.index("cnn14_32k\n") :].splitlines()[:12]
     file = WEIGHTS["cnn14_32k"]
+    # The paper's Table II, but for block 6, whose 2048 channels by 2 frequencies are 4096.
     assert block == [
         "cnn14_32k",
         "  sample rate  32000 Hz",
-        "  layers       1, 2, 3, 4, 5, 6, 7",
-        "  D of each    2048, 2048, 2048, 2048, 2048, 4096, 2048",
+        "  layers       1: map [64, T, 32], time pool 16, D 2048",
+        "               2: map [128, T, 16], time pool 8, D 2048",
+        "               3: map [256, T, 8], time pool 4, D 2048",
+        "               4: map [512, T, 4], time pool 2, D 2048",
+        "               5: map [1024, T, 2], time pool 1, D 2048",
+        "               6: map [2048, T, 2], time pool 1, D 4096",
+        "               7: vector [2048]",
         "  default      3 + 6, D = 6144",
         f"  pretrained   {file.name}, in the cache",
         f"               {file.url}",
     ]
+    assert "  vggish-fusion  vggish, 10 + 15, D = 8192\n" in result.stdout
     assert f"{WEIGHTS['cnn14_8k'].name}, not downloaded yet\n" in result.stdout
     assert "cnn14_16k (or cnn14)\n" in result.stdout
 

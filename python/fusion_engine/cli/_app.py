@@ -126,11 +126,11 @@ def print_fields(fields: Iterable[tuple[str, str]], indent: str = "") -> None:
             name = ""
 
 
-def output_path(*suffixes: str) -> Callable[[Path], Path]:
+def output_path(*suffixes: str) -> Callable[[Path | None], Path | None]:
     """Callback of an option that names a file to write: its suffix says the format."""
 
-    def check(path: Path) -> Path:
-        if path.suffix.lower() not in suffixes:
+    def check(path: Path | None) -> Path | None:
+        if path is not None and path.suffix.lower() not in suffixes:
             raise typer.BadParameter(f"{path} must end in {' or '.join(suffixes)}")
         return path
 

@@ -56,6 +56,12 @@ def embed(
     head: Annotated[
         Head | None, typer.Option(help="Pooling over time; the artifact's by default.")
     ] = None,
+    normalization: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="MEAN STD", help="AST: of the task's log-mel; the artifact's by default."
+        ),
+    ] = None,
 ) -> None:
     """Embed audio files into one table.
 
@@ -74,7 +80,7 @@ def embed(
     _check_writable(output)
     paths = find_audio(inputs)
     try:
-        engine = Engine(artifact, device=device, threads=threads)
+        engine = Engine(artifact, device=device, threads=threads, normalization=normalization)
         engine.embed([], head=head)  # no clips: refuses a head that does not fit before the work
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ..spec import Token
 from ._app import app, output_path, print_message, print_step
 
 
@@ -40,18 +41,28 @@ def _number(text: str) -> int:
 @app.command(cls=_ManyLayers)
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name that `fusion-engine models` lists.")
-    ],
+        str | None,
+        typer.Argument(metavar="MODEL", help="A name that `fusion-engine models` lists."),
+    ] = None,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="OUT",
             callback=output_path(".onnx"),
-            help="The .onnx file to write.",
+            help="The .onnx file to write; by default named after the preset, or after the model "
+            "and its layers, in this folder.",
         ),
-    ],
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A system of the paper in place of MODEL and --layers: cnn14-fusion, cnn14-last, "
+            "vggish-fusion, vggish-last, ast-fusion or ast-last.",
+        ),
+    ] = None,
     layers: Annotated[
         list[int] | None,
         typer.Option(
@@ -74,12 +85,21 @@ def export(
         float | None,
         typer.Option(
             metavar="S",
-            help="Longest input of one run, 60 by default. Longer clips run in exact chunks, "
-            "except through a layer that pools over the whole clip.",
+            help="CNN14: longest input of one run, 60 by default; longer clips run in exact "
+            "chunks, except through layer 7, which pools over the whole clip. AST: the one input "
+            "length; shorter clips are padded to it and longer ones cut.",
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(metavar="N", help="The same in frames of log-mel.")
+        int | None,
+        typer.Option(metavar="N", help="The same in frames of log-mel; AST's default is 1024."),
+    ] = None,
+    token: Annotated[
+        Token | None,
+        typer.Option(
+            help="What AST's layers give: the mean of CLS and distillation token, its default, or "
+            "CLS alone."
+        ),
     ] = None,
 ) -> None:
     """Export a model to an .onnx artifact.
@@ -89,6 +109,7 @@ def export(
 
     \b
     Examples:
+      fusion-engine export --preset cnn14-fusion
       fusion-engine export cnn14 --weights pretrained -o cnn14_3_6.onnx
       fusion-engine export cnn14_32k --layers 3 6 -w Cnn14.pth -o cnn14_32k.onnx
       fusion-engine export cnn14 --layers 1 -w random:0 --seconds 10 -o test.onnx
@@ -96,14 +117,27 @@ def export(
     if seconds is not None and frames is not None:
         raise typer.BadParameter("--seconds and --frames say the same: give one of them")
     from ..export import export as export_model
+    from ..export import preset as find_preset
+    from ..export import resolve
 
+    if preset is not None:
+        if model is not None or layers:
+            raise typer.BadParameter("--preset stands for MODEL and --layers: leave them out")
+        chosen = find_preset(preset)
+        model, layers = chosen.model, list(chosen.layers)
+    elif model is None:
+        raise typer.BadParameter("give a MODEL, or --preset NAME")
+    if output is None:
+        numbers = layers or resolve(model).default_layers
+        output = Path(f"{preset or '_'.join([model, *map(str, numbers)])}.onnx")
     report = export_model(
         model,
         output,
-        layers=layers,
+        layers=layers or None,
         weights=weights,
         seconds=seconds,
         frames=frames,
+        token=token,
         progress=lambda step: print_step(f"{model}: {step} …"),
     )
     print_message(

@@ -2,27 +2,38 @@
 
 import typer
 
-from ..export import backbones
+from ..export import PRESETS, Backbone, backbones
 from ..weights import WEIGHTS, is_cached
 from ._app import app, print_fields
+from .info import layer_shape
 
 
 @app.command()
 def models() -> None:
-    """List the models that can be exported, with layers and weights."""
-    catalogue = backbones()
-    for backbone in dict.fromkeys(catalogue.values()):
-        weights = WEIGHTS[backbone.name]
-        cached = "in the cache" if is_cached(backbone.name) else "not downloaded yet"
-        dim = sum(backbone.layers[number].dim for number in backbone.default_layers)
+    """List what can be exported: models with their layers and weights, and the presets."""
+    for backbone in dict.fromkeys(backbones().values()):
         typer.echo(backbone.name + "".join(f" (or {alias})" for alias in backbone.aliases))
-        print_fields(
-            [
-                ("sample rate", f"{backbone.frontend.sample_rate} Hz"),
-                ("layers", ", ".join(map(str, backbone.layers))),
-                ("D of each", ", ".join(str(layer.dim) for layer in backbone.layers.values())),
-                ("default", f"{' + '.join(map(str, backbone.default_layers))}, D = {dim}"),
-                ("pretrained", f"{weights.name}, {cached}\n{weights.url}"),
-            ],
-            indent="  ",
-        )
+        print_fields(_fields(backbone), indent="  ")
+    typer.echo("presets (fusion-engine export --preset NAME)")
+    print_fields(
+        [
+            (
+                preset.name,
+                f"{preset.model}, {' + '.join(map(str, preset.layers))}, D = {preset.dim}",
+            )
+            for preset in PRESETS.values()
+        ],
+        indent="  ",
+    )
+
+
+def _fields(backbone: Backbone) -> list[tuple[str, str]]:
+    weights = WEIGHTS[backbone.name]
+    cached = "in the cache" if is_cached(backbone.name) else "not downloaded yet"
+    dim = sum(backbone.layers[number].dim for number in backbone.default_layers)
+    return [
+        ("sample rate", f"{backbone.frontend.sample_rate} Hz"),
+        ("layers", "\n".join(layer_shape(layer) for layer in backbone.layers.values())),
+        ("default", f"{' + '.join(map(str, backbone.default_layers))}, D = {dim}"),
+        ("pretrained", f"{weights.name}, {cached}\n{weights.url}"),
+    ]
