@@ -29,6 +29,7 @@ def test_an_example_of_the_help_on_a_terminal(cli):
     assert status == 0
     for step in ("reading weights", "tracing the graph", "checking against PyTorch in FP64"):
         assert f"cnn14: {step} …" in shown
+    assert "1/3" in shown  # the bar, while the graph is traced
     summary = "test.onnx: cnn14_16k, layers 1, D = 2048, weights random:0, opset"
     error = r"largest error \d\.\de-0\d of a layer's largest value"
     assert shown.count(summary) == 1

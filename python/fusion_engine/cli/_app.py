@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -147,3 +147,25 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
     ) as progress:
         task: TaskID = progress.add_task(description, total=total)
         yield lambda steps: progress.advance(task, steps)
+
+
+@contextmanager
+def step_bar(label: str, steps: int) -> Iterator[Callable[[str], None]]:
+    """A line for each step of long work, with a bar below from the second one on.
+
+    The first may be a download, which has a bar of its own.
+    """
+    with ExitStack() as stack:
+        advance: Callable[[int], None] | None = None
+        started = 0
+
+        def step(text: str) -> None:
+            nonlocal advance, started
+            if started == 1:
+                advance = stack.enter_context(progress_bar(label, steps))
+            if advance is not None:
+                advance(1)
+            started += 1
+            print_step(f"{label}: {text} …")
+
+        yield step

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..spec import Token
-from ._app import app, output_path, print_message, print_step
+from ._app import app, output_path, print_message, step_bar
 
 
 class _ManyLayers(TyperCommand):
@@ -130,16 +130,17 @@ def export(
     if output is None:
         numbers = layers or resolve(model).default_layers
         output = Path(f"{preset or '_'.join([model, *map(str, numbers)])}.onnx")
-    report = export_model(
-        model,
-        output,
-        layers=layers or None,
-        weights=weights,
-        seconds=seconds,
-        frames=frames,
-        token=token,
-        progress=lambda step: print_step(f"{model}: {step} …"),
-    )
+    with step_bar(model, steps=3) as step:
+        report = export_model(
+            model,
+            output,
+            layers=layers or None,
+            weights=weights,
+            seconds=seconds,
+            frames=frames,
+            token=token,
+            progress=step,
+        )
     print_message(
         f"{report.path}: {report.spec.model}, layers {' + '.join(map(str, report.layers))}, "
         f"D = {report.spec.embedding_dim}, weights {report.spec.weights.source}, opset "
