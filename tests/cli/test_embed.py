@@ -257,7 +257,8 @@ def vector_artifact(artifact):
     model = onnx.load(artifact)
     spec = json.loads(model.metadata_props[0].value)
     spec |= {"frames_per_step": None, "chunk_margin": None, "embedding_dim": 64}
-    spec["layers"] = [{"number": 1, "kind": "vector", "channels": 64, "freq": 1, "time_pool": 1}]
+    spec["layers"] = [spec["layers"][0] | {"kind": "vector", "channels": 64, "freq": 1}]
+    spec["layers"][0]["time_pool"] = 1
     node = onnx.helper.make_node("ReduceMean", ["log_mel", "axes"], ["layer_1"], keepdims=0)
     output = onnx.helper.make_tensor_value_info("layer_1", onnx.TensorProto.FLOAT, ["B", 64])
     axes = onnx.numpy_helper.from_array(np.array([1, 2]), "axes")

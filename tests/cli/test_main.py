@@ -79,7 +79,7 @@ def examples(cli, name):
         (["info"], "Missing argument 'ARTIFACT'"),
         (["info", "a.onnx", "b.onnx"], "(b.onnx)"),
         (["info", "--layers", "3"], "No such option: --layers"),
-        (["export", "cnn14"], "Missing option '--output' / '-o'"),
+        (["export", "-o", "a.onnx"], "give a MODEL, or --preset NAME"),
         (["export", "cnn14", "-o", "a.bin"], "a.bin must end in .onnx"),
         (["export", "cnn14", "-o", "a.onnx", "--layers"], "'--layers' requires an argument"),
         (["export", "cnn14", "-o", "a.onnx", "--layers", "x"], "'x' is not a layer's number"),

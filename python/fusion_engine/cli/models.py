@@ -10,7 +10,10 @@ from .info import layer_shape
 
 @app.command()
 def models() -> None:
-    """List what can be exported: models with their layers and weights, and the presets."""
+    """List the models that can be exported.
+
+    With their layers, the size of each one's part of an embedding, their weights, and the presets.
+    """
     for backbone in dict.fromkeys(backbones().values()):
         typer.echo(backbone.name + "".join(f" (or {alias})" for alias in backbone.aliases))
         print_fields(_fields(backbone), indent="  ")
