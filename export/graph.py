@@ -8,13 +8,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
 from .._version import __version__
 from ..errors import ExportError
 from ..spec import METADATA_KEY, Spec
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
     from .backbones.base import Backbone, Tensors
