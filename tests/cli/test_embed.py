@@ -239,8 +239,9 @@ def test_a_bad_suffix_is_refused_before_the_work(cli):
     [
         (["--device", "gpu"], 2, "device is 'gpu', expected 'auto', 'cpu', 'cuda' or 'cuda:N'"),
         (["--head", "max"], 2, "head is 'max', and this artifact has no time axis to pool"),
+        (["--normalization", "-4.3", "4.6"], 2, "normalization is (-4.3, 4.6), and the panns_16k"),
     ],
-    ids=["device", "head"],
+    ids=["device", "head", "normalization"],
 )
 def test_what_does_not_fit_the_artifact(cli, artifact, args, status, message):
     write_clip(Path("a.wav"))
