@@ -31,3 +31,7 @@ class WeightsError(ExportError):
 
 class NumericalError(FusionEngineError):
     """Non-finite values in a layer output: the message names the layer and the clip."""
+
+
+class DatasetError(FusionEngineError):
+    """A task's data that is missing, half unpacked or contradicts itself: shows the layout."""

@@ -1,0 +1,1 @@
+"""Linear evaluation of embeddings: which layers, and which artifacts, serve which tasks."""
