@@ -1,0 +1,97 @@
+"""Which GPU there is, or why there is none."""
+
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ...errors import BackendError
+
+INSTALL_HINT = 'pip install "fusion-engine[gpu]"'
+
+
+@dataclass(frozen=True)
+class GpuInfo:
+    """One GPU.
+
+    Args:
+        index: CUDA's ordinal, the N of ``cuda:N``.
+        name: for example ``NVIDIA H200``.
+        compute_capability: (major, minor).
+        total_memory: bytes.
+        multiprocessors: how many.
+        driver: the newest CUDA version that the driver runs, for example ``13.0``.
+    """
+
+    index: int
+    name: str
+    compute_capability: tuple[int, int]
+    total_memory: int
+    multiprocessors: int
+    driver: str
+
+    def __str__(self) -> str:
+        major, minor = self.compute_capability
+        return f"{self.name} (SM {major}.{minor})"
+
+
+def import_cuda() -> tuple[ModuleType, ModuleType]:
+    """The modules ``cuda.core`` and ``cuda.bindings.driver``.
+
+    Raises:
+        BackendError: they are not installed.
+    """
+    try:
+        import cuda.core
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise BackendError(
+            f"cuda-core and cuda-bindings, which the GPU runtime is built on, cannot be imported "
+            f"({error}). Install them: {INSTALL_HINT}"
+        ) from error
+    return cuda.core, driver
+
+
+def find_gpu(device: str = "cuda") -> GpuInfo:
+    """The GPU that ``cuda``, ``cuda:N`` or ``auto`` means; no context is made on it.
+
+    Raises:
+        BackendError: cuda-core is missing, or there is no driver, no GPU or none of that number.
+        ValueError: ``device`` is no GPU's name.
+    """
+    match = re.fullmatch(r"(?:cuda|auto)(?::(\d+))?", device)
+    if match is None:
+        raise ValueError(f"device is {device!r}, expected 'cuda', 'cuda:N' or 'auto'")
+    core, driver = import_cuda()
+    try:
+        devices = core.Device.get_all_devices()
+    except Exception as error:  # cuda-core's errors share no base with the loader's
+        raise BackendError(
+            f"device {device!r}: the NVIDIA driver does not answer ({error}). Install or update "
+            "the driver, see `nvidia-smi`, or ask for device='cpu'."
+        ) from error
+    index = int(match[1] or 0)
+    if index >= len(devices):
+        raise BackendError(
+            f"device {device!r}: this machine has {len(devices)} NVIDIA GPUs that CUDA can see. "
+            "Check CUDA_VISIBLE_DEVICES and `nvidia-smi`, or ask for device='cpu'."
+        )
+    found = devices[index]
+    capability = found.compute_capability
+    return GpuInfo(
+        index=index,
+        name=found.name,
+        compute_capability=(capability.major, capability.minor),
+        total_memory=_total_memory(driver, index),
+        multiprocessors=found.properties.multiprocessor_count,
+        driver=".".join(map(str, core.system.get_user_mode_driver_version())),
+    )
+
+
+def _total_memory(driver: Any, index: int) -> int:
+    error, handle = driver.cuDeviceGet(index)
+    if error == driver.CUresult.CUDA_SUCCESS:
+        error, total = driver.cuDeviceTotalMem(handle)
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise BackendError(f"device 'cuda:{index}': its memory cannot be asked for ({error})")
+    return int(total)
