@@ -4,7 +4,6 @@ The cache is the user's (``pooch.os_cache("fusion_engine")``), or ``$FUSION_ENGI
 ``FUSION_ENGINE_OFFLINE=1`` forbids the network.
 """
 
-import fcntl
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ._cache import cache_folder, locked
 from ._version import __version__
 from .errors import WeightsError
 
@@ -90,7 +90,7 @@ def pretrained_path(model: str) -> Path:
 
 def is_cached(model: str) -> bool:
     """Whether the checkpoint of ``model`` is in the cache; its checksum is not looked at."""
-    return model in WEIGHTS and (_cache() / WEIGHTS[model].name).is_file()
+    return model in WEIGHTS and (cache_folder() / WEIGHTS[model].name).is_file()
 
 
 def download(file: WeightsFile) -> Path:
@@ -105,14 +105,14 @@ def download(file: WeightsFile) -> Path:
     """
     import requests
 
-    path = _cache() / file.name
+    path = cache_folder() / file.name
     try:
         if _intact(path, file):
             return path
         if os.environ.get("FUSION_ENGINE_OFFLINE", "0") not in ("", "0"):
             raise _failure(file, "FUSION_ENGINE_OFFLINE is set, and it is not in the cache intact")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        with locked(path, f"download of {path.name}"):
             if not _intact(path, file):
                 _fetch(file, path)
     except requests.RequestException as error:
@@ -131,14 +131,6 @@ def _failure(file: WeightsFile, reason: str) -> WeightsError:
         f"cannot get the pretrained weights {file.name}: {reason}. "
         f"By hand: fetch {file.url} and pass the file with `--weights PATH`"
     )
-
-
-def _cache() -> Path:
-    if folder := os.environ.get("FUSION_ENGINE_CACHE"):
-        return Path(folder)
-    import pooch
-
-    return Path(pooch.os_cache("fusion_engine"))
 
 
 def _record(path: Path) -> Path:
@@ -166,18 +158,6 @@ def _intact(path: Path, file: WeightsFile) -> bool:
         return True
     _log.warning("%s is damaged: it does not have the checksum %s", path, expected)
     return False
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process or thread at a time; the lock goes with its holder, however that ends."""
-    with Path(f"{path}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info("waiting for another download of %s", path.name)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch(file: WeightsFile, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""TensorRT plans: building them, and reading and checking them without a GPU."""

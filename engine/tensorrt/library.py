@@ -1,0 +1,189 @@
+"""The libraries `tensorrt` (10 and 11) and `tensorrt_rtx`, which share one API."""
+
+import importlib
+import importlib.util
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from ...errors import BackendError
+
+logger = logging.getLogger(__name__)
+
+Runtime = Literal["tensorrt", "tensorrt_rtx"]
+# In the order of preference.
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+INSTALL_HINTS: dict[Runtime, str] = {
+    "tensorrt": 'pip install "fusion-engine[gpu]"',
+    "tensorrt_rtx": 'pip install "fusion-engine[rtx]"',
+}
+# Below these, networks are not strongly typed throughout, or the API is another one.
+_LEAST: dict[Runtime, tuple[int, int]] = {"tensorrt": (10, 0), "tensorrt_rtx": (1, 4)}
+
+# TensorRT says a line per layer and tactic: below DEBUG.
+VERBOSE = 5
+
+_loaded: dict[Runtime, "Library"] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Library:
+    """A TensorRT library that is loaded.
+
+    Args:
+        runtime: its module's name.
+        version: its version, for example ``10.13.3.9``.
+        module: the module.
+        logger: the one logger of this process, to be given to its ``Builder`` and ``Runtime``.
+        messages: the errors that are being listened to, see ``errors``.
+    """
+
+    runtime: Runtime
+    version: str
+    module: Any = field(repr=False)
+    logger: Any = field(repr=False)
+    messages: "_Messages" = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.runtime} {self.version}"
+
+    @property
+    def is_rtx(self) -> bool:
+        """Whether this is TensorRT for RTX."""
+        return self.runtime == "tensorrt_rtx"
+
+    @contextmanager
+    def errors(self) -> Iterator["deque[str]"]:
+        """Collect the library's last errors, which its calls report by returning ``None``.
+
+        They are not logged as well, since whoever collects them raises them. The logger is one
+        for the process: what another thread's call reports meanwhile is collected too.
+        """
+        with self.messages.collect() as collected:
+            yield collected
+
+
+def installed_runtimes() -> list[Runtime]:
+    """The libraries that are installed, the preferred one first; none is loaded."""
+    return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+
+
+def import_tensorrt(runtime: str | None = None) -> Library:
+    """Load a TensorRT library.
+
+    Args:
+        runtime: ``tensorrt`` or ``tensorrt_rtx``; ``None``: the one that is installed, `tensorrt`
+            where both are. The choice is logged.
+
+    Raises:
+        BackendError: it is not installed, does not load, or is too old.
+        ValueError: a ``runtime`` that does not exist.
+    """
+    name = _chosen(runtime)
+    with _lock:
+        if name not in _loaded:
+            _loaded[name] = _load(name)
+        return _loaded[name]
+
+
+def failure(errors: "deque[str]", otherwise: str) -> str:
+    """The library's own messages in one line."""
+    return "; ".join(dict.fromkeys(errors)) or otherwise
+
+
+def _chosen(runtime: str | None) -> Runtime:
+    for name in RUNTIMES:
+        if runtime == name:
+            return name
+    if runtime is not None:
+        raise ValueError(f"runtime is {runtime!r}, expected one of {list(RUNTIMES)}")
+    installed = installed_runtimes()
+    if not installed:
+        raise BackendError(
+            "neither tensorrt nor tensorrt_rtx is installed. On a machine with a data-centre GPU: "
+            f"{INSTALL_HINTS['tensorrt']}. With a GeForce or RTX GPU, or to build plans for one on "
+            f"a machine without: {INSTALL_HINTS['tensorrt_rtx']}"
+        )
+    logger.info(
+        "runtime: %s, %s",
+        installed[0],
+        "the only one installed" if len(installed) == 1 else f"preferred to {installed[1]}",
+    )
+    return installed[0]
+
+
+def _load(name: Runtime) -> Library:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise BackendError(
+            f"{name} cannot be imported ({error}). Install it: {INSTALL_HINTS[name]}"
+        ) from error
+    version = str(module.__version__)
+    least = _LEAST[name]
+    if tuple(int(part) for part in version.split(".")[:2]) < least:
+        raise BackendError(
+            f"{name} {version} is too old, expected {least[0]}.{least[1]} or newer. "
+            f"Upgrade it: {INSTALL_HINTS[name].replace('install', 'install -U')}"
+        )
+    logger.info("loaded %s %s", name, version)
+    messages = _Messages()
+    return Library(name, version, module, _make_logger(module, name, messages), messages)
+
+
+class _Messages:
+    """Where the errors of one library go: to whoever listens."""
+
+    def __init__(self) -> None:
+        self._listeners: list[deque[str]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def collect(self) -> Iterator["deque[str]"]:
+        listener: deque[str] = deque(maxlen=8)
+        with self._lock:
+            self._listeners.append(listener)
+        try:
+            yield listener
+        finally:
+            with self._lock:
+                # By identity: two listeners may hold the same messages.
+                self._listeners = [one for one in self._listeners if one is not listener]
+
+    def add(self, message: str) -> bool:
+        """Whether anybody listened."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.append(message)
+            return bool(self._listeners)
+
+
+def _make_logger(module: Any, name: str, messages: _Messages) -> Any:
+    """The library's ILogger that forwards to ``logging``."""
+    severity = module.ILogger.Severity
+    # What TensorRT calls information is of use to those who debug it.
+    levels = {
+        severity.INTERNAL_ERROR: logging.ERROR,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.WARNING,
+        severity.INFO: logging.DEBUG,
+        severity.VERBOSE: VERBOSE,
+    }
+
+    class Logger(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity: Any, message: str) -> None:
+            level = levels[severity]
+            if level == logging.ERROR and messages.add(message):
+                level = logging.DEBUG
+            logger.log(level, "%s: %s", name, message)
+
+    return Logger()
