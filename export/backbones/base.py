@@ -38,6 +38,8 @@ class Backbone(ABC):
             ``max_frames`` at once; ``None`` where the length is free between the two.
         token: the token rule of a transformer with a CLS token.
         layer_norm_eps: the epsilon of its LayerNorms.
+        fp32_tensors: prefixes of the tensors that stay in FP32, with what is computed from them
+            and the input, where the model runs in half precision.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Backbone(ABC):
     segment: SegmentRule | None = None
     token: Token | None = None
     layer_norm_eps: float | None = None
+    fp32_tensors: tuple[str, ...] = ()
 
     def configured(self, *, frames: int | None, token: Token | None) -> Self:
         """The model with what one export chooses.

@@ -45,6 +45,7 @@ class Cnn14(Backbone):
 
     default_layers = (3, 6)
     min_frames = 32
+    fp32_tensors = ("bn0.",)  # log-mel in dB has a step of 0.06 at -100 dB in FP16
 
     def __init__(self, name: str, frontend: FrontendSpec, aliases: tuple[str, ...] = ()) -> None:
         self.name = name
