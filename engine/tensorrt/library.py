@@ -41,14 +41,14 @@ class Library:
         version: its version, for example ``10.13.3.9``.
         module: the module.
         logger: the one logger of this process, to be given to its ``Builder`` and ``Runtime``.
-        messages: the errors that are being listened to, see ``errors``.
+        ears: those who listen to it, see ``listen``.
     """
 
     runtime: Runtime
     version: str
     module: Any = field(repr=False)
     logger: Any = field(repr=False)
-    messages: "_Messages" = field(repr=False)
+    ears: "_Ears" = field(repr=False)
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.version}"
@@ -59,14 +59,31 @@ class Library:
         return self.runtime == "tensorrt_rtx"
 
     @contextmanager
-    def errors(self) -> Iterator["deque[str]"]:
-        """Collect the library's last errors, which its calls report by returning ``None``.
+    def listen(self) -> Iterator["Heard"]:
+        """Collect what the library says; its calls report an error by returning ``None``.
 
-        They are not logged as well, since whoever collects them raises them. The logger is one
-        for the process: what another thread's call reports meanwhile is collected too.
+        Errors are then not logged as well, since whoever collects them raises them. The logger is
+        one for the process: what another thread's call says meanwhile is heard too.
         """
-        with self.messages.collect() as collected:
-            yield collected
+        with self.ears.listen() as heard:
+            yield heard
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The last things that a library said.
+
+    Args:
+        errors: what went wrong.
+        notes: what it calls information.
+    """
+
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=256))
+
+    def reason(self, otherwise: str) -> str:
+        """The errors in one line, each once; ``otherwise`` where there were none."""
+        return "; ".join(dict.fromkeys(self.errors)) or otherwise
 
 
 def installed_runtimes() -> list[Runtime]:
@@ -90,11 +107,6 @@ def import_tensorrt(runtime: str | None = None) -> Library:
         if name not in _loaded:
             _loaded[name] = _load(name)
         return _loaded[name]
-
-
-def failure(errors: "deque[str]", otherwise: str) -> str:
-    """The library's own messages in one line."""
-    return "; ".join(dict.fromkeys(errors)) or otherwise
 
 
 def _chosen(runtime: str | None) -> Runtime:
@@ -133,38 +145,43 @@ def _load(name: Runtime) -> Library:
             f"Upgrade it: {INSTALL_HINTS[name].replace('install', 'install -U')}"
         )
     logger.info("loaded %s %s", name, version)
-    messages = _Messages()
-    return Library(name, version, module, _make_logger(module, name, messages), messages)
+    ears = _Ears()
+    return Library(name, version, module, _make_logger(module, name, ears), ears)
 
 
-class _Messages:
-    """Where the errors of one library go: to whoever listens."""
+class _Ears:
+    """Those who listen to one library."""
 
     def __init__(self) -> None:
-        self._listeners: list[deque[str]] = []
+        self._all: list[Heard] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def collect(self) -> Iterator["deque[str]"]:
-        listener: deque[str] = deque(maxlen=8)
+    def listen(self) -> Iterator[Heard]:
+        heard = Heard()
         with self._lock:
-            self._listeners.append(listener)
+            self._all.append(heard)
         try:
-            yield listener
+            yield heard
         finally:
             with self._lock:
-                # By identity: two listeners may hold the same messages.
-                self._listeners = [one for one in self._listeners if one is not listener]
+                # By identity: two may have heard the same.
+                self._all = [one for one in self._all if one is not heard]
 
-    def add(self, message: str) -> bool:
+    def error(self, message: str) -> bool:
         """Whether anybody listened."""
         with self._lock:
-            for listener in self._listeners:
-                listener.append(message)
-            return bool(self._listeners)
+            for heard in self._all:
+                heard.errors.append(message)
+            return bool(self._all)
+
+    def note(self, message: str) -> None:
+        with self._lock:
+            for heard in self._all:
+                heard.notes.append(message)
 
 
-def _make_logger(module: Any, name: str, messages: _Messages) -> Any:
+def _make_logger(module: Any, name: str, ears: _Ears) -> Any:
     """The library's ILogger that forwards to ``logging``."""
     severity = module.ILogger.Severity
     # What TensorRT calls information is of use to those who debug it.
@@ -182,7 +199,9 @@ def _make_logger(module: Any, name: str, messages: _Messages) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             level = levels[severity]
-            if level == logging.ERROR and messages.add(message):
+            if level == logging.DEBUG:
+                ears.note(message)
+            elif level == logging.ERROR and ears.error(message):
                 level = logging.DEBUG
             logger.log(level, "%s: %s", name, message)
 
