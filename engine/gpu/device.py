@@ -63,35 +63,44 @@ def find_gpu(device: str = "cuda") -> GpuInfo:
     if match is None:
         raise ValueError(f"device is {device!r}, expected 'cuda', 'cuda:N' or 'auto'")
     core, driver = import_cuda()
-    try:
-        devices = core.Device.get_all_devices()
-    except Exception as error:  # cuda-core's errors share no base with the loader's
-        raise BackendError(
-            f"device {device!r}: the NVIDIA driver does not answer ({error}). Install or update "
-            "the driver, see `nvidia-smi`, or ask for device='cpu'."
-        ) from error
     index = int(match[1] or 0)
-    if index >= len(devices):
+    count = _count(driver, device)
+    if index >= count:
         raise BackendError(
-            f"device {device!r}: this machine has {len(devices)} NVIDIA GPUs that CUDA can see. "
-            "Check CUDA_VISIBLE_DEVICES and `nvidia-smi`, or ask for device='cpu'."
+            f"device {device!r}: CUDA sees {count} GPUs on this machine, numbered from 0. Check "
+            "CUDA_VISIBLE_DEVICES and `nvidia-smi`, or ask for device='cpu'."
         )
-    found = devices[index]
+    found = core.Device(index)
     capability = found.compute_capability
     return GpuInfo(
         index=index,
         name=found.name,
         compute_capability=(capability.major, capability.minor),
-        total_memory=_total_memory(driver, index),
+        total_memory=int(check(driver.cuDeviceTotalMem(check(driver.cuDeviceGet(index))))),
         multiprocessors=found.properties.multiprocessor_count,
         driver=".".join(map(str, core.system.get_user_mode_driver_version())),
     )
 
 
-def _total_memory(driver: Any, index: int) -> int:
-    error, handle = driver.cuDeviceGet(index)
-    if error == driver.CUresult.CUDA_SUCCESS:
-        error, total = driver.cuDeviceTotalMem(handle)
-    if error != driver.CUresult.CUDA_SUCCESS:
-        raise BackendError(f"device 'cuda:{index}': its memory cannot be asked for ({error})")
-    return int(total)
+def _count(driver: ModuleType, device: str) -> int:
+    """GPUs that CUDA sees; the driver's count, which CUDA_VISIBLE_DEVICES limits, not NVML's."""
+    try:
+        check(driver.cuInit(0))
+        return int(check(driver.cuDeviceGetCount()))
+    except Exception as error:  # the loader of the driver has error classes of its own
+        raise BackendError(
+            f"device {device!r}: no NVIDIA driver or no GPU that it can use ({error}). Install or "
+            "update the driver, see `nvidia-smi`, or ask for device='cpu'."
+        ) from error
+
+
+def check(result: tuple[Any, ...]) -> Any:
+    """What a call of ``cuda.bindings.driver`` returned behind its error code.
+
+    Raises:
+        BackendError: names the error code.
+    """
+    error, *values = result
+    if int(error) != 0:
+        raise BackendError(f"CUDA failed: {error.name}")
+    return values[0] if values else None

@@ -1,0 +1,261 @@
+"""Memory, streams, events, copies and graphs of one GPU, on cuda-core and cuda-bindings.
+
+Nothing else of the runtime speaks to CUDA, and the tests run it on a double of ``Cuda`` whose
+device memory is host memory. Addresses and stream handles are integers.
+"""
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device import GpuInfo, check, import_cuda
+
+# Stream handles that have a meaning of their own (CUDA, DLPack, the CUDA array interface).
+LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
+
+
+class OutOfMemory(Exception):
+    """An allocation of ``size`` bytes that the device or the host could not give."""
+
+    def __init__(self, size: int, where: str) -> None:
+        super().__init__(f"{size} bytes of {where} memory")
+        self.size, self.where = size, where
+
+
+class Stream(Protocol):
+    """A queue of work on the device."""
+
+    @property
+    def handle(self) -> int:
+        """``cudaStream_t`` as an integer."""
+
+    def synchronize(self) -> None:
+        """Wait until all of its work is done."""
+
+    def close(self) -> None:
+        """Destroy it."""
+
+
+class Graph(Protocol):
+    """Work that was captured, to be launched as one."""
+
+    def launch(self, stream: Stream) -> None:
+        """Queue it."""
+
+    def close(self) -> None:
+        """Destroy it."""
+
+
+class Pinned:
+    """Page-locked host memory: ``bytes`` is a view of it."""
+
+    def __init__(self, address: int, size: int, close: Callable[[], None]) -> None:
+        self.address, self.size, self._close = address, size, close
+        self.bytes: NDArray[np.uint8] = np.frombuffer(
+            (ctypes.c_uint8 * size).from_address(address), np.uint8
+        )
+
+    def close(self) -> None:
+        """Free it; no view of it may be used any more."""
+        self._close()
+
+
+class Memory:
+    """Device memory. Unless it was closed, it is freed behind the work that may still read it."""
+
+    def __init__(self, cuda: "Cuda", buffer: Any, address: int, size: int) -> None:
+        self.address, self.size = address, size
+        self._cuda, self._buffer = cuda, buffer
+
+    def close(self, stream: Stream) -> None:
+        """Free it in the order of ``stream``."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._cuda.free(buffer, stream)
+
+    def __del__(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._cuda.free_later(buffer)
+
+
+class Cuda:
+    """One GPU. Its methods are to be called inside ``current``, but for ``current`` itself.
+
+    Memory comes from a pool of its own, so that closing gives it back to the system.
+
+    Raises:
+        BackendError: cuda-core is missing, or CUDA fails.
+        OutOfMemory: from ``allocate`` and ``pinned``.
+    """
+
+    def __init__(self, info: GpuInfo) -> None:
+        self.info = info
+        self._core, self._driver = import_cuda()
+        before = check(self._driver.cuCtxGetCurrent())
+        try:
+            self._device = self._core.Device(info.index)
+            self._device.set_current()
+            self._context = self._device.context.handle
+            self._pool = self._core.DeviceMemoryResource(
+                self._device, self._core.DeviceMemoryResourceOptions()
+            )
+            self._host = self._core.LegacyPinnedMemoryResource()
+            # Frees of results go here, and consumers wait for it: see ``free_later``.
+            self._results = self._device.create_stream()
+        finally:
+            check(self._driver.cuCtxSetCurrent(before))
+        self._capturing = threading.local()
+        self._deferred: deque[Any] = deque()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this GPU the calling thread's, and give the thread its own back."""
+        check(self._driver.cuCtxPushCurrent(self._context))
+        try:
+            yield
+        finally:
+            check(self._driver.cuCtxPopCurrent())
+
+    def stream(self) -> Stream:
+        """A new stream that does not wait for the default stream."""
+        return _Stream(self._device.create_stream())
+
+    def allocate(self, size: int, stream: Stream) -> Memory:
+        """Device memory, aligned to 256 bytes at least, for use behind this point of ``stream``."""
+        self._free_deferred()
+        assert isinstance(stream, _Stream)
+        try:
+            buffer = self._pool.allocate(size, stream=stream.core)
+        except Exception as error:
+            raise _memory_error(error, size, "device") from error
+        return Memory(self, buffer, int(buffer.handle), size)
+
+    def pinned(self, size: int) -> Pinned:
+        """Page-locked host memory."""
+        try:
+            buffer = self._host.allocate(size)
+        except Exception as error:
+            raise _memory_error(error, size, "pinned host") from error
+        return Pinned(int(buffer.handle), size, buffer.close)
+
+    def copy(self, target: int, source: int, size: int, stream: Stream) -> None:
+        """Queue a copy; the addresses say where from and where to."""
+        check(self._driver.cuMemcpyAsync(target, source, size, stream.handle))
+
+    def fill(self, target: int, word: int, count: int, stream: Stream) -> None:
+        """Queue the writing of ``count`` 32-bit words."""
+        check(self._driver.cuMemsetD32Async(target, word, count, stream.handle))
+
+    def record(self, stream: Stream) -> Any:
+        """An event: this point of the stream."""
+        assert isinstance(stream, _Stream)
+        return stream.core.record()
+
+    def wait(self, handle: int, event: Any) -> None:
+        """Let a stream, ours or another's, wait for an event."""
+        check(self._driver.cuStreamWaitEvent(handle, event.handle, 0))
+
+    def wait_for_stream(self, stream: Stream, handle: int) -> None:
+        """Let ``stream`` wait for what another's stream holds now."""
+        if handle != stream.handle:
+            event = self._device.create_event()
+            check(self._driver.cuEventRecord(event.handle, handle))
+            self.wait(stream.handle, event)
+
+    def ready(self, event: Any) -> None:
+        """Block until the event's work is done."""
+        event.sync()
+
+    def publish(self, event: Any) -> int:
+        """Handle of a long-lived stream that waits for ``event``, for the array interface."""
+        self.wait(int(self._results.handle), event)
+        return int(self._results.handle)
+
+    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+        """Record what ``work`` queues on ``stream``, which runs nothing.
+
+        Raises:
+            Exception: whatever ``work`` raises, or CUDA, when it holds what cannot be captured.
+        """
+        assert isinstance(stream, _Stream)
+        builder = stream.core.create_graph_builder()
+        self._capturing.on = True
+        try:
+            # Calls of other threads that cannot be captured do not break this one.
+            builder.begin_building("thread_local")
+            try:
+                work()
+            except BaseException:
+                with suppress(Exception):  # it says again that the capture failed
+                    builder.end_building()
+                raise
+            builder.end_building()
+            return _Graph(builder.complete())
+        finally:
+            self._capturing.on = False
+            builder.close()
+
+    def free(self, buffer: Any, stream: Stream) -> None:
+        """Free in the order of ``stream``."""
+        assert isinstance(stream, _Stream)
+        buffer.close(stream.core)
+
+    def free_later(self, buffer: Any) -> None:
+        """Free a result that nothing refers to any more.
+
+        A consumer of DLPack drops an array while its own stream may still read it. Those that use
+        the default stream, or one that synchronises with it, are waited for here.
+        """
+        if getattr(self._capturing, "on", False):
+            self._deferred.append(buffer)  # the garbage collector runs anywhere
+            return
+        with self.current():
+            self._results.wait(self._core.LEGACY_DEFAULT_STREAM)
+            buffer.close(self._results)
+
+    def _free_deferred(self) -> None:
+        while self._deferred:
+            with suppress(IndexError):  # another thread was faster
+                self.free_later(self._deferred.popleft())
+
+    def close(self) -> None:
+        """Give the pool back, once the results that are still alive are gone."""
+        self._free_deferred()
+        self._results.sync()
+        self._pool.close()
+
+
+class _Stream:
+    def __init__(self, core: Any) -> None:
+        self.core = core
+        self.handle = int(core.handle)
+
+    def synchronize(self) -> None:
+        self.core.sync()
+
+    def close(self) -> None:
+        self.core.close()
+
+
+class _Graph:
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def launch(self, stream: Stream) -> None:
+        assert isinstance(stream, _Stream)
+        self._core.launch(stream.core)
+
+    def close(self) -> None:
+        self._core.close()
+
+
+def _memory_error(error: Exception, size: int, where: str) -> Exception:
+    """cuda-core names CUDA's error code in its message."""
+    return OutOfMemory(size, where) if "OUT_OF_MEMORY" in str(error) else error
