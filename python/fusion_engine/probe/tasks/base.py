@@ -1,7 +1,7 @@
 """What a task is: labelled audio files, each in a split or a fold."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -122,11 +122,12 @@ class TaskInfo:
     """What is known of a task before its files are there.
 
     Attributes:
-        classes: how many there are in the distributor's release.
+        classes, examples: how many there are in the distributor's release; ``examples`` is
+            ``None`` where it differs from one download to the next.
         seconds: the clip length.
         protocol: how the examples are split.
         homepage: where to get the data set.
-        size: what it takes on disk, unpacked.
+        size: what it takes on disk, unpacked, for the reader's eyes.
         layout: the folders and files expected, as a tree, below the root.
         read: the reader.
     """
@@ -134,6 +135,7 @@ class TaskInfo:
     name: str
     title: str
     classes: int
+    examples: int | None
     seconds: float
     protocol: str
     homepage: str
@@ -146,7 +148,29 @@ class TaskInfo:
         return DatasetError(
             f"{self.title}: {problem}\n"
             f"expected in {root}:\n\n{self.layout}\n\n"
-            f"get it from {self.homepage} ({self.size} on disk) and unpack all of it"
+            f"get it from {self.homepage} ({self.size}) and unpack all of it"
+        )
+
+    def task(self, examples: Iterable[Example], notes: Iterable[str] = ()) -> Task:
+        """The task of ``examples``, in order of path, with a note where the counts are not usual.
+
+        Raises:
+            DatasetError: the examples make no task.
+        """
+        ordered = tuple(sorted(examples, key=lambda example: str(example.path)))
+        classes = tuple(sorted({example.label for example in ordered}))
+        notes = list(notes)
+        if self.examples is not None and len(ordered) != self.examples:
+            notes.append(f"{len(ordered)} clips, the distributor's release has {self.examples}")
+        if len(classes) != self.classes:
+            notes.append(f"{len(classes)} classes, the distributor's release has {self.classes}")
+        return Task(
+            name=self.name,
+            title=self.title,
+            seconds=self.seconds,
+            classes=classes,
+            examples=ordered,
+            notes=tuple(notes),
         )
 
 

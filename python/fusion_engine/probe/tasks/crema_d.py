@@ -1,0 +1,72 @@
+"""CREMA-D: acted emotions, split by actor."""
+
+import re
+from pathlib import Path
+
+from .base import Example, Task, TaskInfo
+from .files import audio_in, first_bytes, left_out, require
+from .splits import draw_split
+
+_VALID, _TEST = 0.1, 0.2
+# ACTOR_SENTENCE_EMOTION_LEVEL; a few levels are X instead of XX.
+_NAME = re.compile(r"(?P<actor>\d{4})_[A-Z]{3}_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_[A-Z]+")
+_LFS = b"version https://git-lfs"
+
+
+def read_crema_d(root: Path, seed: int) -> Task:
+    """CREMA-D as in its repository: six emotions, read from the file names.
+
+    70 % of the actors train, 10 % validate and 20 % test. Audio with names of another form is left
+    out, with a note.
+
+    Args:
+        root: the repository's folder.
+        seed: of the split.
+
+    Raises:
+        DatasetError: ``AudioWAV`` is missing, empty or has Git LFS pointers instead of audio.
+
+    Source: Cao et al., "CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset" (2014), and
+    the README of its repository; the shares of the actors as in TensorFlow Datasets' ``crema_d``.
+    """
+    require(CREMA_D, root, "AudioWAV")
+    folder = root / "AudioWAV"
+    names = audio_in(CREMA_D, root, folder)
+    matches = {name: match for name in names if (match := _NAME.fullmatch(Path(name).stem))}
+    actors = {match["actor"] for match in matches.values()}
+    if len(actors) < 3:
+        raise CREMA_D.error(
+            root, f"{folder} has clips of {len(actors)} actors, too few for a split in three"
+        )
+    if first_bytes(folder / next(iter(matches)), len(_LFS)) == _LFS:
+        raise CREMA_D.error(
+            root, f"{folder} has Git LFS pointers and no audio: run `git lfs pull` in {root}"
+        )
+    splits = draw_split(actors, _VALID, _TEST, seed)
+    examples = [
+        Example(path=folder / name, label=match["emotion"], split=splits[match["actor"]])
+        for name, match in matches.items()
+    ]
+    others = [f"AudioWAV/{name}" for name in names if name not in matches]
+    notes = [
+        f"the actors' split is drawn with seed {seed}: none is published",
+        *left_out(others, "is not named like 1001_DFA_ANG_XX.wav"),
+    ]
+    return CREMA_D.task(examples, notes)
+
+
+CREMA_D = TaskInfo(
+    name="crema_d",
+    title="CREMA-D",
+    classes=6,
+    examples=7_442,
+    seconds=2.5,
+    protocol="70 / 10 / 20 % of the actors, drawn with a seed",
+    homepage="https://github.com/CheyneyComputerScience/CREMA-D",
+    size="0.6 GB on disk for AudioWAV",
+    layout="""\
+└── AudioWAV/
+    ├── 1001_DFA_ANG_XX.wav     actor, sentence, emotion, level
+    └── … (7 442 files)""",
+    read=read_crema_d,
+)

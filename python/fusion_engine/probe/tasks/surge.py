@@ -1,0 +1,85 @@
+"""Surge pitch: which of 88 notes a synthesizer plays, split by tone."""
+
+from pathlib import Path
+
+from .base import Example, Task, TaskInfo
+from .files import is_audio, left_out, require, scan
+from .splits import draw_split
+
+# The notes of a grand piano, MIDI numbers.
+LOWEST, HIGHEST = 21, 108
+_VALID, _TEST = 0.1, 0.1
+
+
+def read_surge(root: Path, seed: int) -> Task:
+    """Surge pitch as unpacked: a folder per tone (preset), in it a file per note.
+
+    The class is the file's stem, the note's MIDI number, written with three digits. The tone is
+    the file's folder, at any depth below ``root``: 80 % of the tones train, 10 % validate and 10 %
+    test. Audio with another stem is left out, with a note.
+
+    Args:
+        root: the folder of the tones.
+        seed: of the split.
+
+    Raises:
+        DatasetError: fewer than three tones.
+
+    Source: Turian et al., "One Billion Audio Sounds from GPU-enabled Modular Synthesis" (2021),
+    which released the data set.
+    """
+    require(SURGE, root)
+    tones: dict[str, list[tuple[Path, str]]] = {}
+    others: list[str] = []
+    _walk(root, root, tones, others)
+    if len(tones) < 3:
+        raise SURGE.error(
+            root, f"{root} has {len(tones)} tones (folders with notes), too few for a split"
+        )
+    splits = draw_split(tones, _VALID, _TEST, seed)
+    examples = [
+        Example(path=path, label=note, split=splits[tone])
+        for tone, clips in tones.items()
+        for path, note in clips
+    ]
+    notes = [
+        f"the tones' split is drawn with seed {seed}: none is published",
+        *left_out(sorted(others), f"is not named by a MIDI note, {LOWEST} to {HIGHEST}"),
+    ]
+    return SURGE.task(examples, notes)
+
+
+def _walk(
+    root: Path, folder: Path, tones: dict[str, list[tuple[Path, str]]], others: list[str]
+) -> None:
+    clips = []
+    folders, files = scan(SURGE, root, folder)
+    for name in filter(is_audio, files):
+        stem = Path(name).stem
+        if stem.isascii() and stem.isdigit() and LOWEST <= int(stem) <= HIGHEST:
+            clips.append((folder / name, f"{int(stem):03d}"))
+        else:
+            others.append(str(folder / name))
+    if clips:
+        tones[str(folder.relative_to(root))] = clips
+    for name in folders:
+        _walk(root, folder / name, tones, others)
+
+
+SURGE = TaskInfo(
+    name="surge",
+    title="Surge pitch",
+    classes=88,
+    examples=None,
+    seconds=4.0,
+    protocol="80 / 10 / 10 % of the tones, drawn with a seed",
+    homepage="https://arxiv.org/abs/2104.12922 (the paper names the download)",
+    size="size not published",
+    layout="""\
+├── …/                          a folder per tone, at any depth
+│   ├── 21.ogg                  a file per note, MIDI 21 to 108
+│   ├── …
+│   └── 108.ogg
+└── …""",
+    read=read_surge,
+)
