@@ -1,0 +1,235 @@
+"""The two graphs that one plan writes: the typed one for TensorRT, and its emulation in FP32.
+
+TensorRT builds strongly typed networks only, so the precision of every node is in the graph.
+
+ONNX Runtime's CPU provider says nothing about half precision: it computes FP16 nodes in FP32, where
+1e5 does not overflow, and has no BF16 convolution. The emulation therefore has FP32 nodes, weights
+that hold rounded values, and a cast down and up behind every node which the typed graph computes in
+the low precision; a node that moves or chooses values needs none. ONNX Runtime (1.17 and later)
+keeps such pairs at every level of optimisation, since they lose precision, and they round to
+nearest, ties to even, with overflow to infinity: no session option is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ...errors import ArtifactError, NumericalError
+from ...spec import METADATA_KEY, Spec
+from .attention import balance_attention
+from .plan import PrecisionPlan, Rule
+from .rounding import HalfPrecision, half_bits, widened
+from .skeleton import Skeleton
+
+if TYPE_CHECKING:
+    import onnx
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+
+# The first opset in which every operator of the plan takes BF16.
+_BF16_OPSET = 22
+_SHOWN = 6
+
+
+def typed_model(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """The strongly typed graph of an exported FP32 model; its input stays FP32.
+
+    Args:
+        model: what ``fusion-engine export`` wrote; not changed.
+        precision: ``fp16`` and ``bf16`` give layer outputs of that type; ``fp32`` and ``tf32``
+            differ from the model in the spec alone.
+
+    Returns:
+        a model whose spec names the precision. It shares nothing with ``model``.
+
+    Raises:
+        ArtifactError: no spec, not FP32, or an operator that the plan does not cover.
+        NumericalError: weights beyond the range of the precision; the message names them.
+        ValueError: an unknown precision.
+    """
+    if precision in ("fp16", "bf16"):
+        return _Writer(model, precision, emulate=False).model
+    if precision not in ("fp32", "tf32"):
+        raise ValueError(f"precision is {precision!r}, expected 'fp32', 'tf32', 'fp16' or 'bf16'")
+    copy = type(model)()
+    copy.CopyFrom(model)
+    _set_precision(copy, precision)
+    return copy
+
+
+def emulated_model(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto:
+    """What ``typed_model`` computes, as an FP32 graph for ONNX Runtime's CPU provider.
+
+    Its layer outputs are FP32 and hold only values of the low precision. Sums are accumulated in
+    FP32, as tensor cores do; a product and the bias added to it are rounded apart, as the graph
+    says, where TensorRT may fuse them and round once.
+
+    Args:
+        model: what ``fusion-engine export`` wrote; not changed.
+        precision: ``fp16`` or ``bf16``.
+
+    Raises:
+        ArtifactError, NumericalError, ValueError: as ``typed_model``.
+    """
+    if precision not in ("fp16", "bf16"):
+        raise ValueError(f"precision is {precision!r}, expected 'fp16' or 'bf16'")
+    return _Writer(model, precision, emulate=True).model
+
+
+def _set_precision(model: onnx.ModelProto, precision: Precision) -> None:
+    """Name the precision in the model's spec.
+
+    Raises:
+        ArtifactError: there is no spec, or it is not that of an FP32 model.
+    """
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            spec = Spec.from_json(entry.value)
+            if spec.precision != "fp32":
+                raise ArtifactError(
+                    f"the model is {spec.precision} already: give the FP32 artifact that "
+                    "`fusion-engine export` wrote"
+                )
+            entry.value = replace(spec, precision=precision).to_json()
+            return
+    raise ArtifactError(
+        f"the model has no {METADATA_KEY!r} entry in its metadata, so it was not written by "
+        "fusion_engine. Export it with `fusion-engine export`."
+    )
+
+
+class _Writer:
+    """Carries a plan out, as typed nodes or as an emulation of them."""
+
+    def __init__(self, source: onnx.ModelProto, precision: HalfPrecision, *, emulate: bool) -> None:
+        import onnx
+
+        skeleton = Skeleton.of(source)
+        self.model = skeleton.model
+        _set_precision(self.model, precision)
+        balance_attention(skeleton)
+        self._plan = PrecisionPlan.of(skeleton)
+        self._weights = skeleton.initializers
+        self._precision = precision
+        self._emulate = emulate
+        self._low: int = (
+            onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
+        )
+        nodes = list(self.model.graph.node)
+        self._uses = self._weight_uses(nodes)
+        self._written: list[onnx.NodeProto] = []
+        self._cast: dict[tuple[str, bool], str] = {}
+        for node, rule in zip(nodes, self._plan.rules, strict=True):
+            self._write(node, rule)
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(self._written)
+        self._write_weights()
+        if not emulate:
+            self._type_outputs()
+
+    def _weight_uses(self, nodes: list[onnx.NodeProto]) -> dict[str, set[bool]]:
+        """For each initializer whether it is read in the low precision, in FP32, or in both."""
+        uses = defaultdict(set)
+        for node, rule in zip(nodes, self._plan.rules, strict=True):
+            for name in node.input:
+                if name in self._weights:
+                    uses[name].add(rule.low and name in self._plan.floats)
+        return uses
+
+    def _write(self, node: onnx.NodeProto, rule: Rule) -> None:
+        inputs = [
+            self._as(name, low=rule.low) if name in self._plan.floats else name
+            for name in node.input
+        ]
+        node.input[:] = inputs
+        self._written.append(node)
+        if rule is not Rule.FP32 and not (self._emulate and rule is Rule.ROUNDED):
+            return
+        for index, name in enumerate(node.output):
+            if name in self._plan.floats:
+                node.output[index] = f"{name}.fp32"
+                self._round(f"{name}.fp32", name)
+
+    def _as(self, name: str, *, low: bool) -> str:
+        """The value or weight ``name`` in the low precision or in FP32, through a cast if need be."""
+        if name in self._weights:
+            return self._weight_name(name, low=low)
+        is_low = name not in self._plan.lead
+        if low == is_low or (is_low and self._emulate):
+            return name
+        if (name, low) not in self._cast:
+            self._cast[name, low] = target = f"{name}.{self._precision if low else 'fp32'}"
+            if low:
+                self._round(name, target)
+            else:
+                self._add_cast(name, target, fp32=True)
+        return self._cast[name, low]
+
+    def _round(self, source: str, target: str) -> None:
+        """FP32 ``source`` rounded: of the low type, or FP32 again in the emulation."""
+        if self._emulate:
+            between = f"{source}.{self._precision}.low"
+            self._add_cast(source, between, fp32=False)
+            self._add_cast(between, target, fp32=True)
+        else:
+            self._add_cast(source, target, fp32=False)
+
+    def _add_cast(self, source: str, target: str, *, fp32: bool) -> None:
+        import onnx
+
+        to = onnx.TensorProto.FLOAT if fp32 else self._low
+        self._written.append(
+            onnx.helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=to)
+        )
+
+    def _weight_name(self, name: str, *, low: bool) -> str:
+        return name if low or len(self._uses[name]) == 1 else f"{name}.fp32"
+
+    def _write_weights(self) -> None:
+        lost = []
+        for name, tensor in self._weights.items():
+            for low in sorted(self._uses.get(name, ())):
+                weight = self.model.graph.initializer.add()
+                if low:
+                    lost += self._write_rounded(tensor, weight)
+                else:
+                    weight.CopyFrom(tensor)
+                weight.name = self._weight_name(name, low=low)
+        if lost:
+            rest = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+            better = "bf16 or fp32" if self._precision == "fp16" else "fp32"
+            raise NumericalError(
+                f"{self._precision} cannot hold these weights: {', '.join(lost[:_SHOWN])}{rest}. "
+                f"Build with --precision {better}."
+            )
+
+    def _write_rounded(self, tensor: onnx.TensorProto, weight: onnx.TensorProto) -> list[str]:
+        """Round ``tensor`` into ``weight``, and say what was lost with it."""
+        import onnx
+
+        values = onnx.numpy_helper.to_array(tensor)
+        bits = half_bits(values, self._precision)
+        rounded = widened(bits, self._precision)
+        weight.dims.extend(tensor.dims)
+        weight.data_type = onnx.TensorProto.FLOAT if self._emulate else self._low
+        kept = rounded if self._emulate else bits
+        # ONNX keeps raw data in little-endian order.
+        weight.raw_data = kept.astype(kept.dtype.newbyteorder("<"), copy=False).tobytes()
+        # A constant such as an epsilon must not vanish; small weights may.
+        vanished = math.prod(tensor.dims) == 1 and bool((values != 0).any() and not rounded.any())
+        if vanished or not np.array_equal(np.isfinite(rounded), np.isfinite(values)):
+            return [f"{tensor.name} ({np.abs(values[np.isfinite(values)]).max():.3g})"]
+        return []
+
+    def _type_outputs(self) -> None:
+        for value in self.model.graph.output:
+            if value.name in self._plan.floats:
+                value.type.tensor_type.elem_type = self._low
+        for opset in self.model.opset_import:
+            if self._precision == "bf16" and opset.domain in ("", "ai.onnx"):
+                opset.version = max(opset.version, _BF16_OPSET)
