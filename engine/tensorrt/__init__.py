@@ -1,1 +1,20 @@
 """TensorRT plans: building them, and reading and checking them without a GPU."""
+
+from .builder import build
+from .library import Library, import_tensorrt, installed_runtimes
+from .plan_file import PlanInfo, read_plan
+from .preflight import check_machine, preflight
+from .sidecar import Sidecar, update_sidecar
+
+__all__ = [
+    "Library",
+    "PlanInfo",
+    "Sidecar",
+    "build",
+    "check_machine",
+    "import_tensorrt",
+    "installed_runtimes",
+    "preflight",
+    "read_plan",
+    "update_sidecar",
+]

@@ -11,18 +11,22 @@ from .spec import METADATA_KEY, Spec
 
 
 def read_spec(path: str | os.PathLike[str]) -> Spec:
-    """The spec inside an `.onnx` artifact; needs no runtime and no GPU.
+    """The spec inside an `.onnx` or `.plan` artifact; needs no runtime and no GPU.
 
     Raises:
         ArtifactError: missing, damaged, no spec, or a spec this version cannot read.
     """
     path = Path(path)
+    if path.suffix == ".plan":
+        from .engine.tensorrt.plan_file import read_plan
+
+        return read_plan(path).spec
     if path.is_dir():
         raise ArtifactError(f"{path}: a folder, expected an .onnx file")
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file. Write one with `fusion-engine export`.")
     if path.suffix != ".onnx":
-        raise ArtifactError(f"{path}: unknown kind {path.suffix!r}, expected an .onnx file")
+        raise ArtifactError(f"{path}: unknown kind {path.suffix!r}, expected .onnx or .plan")
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -41,6 +45,12 @@ def read_spec(path: str | os.PathLike[str]) -> Spec:
     )
 
 
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hex) of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def report_path(artifact: str | os.PathLike[str]) -> Path:
     """Where the report of an artifact's export is kept."""
     return Path(f"{os.fspath(artifact)}.json")
@@ -50,8 +60,7 @@ def read_report(artifact: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The report of the artifact's export; ``None`` where there is none, or of another file."""
     try:
         report = json.loads(report_path(artifact).read_text(encoding="utf-8"))
-        with Path(artifact).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(artifact)
     except (OSError, ValueError):
         return None
     return report if isinstance(report, dict) and report.get("sha256") == sha256 else None

@@ -162,7 +162,7 @@ class Spec:
                 "`fusion-engine export`."
             )
         try:
-            spec: Self = _decode(cls, data, "spec")
+            spec: Self = decode(cls, data, "spec")
         except ArtifactError as error:
             raise ArtifactError(
                 f"{where}: {error}. Export the model again with `fusion-engine export`."
@@ -213,8 +213,15 @@ def _problems(spec: Spec) -> list[str]:
     return out
 
 
-def _decode(hint: type[_T] | Any, value: Any, where: str) -> Any:
-    """``value`` as the type ``hint``, strictly; ``where`` names it in errors."""
+def decode(hint: type[_T] | Any, value: Any, where: str) -> Any:
+    """JSON's ``value`` as the type ``hint``, strictly; ``where`` names it in errors.
+
+    Takes dataclasses, tuples of one type, literals, optional types, plain types and ``dict``, whose
+    items are not looked at.
+
+    Raises:
+        ArtifactError: something is missing, unknown or of another type.
+    """
     origin = get_origin(hint)
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
@@ -225,12 +232,16 @@ def _decode(hint: type[_T] | Any, value: Any, where: str) -> Any:
         if missing or unknown:
             raise ArtifactError(f"{where} lacks {missing} and has unknown fields {unknown}")
         hints = get_type_hints(hint)
-        return hint(**{n: _decode(hints[n], value[n], f"{where}.{n}") for n in names})
+        return hint(**{n: decode(hints[n], value[n], f"{where}.{n}") for n in names})
     if origin is tuple:
         if not isinstance(value, list):
             raise ArtifactError(f"{where} is {value!r}, expected a list")
         item = get_args(hint)[0]
-        return tuple(_decode(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(decode(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ArtifactError(f"{where} is {value!r}, expected an object")
+        return value
     if origin is Literal:
         if value not in get_args(hint):
             raise ArtifactError(f"{where} is {value!r}, expected one of {list(get_args(hint))}")
@@ -239,7 +250,7 @@ def _decode(hint: type[_T] | Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         (hint,) = (arg for arg in get_args(hint) if arg is not type(None))
-        return _decode(hint, value, where)
+        return decode(hint, value, where)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

@@ -1,0 +1,180 @@
+"""From an `.onnx` artifact to a plan: parse, set, build, write."""
+
+import hashlib
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_args
+
+from ..._atomic import atomic_path
+from ...artifact import file_sha256, read_report, read_spec
+from ...errors import ArtifactError, BackendError
+from ..gpu.device import GpuInfo, find_gpu
+from ..precision import Precision, typed_model
+from .library import import_tensorrt
+from .monitor import BuildProgress, run_cancellable
+from .network import BuildOptions, serialize
+from .network_name import encode_name, plan_spec
+from .plan_file import PlanInfo, read_plan
+from .profile import make_profile
+from .sidecar import Sidecar, Source, sidecar_path, this_system, write_sidecar
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DEFAULT_EFFORT = 3
+EFFORTS = range(6)
+
+
+def build(
+    onnx: str | os.PathLike[str],
+    plan: str | os.PathLike[str],
+    *,
+    runtime: str | None = None,
+    precision: Precision = "fp16",
+    batch: tuple[int, int, int] | None = None,
+    seconds: tuple[float, float, float] | None = None,
+    frames: tuple[int, int, int] | None = None,
+    effort: int = DEFAULT_EFFORT,
+    linear_outputs: bool = False,
+    typed_onnx: str | os.PathLike[str] | None = None,
+    gpu: GpuInfo | None = None,
+    progress: BuildProgress | None = None,
+) -> PlanInfo:
+    """Build a TensorRT plan, a plain serialized engine, with its sidecar ``PLAN.json``.
+
+    `tensorrt` tunes for the GPU at hand and needs one; `tensorrt_rtx` needs none. Networks are
+    strongly typed, and TF32 is off unless it is the precision. Neither file appears on an error.
+
+    Args:
+        onnx: the artifact, of precision fp32.
+        plan: the ``.plan`` file to write.
+        runtime: ``tensorrt`` or ``tensorrt_rtx``; ``None``: what is installed, which is logged.
+        precision: type of the arithmetic.
+        batch, seconds, frames: smallest, most common and largest input, see ``make_profile``.
+            Activation memory follows the largest.
+        effort: TensorRT's builder optimization level, 0 to 5.
+        linear_outputs: keep FP16 and BF16 maps NCHW; otherwise they are NHWC, as the layer-fusion
+            kernel reads them without a reformat.
+        typed_onnx: where to keep the typed graph of an FP16 or BF16 plan, for other tools.
+        gpu: the GPU to build on; ``None``: the first, where the library needs one.
+        progress: called as TensorRT goes through its phases.
+
+    Returns:
+        The plan as it was read back.
+
+    Raises:
+        ArtifactError: the artifact is missing, damaged, or not of precision fp32.
+        BackendError: the library or its GPU is missing, the parser or the builder failed (with
+            their own messages), or activations that were recorded at export overflow FP16.
+        FusionEngineError: a file cannot be written.
+        ValueError: an option out of range, or a profile that does not fit the model.
+    """
+    plan = _plan_path(plan)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {list(PRECISIONS)}")
+    if effort not in EFFORTS:
+        raise ValueError(f"effort is {effort}, expected 0 to 5")
+    if typed_onnx is not None and precision in ("fp32", "tf32"):
+        raise ValueError(f"precision {precision} has no typed graph: the artifact is the one")
+    spec = read_spec(onnx)
+    if spec.precision != "fp32":
+        raise ArtifactError(
+            f"{onnx}: its precision is {spec.precision}; build from the fp32 artifact that "
+            "`fusion-engine export` wrote"
+        )
+    profile = make_profile(spec, batch=batch, seconds=seconds, frames=frames)
+    options = BuildOptions(
+        precision=precision, profile=profile, effort=effort, linear_outputs=linear_outputs
+    )
+    spec = plan_spec(spec, precision, profile.frames.max)
+    encode_name(spec)  # refuses a spec that is too long before the work
+    library = import_tensorrt(runtime)
+    if gpu is None and not library.is_rtx:
+        gpu = find_gpu()
+    with ExitStack() as stack:
+        # Entered first, so that they appear last: see the end of this block.
+        typed = None if typed_onnx is None else stack.enter_context(atomic_path(typed_onnx))
+        beside = stack.enter_context(atomic_path(sidecar_path(plan)))
+        temporary = stack.enter_context(atomic_path(plan))
+        graph = _typed_graph(onnx, precision)
+        if typed is not None:
+            typed.write_bytes(graph)
+        try:
+            result = run_cancellable(
+                lambda cancelled: serialize(
+                    graph,
+                    spec,
+                    options,
+                    library=library,
+                    gpu=gpu,
+                    cancelled=cancelled,
+                    progress=progress,
+                )
+            )
+        except BackendError as error:
+            raise BackendError(f"{onnx}: {error}") from error
+        temporary.write_bytes(result.plan)
+        sidecar = Sidecar(
+            sha256=hashlib.sha256(result.plan).hexdigest(),
+            bytes=len(result.plan),
+            runtime=library.runtime,
+            runtime_version=library.version,
+            gpu=None if gpu is None else gpu.name,
+            compute_capability=None if gpu is None else "{}.{}".format(*gpu.compute_capability),
+            system=this_system(),
+            profile=profile,
+            effort=effort,
+            linear_outputs=linear_outputs,
+            tensors=result.tensors,
+            activation_bytes=result.activation_bytes,
+            source=Source(name=Path(onnx).name, sha256=file_sha256(onnx)),
+            spec=spec,
+        )
+        write_sidecar(beside, sidecar)
+        # The old sidecar goes, then the plan changes, then the new one comes: wherever that is
+        # cut short, no sidecar is beside a plan that it does not describe.
+        sidecar_path(plan).unlink(missing_ok=True)
+    info = read_plan(plan)
+    logger.info("%s: %d bytes, built in %.1f s", plan, sidecar.bytes, result.seconds)
+    return info
+
+
+def _plan_path(plan: str | os.PathLike[str]) -> Path:
+    path = Path(plan)
+    if path.suffix != ".plan":
+        raise ValueError(f"plan is {os.fspath(path)!r}, expected a name that ends in .plan")
+    return path
+
+
+def _typed_graph(artifact: str | os.PathLike[str], precision: Precision) -> bytes:
+    """The artifact's graph in the precision's types, serialized."""
+    import onnx
+
+    if precision in ("fp32", "tf32"):
+        return Path(artifact).read_bytes()
+    _check_activations(artifact, precision)
+    data: bytes = typed_model(onnx.load(artifact), precision).SerializeToString()
+    return data
+
+
+def _check_activations(artifact: str | os.PathLike[str], precision: Precision) -> None:
+    """Warn of activations that FP16 may not hold, and refuse those that it does not.
+
+    Raises:
+        BackendError: as ``build``.
+    """
+    report = read_report(artifact) or {}
+    activations = report.get("activations")
+    if activations is not None:
+        from ..precision import check_ranges
+
+        for warning in check_ranges(activations, precision):
+            logger.warning("%s: %s", artifact, warning)
+    elif precision == "fp16":
+        logger.warning(
+            "%s: no activation ranges were recorded at its export, so that nobody knows whether "
+            "they fit FP16 (65504). Export it again, or build with --precision bf16",
+            artifact,
+        )

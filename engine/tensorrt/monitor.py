@@ -1,0 +1,57 @@
+"""Progress of a build, and a way to stop one."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+_T = TypeVar("_T")
+
+
+class BuildProgress(Protocol):
+    """Called from another thread with what goes on."""
+
+    def __call__(self, phase: str, step: int, steps: int) -> None:
+        """Step ``step`` of ``steps`` of ``phase`` is done; phases nest, 0 is their start."""
+
+
+def run_cancellable(work: Callable[[threading.Event], _T]) -> _T:
+    """``work(cancelled)`` in a thread of its own.
+
+    Signals are the main thread's: an exception in a callback of TensorRT would be lost, so Ctrl-C
+    sets ``cancelled`` here, and goes on once the work has stopped.
+    """
+    cancelled = threading.Event()
+    with ThreadPoolExecutor(1, "fusion_engine-build") as pool:
+        try:
+            return pool.submit(work, cancelled).result()
+        except BaseException:
+            cancelled.set()
+            raise
+
+
+def make_monitor(module: Any, cancelled: threading.Event, progress: BuildProgress | None) -> Any:
+    """TensorRT's IProgressMonitor that stops once ``cancelled`` and reports to ``progress``."""
+
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._steps = dict[str, int]()
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self._steps[name] = steps
+            self._tell(name, 0, steps)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            self._tell(name, step + 1, self._steps.get(name, step + 1))
+            return not cancelled.is_set()
+
+        def phase_finish(self, name: str) -> None:
+            steps = self._steps.get(name, 0)
+            self._tell(name, steps, steps)
+
+        def _tell(self, phase: str, step: int, steps: int) -> None:
+            if progress is not None:
+                progress(phase, step, steps)
+
+    return Monitor()

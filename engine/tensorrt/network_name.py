@@ -1,0 +1,90 @@
+"""The spec as a network's name, in which it travels inside a plan."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+from ...errors import ArtifactError
+from ...frontend.spec import PRESETS
+from ...spec import METADATA_KEY, Spec, decode
+
+# How a name begins, and what is looked for in a plan's bytes.
+PREFIX = f'{{"{METADATA_KEY}":'
+# TensorRT drops names above 4095 characters, with a line in its log.
+MAX_BYTES = 4000
+
+
+def encode_name(spec: Spec) -> str:
+    """Canonical compact JSON in ASCII: sorted keys, no spaces.
+
+    The frontend is its preset's name, what differs from that preset, and the SHA-256 of all its
+    settings; the rest is the spec as it is.
+
+    Raises:
+        ArtifactError: more than 4000 bytes.
+    """
+    data = asdict(spec)
+    settings = data["frontend"]
+    preset = PRESETS.get(spec.frontend.preset)
+    known = {} if preset is None else asdict(preset)
+    data["frontend"] = {
+        "preset": settings.pop("preset"),
+        "overrides": {
+            name: value
+            for name, value in settings.items()
+            if name not in known or known[name] != value
+        },
+        "sha256": spec.frontend.sha256(),
+    }
+    name = json.dumps({METADATA_KEY: data}, sort_keys=True, separators=(",", ":"))
+    if len(name) > MAX_BYTES:
+        raise ArtifactError(
+            f"the spec takes {len(name)} bytes, and a plan holds {MAX_BYTES}: export fewer layers "
+            f"than {len(spec.layers)}, or submodules with shorter names"
+        )
+    return name
+
+
+def decode_name(name: str, *, where: str) -> Spec:
+    """The spec in a network's name.
+
+    Args:
+        name: what ``encode_name`` gave.
+        where: the plan, for errors.
+
+    Raises:
+        ArtifactError: another name, damaged, or a frontend preset whose settings are other ones in
+            this version.
+    """
+    if not name.startswith(PREFIX):
+        raise ArtifactError(
+            f"{where}: no spec in its network's name, so it was not built by fusion_engine. "
+            "Build it with `fusion-engine build`."
+        )
+    try:
+        data = json.loads(name)
+        front: dict[str, Any] = decode(dict[str, Any], data[METADATA_KEY]["frontend"], "frontend")
+        preset, digest = front["preset"], front["sha256"]
+        known = asdict(PRESETS[preset]) if preset in PRESETS else {}
+        data[METADATA_KEY]["frontend"] = known | front["overrides"] | {"preset": preset}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{where}: the spec in its network's name is damaged ({error!r}). Build it again with "
+            "`fusion-engine build`."
+        ) from None
+    spec = Spec.from_json(json.dumps(data[METADATA_KEY]), where=where)
+    if spec.frontend.sha256() != digest:
+        raise ArtifactError(
+            f"{where}: its frontend {preset!r} has other settings in this fusion_engine (SHA-256 "
+            f"{spec.frontend.sha256()[:12]}…, expected {str(digest)[:12]}…). Use the version that "
+            f"wrote it ({spec.producer_version}), or export and build again."
+        )
+    return spec
+
+
+def plan_spec(spec: Spec, precision: Any, max_frames: int) -> Spec:
+    """The spec of a plan built from the artifact with ``spec``.
+
+    The fewest frames stay the model's own: a profile that begins higher is the plan's affair.
+    """
+    return replace(spec, precision=precision, max_frames=max_frames)

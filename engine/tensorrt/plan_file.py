@@ -1,0 +1,172 @@
+"""Reading a plan without a GPU and without the library that built it.
+
+A plan is a plain serialized engine, so that other tools load it too. Its spec is the network's
+name, which stands in the bytes as a little-endian u64 length and UTF-8.
+"""
+
+import json
+import logging
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from ...artifact import file_sha256
+from ...errors import ArtifactError
+from ...spec import Spec
+from .library import Runtime
+from .network_name import MAX_BYTES, PREFIX, decode_name
+from .sidecar import Sidecar, read_sidecar, sidecar_path
+
+logger = logging.getLogger(__name__)
+
+_BUILD_AGAIN = "Build it again with `fusion-engine build`."
+
+
+@dataclass(frozen=True)
+class RtxHeader:
+    """What the first bytes of a TensorRT-RTX plan say, as seen in 1.4 to 1.7; undocumented.
+
+    Args:
+        length: bytes of the whole plan.
+        version: of the library that built it.
+        targets: compute capabilities that it carries code for; (99, 0) stands for later ones.
+    """
+
+    length: int
+    version: str
+    targets: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self | None:
+        """From a plan's first bytes; ``None`` where they are not such a header."""
+        if len(data) < 36 or data[:4] != b"vtrt":
+            return None
+        length, version = struct.unpack_from("<Q4s", data, 16)
+        (mask,) = struct.unpack_from("<I", data, 32)
+        targets = tuple(target for bit, target in enumerate(_TARGETS) if mask >> bit & 1)
+        return cls(length, ".".join(map(str, version)), targets)
+
+
+# By the bit of the mask.
+_TARGETS = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1), (99, 0))
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """A plan, read without loading it.
+
+    Args:
+        path: the plan.
+        bytes: its size.
+        spec: its spec.
+        sidecar: what ``NAME.plan.json`` says, whose SHA-256 is that of the plan; ``None`` where
+            there is no such file.
+        header: hints in the plan's first bytes; ``None`` where there are none.
+    """
+
+    path: Path
+    bytes: int
+    spec: Spec
+    sidecar: Sidecar | None
+    header: RtxHeader | None
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """The library that can load it; ``None`` where nothing says so."""
+        if self.sidecar is not None:
+            return self.sidecar.runtime
+        return None if self.header is None else "tensorrt_rtx"
+
+    @property
+    def runtime_version(self) -> str | None:
+        """The version of that library."""
+        if self.sidecar is not None:
+            return self.sidecar.runtime_version
+        return None if self.header is None else self.header.version
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that builds it again, with the same options where they are known."""
+        if self.sidecar is not None:
+            return self.sidecar.rebuild_command(self.path)
+        return f"fusion-engine build MODEL.onnx -o {self.path} --precision {self.spec.precision}"
+
+
+def read_plan(path: str | os.PathLike[str]) -> PlanInfo:
+    """A plan's spec and sidecar, once its bytes are known to be the ones that were built.
+
+    Without a sidecar nothing but the spec and the length can be checked.
+
+    Raises:
+        ArtifactError: missing, truncated, damaged, no plan or no spec in it; a sidecar that is
+            damaged or another plan's.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ArtifactError(f"{path}: a folder, expected a .plan file")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file. Write one with `fusion-engine build`.")
+    size = path.stat().st_size
+    if not size:
+        raise ArtifactError(f"{path}: empty, expected a TensorRT plan. {_BUILD_AGAIN}")
+    sidecar = read_sidecar(path)
+    if sidecar is not None:
+        _check_bytes(path, size, sidecar)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        header = RtxHeader.parse(data[:64])
+        if header is not None and header.length != size:
+            raise ArtifactError(_wrong_size(path, size, header.length, _BUILD_AGAIN))
+        name = find_name(data)
+    if name is None:
+        if sidecar is None:
+            raise ArtifactError(
+                f"{path}: no spec of fusion_engine in it: not a TensorRT plan, truncated, or built "
+                f"by another program. {_BUILD_AGAIN}"
+            )
+        logger.info("%s: its spec was taken from the sidecar", path)
+        return PlanInfo(path, size, sidecar.spec, sidecar, header)
+    spec = decode_name(name, where=str(path))
+    if sidecar is not None and sidecar.spec != spec:
+        raise ArtifactError(
+            f"{path}: the spec in it and the one in {sidecar_path(path).name} differ. Build it "
+            f"again: {sidecar.rebuild_command(path)}"
+        )
+    return PlanInfo(path, size, spec, sidecar, header)
+
+
+def find_name(data: "mmap.mmap | bytes") -> str | None:
+    """The network's name in a plan's bytes, where it is one of ours."""
+    start = data.find(PREFIX.encode())
+    if start < 0:
+        return None
+    if start >= 8:
+        (length,) = struct.unpack("<Q", data[start - 8 : start])
+        if len(PREFIX) < length <= MAX_BYTES and data[start + length - 2 : start + length] == b"}}":
+            return data[start : start + length].decode("utf-8", errors="replace")
+    # Stored in another way: the JSON itself says where it ends.
+    text = data[start : start + MAX_BYTES].decode("utf-8", errors="replace")
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return text
+    return text[:end]
+
+
+def _check_bytes(path: Path, size: int, sidecar: Sidecar) -> None:
+    rebuild = f"Build it again: {sidecar.rebuild_command(path)}"
+    if size != sidecar.bytes:
+        raise ArtifactError(_wrong_size(path, size, sidecar.bytes, rebuild))
+    digest = file_sha256(path)
+    if digest != sidecar.sha256:
+        raise ArtifactError(
+            f"{path}: its SHA-256 is {digest[:12]}…, its sidecar says {sidecar.sha256[:12]}…: the "
+            f"plan is damaged, or {sidecar_path(path).name} belongs to another one. {rebuild}"
+        )
+
+
+def _wrong_size(path: Path, size: int, expected: int, mend: str) -> str:
+    what = "truncated" if size < expected else "damaged, or the sidecar is another plan's"
+    return f"{path}: {what}: {size} bytes, expected {expected}. {mend}"
