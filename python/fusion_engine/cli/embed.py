@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from .._atomic import atomic_path
 from ..audio import decode_ahead, find_audio
-from ..engine import Engine
 from ..errors import AudioError, FusionEngineError
 from ..output import Failures, open_writer
 from ..spec import Head
 from ._app import app, output_path, print_message, progress_bar
+
+if TYPE_CHECKING:
+    from ..engine import Engine
 
 # Files answered together: enough to fill a batch, few enough that the bar moves.
 WINDOW_FILES = 32
@@ -77,6 +79,9 @@ def embed(
       fusion-engine embed cnn14_3_6.onnx recordings/ -o embeddings.parquet
       fusion-engine embed cnn14_3_6.onnx a.wav b.flac --head max -o embeddings.csv
     """
+    # Here, so that the other commands run where the native module does not load.
+    from ..engine import Engine
+
     _check_writable(output)
     paths = find_audio(inputs)
     try:
@@ -128,7 +133,9 @@ def _check_writable(output: Path) -> None:
 
 
 def _windows(
-    decoded: Iterator[tuple[Path, NDArray[np.float32] | AudioError]], engine: Engine, report: Report
+    decoded: Iterator[tuple[Path, NDArray[np.float32] | AudioError]],
+    engine: "Engine",
+    report: Report,
 ) -> Iterator[list[Decoded]]:
     """Decoded clips in groups; what could not be decoded is reported and left out."""
     window, samples = list[Decoded](), 0
@@ -146,7 +153,7 @@ def _windows(
 
 
 def _embed(
-    engine: Engine, window: list[Decoded], head: Head | None, report: Report
+    engine: "Engine", window: list[Decoded], head: Head | None, report: Report
 ) -> Iterator[tuple[str, float, NDArray[np.float32]]]:
     """Path, duration and embedding of each clip.
 
