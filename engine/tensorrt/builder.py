@@ -11,7 +11,7 @@ from ..._atomic import atomic_path
 from ...artifact import file_sha256, read_report, read_spec
 from ...errors import ArtifactError, BackendError
 from ..gpu.device import GpuInfo, find_gpu
-from ..precision import Precision, typed_model
+from ..precision import Precision, check_ranges, typed_model
 from .library import import_tensorrt
 from .monitor import BuildProgress, run_cancellable
 from .network import BuildOptions, serialize
@@ -66,8 +66,9 @@ def build(
 
     Raises:
         ArtifactError: the artifact is missing, damaged, or not of precision fp32.
-        BackendError: the library or its GPU is missing, the parser or the builder failed (with
-            their own messages), or activations that were recorded at export overflow FP16.
+        BackendError: the library or its GPU is missing, or the parser or the builder failed; with
+            their own messages.
+        NumericalError: weights or activations, as recorded at export, that FP16 cannot hold.
         FusionEngineError: a file cannot be written.
         ValueError: an option out of range, or a profile that does not fit the model.
     """
@@ -160,16 +161,10 @@ def _typed_graph(artifact: str | os.PathLike[str], precision: Precision) -> byte
 
 
 def _check_activations(artifact: str | os.PathLike[str], precision: Precision) -> None:
-    """Warn of activations that FP16 may not hold, and refuse those that it does not.
-
-    Raises:
-        BackendError: as ``build``.
-    """
+    """Warn of activations that FP16 may not hold, and refuse those that it cannot."""
     report = read_report(artifact) or {}
     activations = report.get("activations")
     if activations is not None:
-        from ..precision import check_ranges
-
         for warning in check_ranges(activations, precision):
             logger.warning("%s: %s", artifact, warning)
     elif precision == "fp16":

@@ -150,6 +150,33 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
 
 
 @contextmanager
+def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each phase that is going on, on stderr where that is a terminal.
+
+    Gives the function to call with a phase, how many of its steps are done, and how many it has.
+    """
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=_stderr,
+        disable=not _stderr.is_terminal,
+        transient=True,
+    ) as progress:
+        tasks = dict[str, TaskID]()
+
+        def show(phase: str, step: int, steps: int) -> None:
+            if step < steps:
+                if phase not in tasks:
+                    tasks[phase] = progress.add_task(phase, total=steps)
+                progress.update(tasks[phase], completed=step)
+            elif phase in tasks:
+                progress.remove_task(tasks.pop(phase))
+
+        yield show
+
+
+@contextmanager
 def step_bar(label: str, steps: int) -> Iterator[Callable[[str], None]]:
     """A line for each step of long work, with a bar below from the second one on.
 

@@ -9,9 +9,15 @@ from typing import Literal
 
 import typer
 
-from .. import _core
 from .._version import __version__
 from ..engine.backends.onnx_runtime import import_onnxruntime
+from ..engine.gpu import find_gpu
+from ..engine.tensorrt.library import (
+    INSTALL_HINTS,
+    Library,
+    import_tensorrt,
+    installed_runtimes,
+)
 from ..errors import BackendError
 from ._app import app, print_fields
 
@@ -20,6 +26,7 @@ State = Literal["yes", "no", "broken"]
 Finding = tuple[State, str, str]
 
 _RUN_CPU, _RUN_GPU = "run .onnx on the CPU", "run .onnx on a GPU"
+_BUILD_PLANS, _RUN_PLANS = "build plans", "run plans"
 
 
 @app.command()
@@ -37,19 +44,31 @@ def doctor() -> None:
 
 def _findings() -> Iterator[Finding]:
     yield "yes", "fusion_engine", f"{__version__} on Python {platform.python_version()}"
-    if _core.__version__ == __version__:
-        yield "yes", "native module", f"{_core.__version__}, CUDA kernels: {_cuda_kernels()}"
-    else:
-        yield "broken", "native module", f"{_core.__version__}, expected {__version__}: reinstall"
+    yield _native_module()
     gpu = _gpu()
     yield gpu
     yield from _runtimes(gpu[0] == "yes")
+    yield from _tensorrt(gpu[0] == "yes")
     missing = [name for name in ("torch", "onnxscript") if _installed(name) is None]
     if missing:
         needed = f'{" and ".join(missing)} missing: pip install "fusion-engine[export]"'
         yield "no", "export models", needed
     else:
         yield "yes", "export models", f"torch {_installed('torch')}"
+
+
+def _native_module() -> Finding:
+    name = "native module"
+    try:
+        from .. import _core
+    except ImportError as error:
+        return "broken", name, f"it does not load ({error}): reinstall fusion-engine"
+    if _core.__version__ != __version__:
+        return "broken", name, f"{_core.__version__}, expected {__version__}: reinstall"
+    kernels = "not built in; pip needs nvcc, and FUSION_ENGINE_CUDA=ON insists"
+    if _core.cuda_enabled:
+        kernels = ", ".join(_core.cuda_architectures())
+    return "yes", name, f"{_core.__version__}, CUDA kernels: {kernels}"
 
 
 def _gpu() -> Finding:
@@ -97,10 +116,38 @@ def _runtimes(gpu: bool) -> Iterator[Finding]:
         yield "yes", _RUN_GPU, "through onnxruntime's CUDA provider"
 
 
-def _cuda_kernels() -> str:
-    if not _core.cuda_enabled:
-        return "not built in; pip needs nvcc, and FUSION_ENGINE_CUDA=ON insists"
-    return ", ".join(_core.cuda_architectures())
+def _tensorrt(gpu: bool) -> Iterator[Finding]:
+    """The TensorRT libraries, and what they can do on a machine with or without a ``gpu``."""
+    libraries = installed_runtimes()
+    if not libraries:
+        hint = f"no TensorRT: {' or '.join(INSTALL_HINTS.values())}"
+        yield "no", _BUILD_PLANS, hint
+        yield "no", _RUN_PLANS, hint
+        return
+    for name in libraries:
+        try:
+            library = import_tensorrt(name)
+        except BackendError as error:
+            yield "broken", f"{_BUILD_PLANS} of {name}", str(error)
+            continue
+        builds = gpu or library.is_rtx
+        yield (
+            "yes" if builds else "no",
+            f"{_BUILD_PLANS} of {name}",
+            f"{library}" + ("" if builds else ", which tunes on a GPU, and there is none"),
+        )
+        yield _runs_plans(library, gpu)
+
+
+def _runs_plans(library: Library, gpu: bool) -> Finding:
+    what = f"{_RUN_PLANS} of {library.runtime}"
+    if not gpu:
+        return "no", what, f"{library} is installed, and there is no GPU"
+    try:
+        found = find_gpu()
+    except BackendError as error:
+        return "no", what, str(error)
+    return "yes", what, f"{library} on {found}, CUDA {found.driver}"
 
 
 def _installed(package: str) -> str | None:

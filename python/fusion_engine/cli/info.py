@@ -8,43 +8,59 @@ from typing import Annotated, Any
 import typer
 
 from ..artifact import read_report, read_spec
+from ..engine.pieces import core_frames
+from ..engine.tensorrt.plan_file import PlanInfo, read_plan
+from ..errors import FusionEngineError
 from ..spec import LayerSpec, Spec
 from ._app import app, print_fields
+
+Fields = list[tuple[str, str]]
 
 
 @app.command()
 def info(
     artifact: Annotated[
         Path,
-        typer.Argument(metavar="ARTIFACT", help="An .onnx file that `fusion-engine export` wrote."),
+        typer.Argument(
+            metavar="ARTIFACT",
+            help="An .onnx file that `fusion-engine export` wrote, or a .plan of `build`.",
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole spec as JSON.")] = False,
 ) -> None:
     """Show the model, layers and weights in an artifact.
 
+    Of a plan also what it was built for, and whether it can run here; no GPU is needed to ask.
+
     \b
     Examples:
       fusion-engine info cnn14_3_6.onnx
       fusion-engine info --json cnn14_3_6.onnx
+      fusion-engine info cnn14_3_6.plan
     """
-    spec = read_spec(artifact)
+    plan = read_plan(artifact) if artifact.suffix == ".plan" else None
+    spec = read_spec(artifact) if plan is None else plan.spec
     if as_json:
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
-    print_fields(_fields(artifact, spec, read_report(artifact)))
+    if plan is None:
+        rest = [("verified", _verified(read_report(artifact)))]
+    else:
+        rest = _plan_fields(plan)
+    size = f"{artifact.stat().st_size / 1e6:.1f} MB"
+    print_fields([("artifact", str(artifact)), *_spec_fields(spec), *rest, ("size", size)])
 
 
-def _fields(artifact: Path, spec: Spec, report: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _spec_fields(spec: Spec) -> Fields:
     front = spec.frontend
     hop = front.hop_length / front.sample_rate
     if spec.segment is not None:
         done = {"drop": "dropped", "pad": "padded"}[spec.segment.last]
         longer = f"segment; an incomplete last one is {done})"
     else:
-        longer = "run; longer clips run in chunks)" if spec.chunk_margin is not None else "clip)"
+        longer = "run; longer clips run in chunks)" if _cuts(spec) else "clip)"
     rate = "none (no time axis)" if spec.frame_rate is None else f"{spec.frame_rate:g} per second"
     return [
-        ("artifact", str(artifact)),
         ("model", spec.model),
         ("layers", "\n".join(layer_shape(layer) for layer in spec.layers)),
         ("embedding", f"{spec.embedding_dim} × float32, head {spec.head}"),
@@ -63,9 +79,82 @@ def _fields(artifact: Path, spec: Spec, report: dict[str, Any] | None) -> list[t
         ("precision", spec.precision),
         ("weights", f"{spec.weights.source}\nSHA-256 {spec.weights.sha256}"),
         ("written by", f"{spec.producer} {spec.producer_version}, format {spec.format_version}"),
-        ("verified", _verified(report)),
-        ("size", f"{artifact.stat().st_size / 1e6:.1f} MB"),
     ]
+
+
+def _cuts(spec: Spec) -> bool:
+    """Whether clips beyond the longest input can be cut into chunks."""
+    margin, step = spec.chunk_margin, spec.frames_per_step
+    if margin is None or step is None:
+        return False
+    return core_frames(spec.max_frames, margin, step) >= step
+
+
+def _plan_fields(plan: PlanInfo) -> Fields:
+    sidecar = plan.sidecar
+    runs = ("runs here", _runs_here(plan))
+    if sidecar is None:
+        built = "unknown"
+        if plan.runtime is not None:
+            built = f"{plan.runtime} {plan.runtime_version}, as its first bytes say"
+        return [
+            ("built by", built),
+            ("SHA-256", "not checked: no sidecar is beside the plan"),
+            runs,
+        ]
+    gpu = "without a GPU"
+    if sidecar.gpu is not None:
+        gpu = f"on an {sidecar.gpu} (compute capability {sidecar.compute_capability})"
+    memory = "unknown"
+    if sidecar.activation_bytes is not None:
+        memory = f"{sidecar.activation_bytes / 1e6:.0f} MB at the largest input"
+    return [
+        ("profile", f"batch {sidecar.profile.batch}, frames {sidecar.profile.frames}"),
+        (
+            "tensors",
+            "\n".join(
+                f"{tensor.name}: {tensor.dtype} {list(tensor.shape)}, {tensor.format}"
+                for tensor in sidecar.tensors
+            ),
+        ),
+        ("activations", memory),
+        (
+            "built by",
+            f"{sidecar.runtime} {sidecar.runtime_version} {gpu}, {sidecar.system}, effort "
+            f"{sidecar.effort}",
+        ),
+        ("built from", f"{sidecar.source.name}\nSHA-256 {sidecar.source.sha256}"),
+        ("SHA-256", f"{sidecar.sha256}, as the sidecar says"),
+        ("certificate", _certificate(sidecar.parity)),
+        runs,
+    ]
+
+
+def _certificate(parity: dict[str, Any] | None) -> str:
+    if parity is None:
+        return "none: make one with `fusion-engine parity`"
+    verdict = "passed" if parity.get("passed") else "failed"
+    return f"{verdict}, {parity.get('backend', 'unknown backend')}, {parity.get('created', '')}"
+
+
+def _runs_here(plan: PlanInfo) -> str:
+    """Yes and on what, or everything that stands in the way."""
+    from ..engine.gpu import find_gpu
+    from ..engine.tensorrt import check_machine, import_tensorrt
+
+    problems, library, gpu = list[str](), None, None
+    try:
+        library = import_tensorrt(plan.runtime)
+        check_machine(plan, library=library, gpu=None)
+    except FusionEngineError as error:
+        problems.append(f"no: {error}")
+    try:
+        gpu = find_gpu()
+        if library is not None and not problems:
+            check_machine(plan, library=library, gpu=gpu)
+    except FusionEngineError as error:
+        problems.append(f"no: {error}")
+    return "\n".join(problems) or f"yes, on {gpu} with {library}"
 
 
 def _verified(report: dict[str, Any] | None) -> str:

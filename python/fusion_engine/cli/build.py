@@ -1,0 +1,150 @@
+"""``fusion-engine build``."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..engine.precision import Precision
+from ..engine.tensorrt.library import Runtime
+from ._app import app, output_path, phase_bars, print_message
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """``MIN:OPT:MAX``."""
+    try:
+        values = tuple(float(part) for part in text.split(":"))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise typer.BadParameter(f"{text!r} is not MIN:OPT:MAX, for example 1:8:32")
+    return values
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    values = _numbers(text)
+    if not all(value.is_integer() for value in values):
+        raise typer.BadParameter(f"{text!r} has numbers that are not whole")
+    return tuple(map(int, values))
+
+
+@app.command()
+def build(
+    artifact: Annotated[
+        Path,
+        typer.Argument(metavar="ONNX", help="An .onnx file that `fusion-engine export` wrote."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PLAN",
+            callback=output_path(".plan"),
+            help="The .plan file to write; by default named after ONNX, beside it. "
+            "PLAN.json goes with it.",
+        ),
+    ] = None,
+    runtime: Annotated[
+        Runtime | None,
+        typer.Option(
+            help="The library that builds the plan and can load it; by default what is installed. "
+            "tensorrt tunes for the GPU of this machine, tensorrt_rtx needs none."
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Type of the backbone's arithmetic.")
+    ] = "fp16",
+    batch: Annotated[
+        tuple[int, ...] | None,
+        typer.Option(
+            metavar="MIN:OPT:MAX",
+            parser=_integers,
+            help="Clips (or segments) per run: the fewest, how many it is tuned for, the most; "
+            "1:8:32 by default.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        tuple[float, ...] | None,
+        typer.Option(
+            metavar="MIN:OPT:MAX",
+            parser=_numbers,
+            help="Length of a run. By default from the model's shortest input, tuned for 10 s, up "
+            "to 60 s or the artifact's longest input. Memory follows the longest. Models of a "
+            "fixed length take none.",
+        ),
+    ] = None,
+    frames: Annotated[
+        tuple[int, ...] | None,
+        typer.Option(
+            metavar="MIN:OPT:MAX", parser=_integers, help="The same in frames of log-mel."
+        ),
+    ] = None,
+    effort: Annotated[
+        int,
+        typer.Option(min=0, max=5, metavar="N", help="How long to look for fast kernels, 0 to 5."),
+    ] = 3,
+    linear_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--linear-outputs",
+            help="Give FP16 and BF16 layer outputs as NCHW, for other programs; the engine reads "
+            "NHWC, which needs no reformat.",
+        ),
+    ] = False,
+    typed_onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.onnx",
+            callback=output_path(".onnx"),
+            help="Also keep the typed FP16 or BF16 graph.",
+        ),
+    ] = None,
+) -> None:
+    """Build a TensorRT plan from an .onnx artifact.
+
+    A plan runs with the version of the library that built it. Plans of tensorrt are bound to the
+    kind of GPU that they were built on; those of tensorrt_rtx run on any from Ampere on. Needs
+    TensorRT: pip install "fusion-engine[gpu]" or "fusion-engine[rtx]"
+
+    \b
+    Examples:
+      fusion-engine build cnn14_3_6.onnx -o cnn14_3_6.plan
+      fusion-engine build test.onnx --precision bf16 --batch 1:1:4 --seconds 1:2:10
+      fusion-engine build vggish-fusion.onnx --runtime tensorrt_rtx --linear-outputs
+    """
+    from ..engine.tensorrt import build as build_plan
+
+    started = time.perf_counter()
+    plan = artifact.with_suffix(".plan") if output is None else output
+    try:
+        with phase_bars() as show:
+            info = build_plan(
+                artifact,
+                plan,
+                runtime=runtime,
+                precision=precision,
+                batch=batch,
+                seconds=seconds,
+                frames=frames,
+                effort=effort,
+                linear_outputs=linear_outputs,
+                typed_onnx=typed_onnx,
+                progress=show,
+            )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    sidecar = info.sidecar
+    assert sidecar is not None  # just written
+    layers = " + ".join(str(layer.number) for layer in info.spec.layers)
+    print_message(
+        f"{plan}: {info.spec.model}, layers {layers}, {info.spec.precision}, built by "
+        f"{sidecar.runtime} {sidecar.runtime_version}, {info.bytes / 1e6:.1f} MB, "
+        f"{time.perf_counter() - started:.1f} s"
+    )
+    memory = sidecar.activation_bytes
+    needs = "" if memory is None else f"; the largest needs {memory / 1e6:.0f} MB of GPU memory"
+    print_message(
+        f"takes {sidecar.profile.batch} clips or segments of {sidecar.profile.frames} frames{needs}"
+    )
