@@ -2,6 +2,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda_check.h"
 #include "layer_fusion_cuda.h"
 
 namespace fusion_engine {
@@ -10,18 +11,12 @@ namespace {
 // Threads per multiprocessor that keep enough loads in flight to saturate its memory.
 constexpr std::int64_t kThreadsPerMultiprocessor = 1024;
 
-void check(cudaError_t error, const std::string& what) {
-    if (error == cudaSuccess) return;
-    throw std::runtime_error(what + " failed: " + cudaGetErrorName(error) + " (" +
-                             cudaGetErrorString(error) + ")");
-}
-
 std::int64_t target_threads() {
     int device = 0;
     int multiprocessors = 0;
-    check(cudaGetDevice(&device), "finding the current CUDA device");
-    check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-          "asking CUDA device " + std::to_string(device) + " for its size");
+    check_cuda(cudaGetDevice(&device), "finding the current CUDA device");
+    check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+               "asking CUDA device " + std::to_string(device) + " for its size");
     return multiprocessors * kThreadsPerMultiprocessor;
 }
 
@@ -33,13 +28,14 @@ void fuse_cuda(const FusionInput& input, const FusionOutput& output, void* strea
         throw std::invalid_argument("the layer outputs have T_o = 0; expected at least one frame");
     }
     const GridTask task{input, output, plan_grid(input, target_threads())};
-    check(launch_fusion(task, static_cast<cudaStream_t>(stream)), "launching layer fusion");
+    check_cuda(launch_fusion(task, static_cast<cudaStream_t>(stream)), "launching layer fusion");
 }
 
 void finalize_cuda(const FusionState& state, std::int64_t clips, std::int64_t dim, Head head,
                    float* embedding, void* stream) {
-    check(launch_finalize(state, clips, dim, head, embedding, static_cast<cudaStream_t>(stream)),
-          "launching the end of layer fusion");
+    check_cuda(
+        launch_finalize(state, clips, dim, head, embedding, static_cast<cudaStream_t>(stream)),
+        "launching the end of layer fusion");
 }
 
 }  // namespace fusion_engine

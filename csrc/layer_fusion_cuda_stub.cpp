@@ -1,21 +1,13 @@
 // What a build without CUDA has in place of the kernels.
-#include <stdexcept>
-
 #include "layer_fusion.h"
+#include "no_cuda.h"
 
 namespace fusion_engine {
-namespace {
 
-[[noreturn]] void fail() {
-    throw std::runtime_error(
-        "this fusion_engine was built without CUDA; install nvcc and build it again with "
-        "FUSION_ENGINE_CUDA=ON in the environment of `pip install`");
+void fuse_cuda(const FusionInput&, const FusionOutput&, void*) { throw_built_without_cuda(); }
+
+void finalize_cuda(const FusionState&, std::int64_t, std::int64_t, Head, float*, void*) {
+    throw_built_without_cuda();
 }
-
-}  // namespace
-
-void fuse_cuda(const FusionInput&, const FusionOutput&, void*) { fail(); }
-
-void finalize_cuda(const FusionState&, std::int64_t, std::int64_t, Head, float*, void*) { fail(); }
 
 }  // namespace fusion_engine

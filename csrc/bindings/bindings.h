@@ -4,6 +4,7 @@
 
 namespace fusion_engine {
 
+void bind_frontend(pybind11::module_& module);
 void bind_layer_fusion(pybind11::module_& module);
 void bind_layer_fusion_cuda(pybind11::module_& module);
 

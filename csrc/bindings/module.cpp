@@ -25,6 +25,7 @@ PYBIND11_MODULE(_core, module) {
     module.attr("cuda_enabled") = !cuda_architectures().empty();
     module.def("cuda_architectures", &cuda_architectures,
                "What the CUDA kernels are compiled for: sm_NN is machine code, compute_NN is PTX.");
+    fusion_engine::bind_frontend(module);
     fusion_engine::bind_layer_fusion(module);
     fusion_engine::bind_layer_fusion_cuda(module);
 }

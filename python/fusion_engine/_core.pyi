@@ -13,6 +13,53 @@ __version__: str
 cuda_enabled: bool
 
 def cuda_architectures() -> list[str]: ...
+
+class FrontendPlan:
+    def __init__(
+        self,
+        *,
+        n_fft: int,
+        hop_length: int,
+        padding: Literal["reflect", "none"],
+        remove_dc: bool,
+        preemphasis: float,
+        spectrum: Literal["power", "magnitude"],
+        log: Literal["db", "ln_add", "ln_max"],
+        log_offset: float,
+        mean: float,
+        std: float | None,
+        window: npt.NDArray[np.float64],
+        filters: npt.NDArray[np.float64],
+    ) -> None: ...
+    @property
+    def tables(self) -> bytes: ...
+    @property
+    def n_mels(self) -> int: ...
+
+def log_mel_cuda(
+    plan: FrontendPlan,
+    *,
+    tables: int,
+    samples: int,
+    dtype: Literal["float32", "int16"],
+    clips: int,
+    stride: int,
+    lengths: int = 0,
+    frames: int,
+    out: int,
+    out_frames: int,
+    flags: int = 0,
+    stream: int = 0,
+) -> None: ...
+def log_mel_on_host_grid(
+    plan: FrontendPlan,
+    samples: npt.NDArray[np.float32] | npt.NDArray[np.int16],
+    *,
+    frames: int,
+    lengths: _Index | None = None,
+    out_frames: int | None = None,
+    flags: _Flags | None = None,
+) -> _Float: ...
 def fuse(
     outputs: Sequence[npt.NDArray[Any]],
     time_pools: Sequence[int],

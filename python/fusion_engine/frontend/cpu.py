@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .mel import filter_bank
 from .spec import FrontendSpec
+from .window import analysis_window
 
 # FFT points of the frames computed at once: 1 MB a buffer, which stays in the L2 cache, and enough
 # work in each NumPy call for two threads not to wait for the interpreter's lock.
@@ -34,8 +35,7 @@ class Frontend:
     def __init__(self, spec: FrontendSpec, *, threads: int = 1) -> None:
         self.spec = spec
         self._pool = ThreadPoolExecutor(threads, "frontend") if threads > 1 else None
-        period = spec.win_length - (spec.window == "hann_symmetric")
-        self._window = 0.5 - 0.5 * np.cos(2.0 * np.pi / period * np.arange(spec.win_length))
+        self._window = analysis_window(spec)
         self._bands = _bands(filter_bank(spec))
         self._block = max(1, _BLOCK_POINTS // spec.n_fft)
 

@@ -1,0 +1,103 @@
+// The frontend: from samples in memory to FP32 log-mel, in one launch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "host_device.h"
+
+namespace fusion_engine {
+
+constexpr int kMinFft = 128;
+constexpr int kMaxFft = 2048;
+
+enum class SampleType : std::int32_t { kFloat32, kInt16 };  // int16 PCM is taken as x / 32768
+enum class Logarithm : std::int32_t { kDecibel, kLnAdd, kLnMax };
+
+// What a frontend computes. Lengths in samples.
+struct FrontendSettings {
+    std::int64_t n_fft;
+    std::int64_t win_length;
+    std::int64_t hop_length;
+    std::int64_t n_mels;
+    bool reflect;  // frames are centred and reflected at the clip's ends; else whole frames only
+    bool remove_dc;
+    bool magnitude;  // the mel spectrum sums magnitudes, not powers
+    double preemphasis;
+    Logarithm log;
+    double log_offset;
+    double mean;     // subtracted from the log-mel
+    double divisor;  // it is then divided by this
+};
+
+// What a kernel needs to know beside the tables.
+struct FrontendParams {
+    std::int32_t n_fft;
+    std::int32_t win_length;
+    std::int32_t hop_length;
+    std::int32_t n_mels;
+    std::int32_t centre;  // samples of the first frame that lie before the clip
+    bool remove_dc;
+    bool magnitude;
+    float preemphasis;
+    Logarithm log;
+    float log_offset;
+    float log_floor;  // the logarithm of log_offset
+    float mean;
+    float scale;
+    float padding;  // a zero of log-mel, normalised
+    // Where the tables begin, in words of 4 bytes; the window is first.
+    std::int32_t twiddles;
+    std::int32_t turns;
+    std::int32_t mel_starts;
+    std::int32_t mel_slices;
+    std::int32_t mel_weights;
+
+    // The smallest number of samples that gives `frames` frames.
+    FUSION_HD std::int64_t samples(std::int64_t frames) const {
+        return (frames - 1) * hop_length + (centre != 0 ? 0 : win_length);
+    }
+};
+
+// Made once for a frontend. The tables are computed in FP64 and rounded once; a kernel reads them
+// through one pointer.
+struct FrontendPlan {
+    FrontendParams params;
+    std::vector<std::uint32_t> tables;
+};
+
+// `window` [win_length], `filters` [n_fft / 2 + 1, n_mels] row by row.
+// Throws std::invalid_argument, also for an n_fft that no kernel takes.
+FrontendPlan make_frontend_plan(const FrontendSettings& settings, const double* window,
+                                const double* filters);
+
+// A call. Clip b's samples begin at b * stride; a clip that is too short for `frames` frames is
+// padded with zeros on the right, and the reflection is at the end of the padded clip.
+struct FrontendCall {
+    const void* samples;
+    SampleType type;
+    std::int64_t clips;           // B
+    std::int64_t stride;          // samples from one clip to the next
+    const std::int64_t* lengths;  // [B], null: `stride`
+    std::int64_t frames;          // of every clip, from its start
+    float* out;                   // [B, out_frames, n_mels]
+    std::int64_t out_frames;      // rows from `frames` on become the padding
+    std::uint32_t* flags;         // [B], bit 0 is set when a sample read is not finite; null: none
+};
+
+// The CUDA algorithm built for the host: the same threads and order of sums.
+// Throws std::invalid_argument.
+void log_mel_on_host_grid(const FrontendPlan& plan, const FrontendCall& call);
+
+// CUDA; every pointer is a device pointer, `tables` those of the plan, and the work is queued on
+// `stream` (a cudaStream_t). Nothing is allocated. Flags are or-ed, never cleared. Throw
+// std::runtime_error on a CUDA error or in a build without CUDA, std::invalid_argument on wrong
+// sizes; arrays in device memory are trusted.
+void log_mel_cuda(const FrontendPlan& plan, const void* tables, const FrontendCall& call,
+                  void* stream);
+
+// Checks what can be checked without reading the arrays. Throws std::invalid_argument.
+void check_frontend_call(const FrontendParams& params, const FrontendCall& call);
+
+}  // namespace fusion_engine

@@ -1,0 +1,29 @@
+"""What the CUDA frontend needs to know of a spec."""
+
+from .. import _core
+from .mel import filter_bank
+from .spec import FrontendSpec
+from .window import analysis_window
+
+
+def frontend_plan(spec: FrontendSpec) -> _core.FrontendPlan:
+    """The kernel's plan, for ``_core.log_mel_cuda`` and ``_core.log_mel_on_host_grid``.
+
+    Raises:
+        ValueError: settings that the kernel does not compute (an FFT that is not a power of two
+            between 128 and 2048): the CPU's ``Frontend`` takes them.
+    """
+    return _core.FrontendPlan(
+        n_fft=spec.n_fft,
+        hop_length=spec.hop_length,
+        padding=spec.padding,
+        remove_dc=spec.remove_dc,
+        preemphasis=spec.preemphasis,
+        spectrum=spec.spectrum,
+        log=spec.log,
+        log_offset=spec.log_offset,
+        mean=spec.mean,
+        std=spec.std,
+        window=analysis_window(spec),
+        filters=filter_bank(spec),
+    )
