@@ -2,6 +2,7 @@
 
 from .builder import build
 from .library import Library, import_tensorrt, installed_runtimes
+from .plan_cache import cached_plan
 from .plan_file import PlanInfo, read_plan
 from .preflight import check_machine, preflight
 from .sidecar import Sidecar, update_sidecar
@@ -11,6 +12,7 @@ __all__ = [
     "PlanInfo",
     "Sidecar",
     "build",
+    "cached_plan",
     "check_machine",
     "import_tensorrt",
     "installed_runtimes",

@@ -58,7 +58,7 @@ def build(
         linear_outputs: keep FP16 and BF16 maps NCHW; otherwise they are NHWC, as the layer-fusion
             kernel reads them without a reformat.
         typed_onnx: where to keep the typed graph of an FP16 or BF16 plan, for other tools.
-        gpu: the GPU to build on; ``None``: the first, where the library needs one.
+        gpu: the GPU that `tensorrt` tunes for; ``None``: the first.
         progress: called as TensorRT goes through its phases.
 
     Returns:
@@ -92,8 +92,7 @@ def build(
     spec = plan_spec(spec, precision, profile.frames.max)
     encode_name(spec)  # refuses a spec that is too long before the work
     library = import_tensorrt(runtime)
-    if gpu is None and not library.is_rtx:
-        gpu = find_gpu()
+    gpu = None if library.is_rtx else gpu or find_gpu()
     with ExitStack() as stack:
         # Entered first, so that they appear last: see the end of this block.
         typed = None if typed_onnx is None else stack.enter_context(atomic_path(typed_onnx))

@@ -3,16 +3,14 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
 
-class BuildProgress(Protocol):
-    """Called from another thread with what goes on."""
-
-    def __call__(self, phase: str, step: int, steps: int) -> None:
-        """Step ``step`` of ``steps`` of ``phase`` is done; phases nest, 0 is their start."""
+# Called from another thread with a phase, how many of its steps are done (0 at its start), and how
+# many it has; phases nest.
+BuildProgress = Callable[[str, int, int], None]
 
 
 def run_cancellable(work: Callable[[threading.Event], _T]) -> _T:

@@ -10,23 +10,32 @@ from ..engine.precision import Precision
 from ..engine.tensorrt.library import Runtime
 from ._app import app, output_path, phase_bars, print_message
 
+Seconds = tuple[float, float, float]
+Counts = tuple[int, int, int]
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """``MIN:OPT:MAX``."""
+
+def _seconds(option: str, text: str | None) -> Seconds | None:
+    """``MIN:OPT:MAX``, where it was given."""
+    if text is None:
+        return None
     try:
-        values = tuple(float(part) for part in text.split(":"))
+        least, opt, most = (float(part) for part in text.split(":"))
     except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise typer.BadParameter(f"{text!r} is not MIN:OPT:MAX, for example 1:8:32")
-    return values
+        raise typer.BadParameter(
+            f"{text!r} is not MIN:OPT:MAX, for example 1:8:32", param_hint=repr(option)
+        ) from None
+    return least, opt, most
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    values = _numbers(text)
+def _counts(option: str, text: str | None) -> Counts | None:
+    """The same in whole numbers."""
+    values = _seconds(option, text)
+    if values is None:
+        return None
     if not all(value.is_integer() for value in values):
-        raise typer.BadParameter(f"{text!r} has numbers that are not whole")
-    return tuple(map(int, values))
+        raise typer.BadParameter(f"{text!r} are not whole numbers", param_hint=repr(option))
+    least, opt, most = map(int, values)
+    return least, opt, most
 
 
 @app.command()
@@ -57,29 +66,25 @@ def build(
         Precision, typer.Option(help="Type of the backbone's arithmetic.")
     ] = "fp16",
     batch: Annotated[
-        tuple[int, ...] | None,
+        str | None,
         typer.Option(
             metavar="MIN:OPT:MAX",
-            parser=_integers,
             help="Clips (or segments) per run: the fewest, how many it is tuned for, the most; "
             "1:8:32 by default.",
         ),
     ] = None,
     seconds: Annotated[
-        tuple[float, ...] | None,
+        str | None,
         typer.Option(
             metavar="MIN:OPT:MAX",
-            parser=_numbers,
             help="Length of a run. By default from the model's shortest input, tuned for 10 s, up "
             "to 60 s or the artifact's longest input. Memory follows the longest. Models of a "
             "fixed length take none.",
         ),
     ] = None,
     frames: Annotated[
-        tuple[int, ...] | None,
-        typer.Option(
-            metavar="MIN:OPT:MAX", parser=_integers, help="The same in frames of log-mel."
-        ),
+        str | None,
+        typer.Option(metavar="MIN:OPT:MAX", help="The same in frames of log-mel."),
     ] = None,
     effort: Annotated[
         int,
@@ -125,9 +130,9 @@ def build(
                 plan,
                 runtime=runtime,
                 precision=precision,
-                batch=batch,
-                seconds=seconds,
-                frames=frames,
+                batch=_counts("--batch", batch),
+                seconds=_seconds("--seconds", seconds),
+                frames=_counts("--frames", frames),
                 effort=effort,
                 linear_outputs=linear_outputs,
                 typed_onnx=typed_onnx,

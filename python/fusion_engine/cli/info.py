@@ -43,10 +43,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
-    if plan is None:
-        rest = [("verified", _verified(read_report(artifact)))]
-    else:
-        rest = _plan_fields(plan)
+    rest = _onnx_fields(artifact) if plan is None else _plan_fields(plan)
     size = f"{artifact.stat().st_size / 1e6:.1f} MB"
     print_fields([("artifact", str(artifact)), *_spec_fields(spec), *rest, ("size", size)])
 
@@ -157,13 +154,15 @@ def _runs_here(plan: PlanInfo) -> str:
     return "\n".join(problems) or f"yes, on {gpu} with {library}"
 
 
-def _verified(report: dict[str, Any] | None) -> str:
+def _onnx_fields(artifact: Path) -> Fields:
+    report = read_report(artifact)
     if report is None:
-        return "unknown: no report of this file's export is beside it"
-    return (
+        return [("verified", "unknown: no report of this file's export is beside it")]
+    found = (
         f"against PyTorch in FP64, largest error {max(report['max_error'].values()):.1e}; opset "
         f"{report['opset']}, {report['seconds']:.1f} s"
     )
+    return [("verified", found)]
 
 
 def layer_shape(layer: LayerSpec) -> str:

@@ -1,0 +1,105 @@
+"""Plans that are built when an `.onnx` artifact is first run through TensorRT, and kept."""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from ..._cache import cache_folder, locked
+from ..._version import __version__
+from ...artifact import file_sha256, read_spec
+from ...errors import ArtifactError, BackendError
+from ..gpu.device import GpuInfo
+from ..precision import Precision
+from .builder import DEFAULT_EFFORT, build
+from .library import import_tensorrt
+from .monitor import BuildProgress
+from .plan_file import read_plan
+from .profile import make_profile
+from .sidecar import this_system
+
+logger = logging.getLogger(__name__)
+
+
+def cached_plan(
+    onnx: str | os.PathLike[str],
+    *,
+    gpu: GpuInfo,
+    runtime: str | None = None,
+    precision: Precision = "fp16",
+    batch: tuple[int, int, int] | None = None,
+    seconds: tuple[float, float, float] | None = None,
+    frames: tuple[int, int, int] | None = None,
+    effort: int = DEFAULT_EFFORT,
+    progress: BuildProgress | None = None,
+) -> Path:
+    """The plan of an artifact for this machine, built unless it is in the user's cache intact.
+
+    It is kept under a key of the artifact's SHA-256, the library and its version, the GPU, the
+    system, this package's version and the options. Several processes and threads may ask at once:
+    one builds, the others wait for it.
+
+    Args:
+        onnx: the artifact.
+        gpu: the GPU that is to run the plan.
+        runtime, precision, batch, seconds, frames, effort, progress: as for ``build``.
+
+    Raises:
+        BackendError: the cache cannot be used, or as ``build``.
+        ArtifactError, NumericalError, FusionEngineError, ValueError: as ``build``.
+    """
+    library = import_tensorrt(runtime)
+    profile = make_profile(read_spec(onnx), batch=batch, seconds=seconds, frames=frames)
+    key = {
+        "onnx": file_sha256(onnx),
+        "library": str(library),
+        "gpu": [gpu.name, *gpu.compute_capability],
+        "system": this_system(),
+        "fusion_engine": __version__,
+        "precision": precision,
+        "profile": asdict(profile),
+        "effort": effort,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = cache_folder() / "plans" / f"{Path(onnx).stem}-{digest[:16]}.plan"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path, f"build of {path.name}"):
+            if not _intact(path):
+                logger.info("building %s for %s: the first run of this artifact here", path, gpu)
+                build(
+                    onnx,
+                    path,
+                    runtime=library.runtime,
+                    precision=precision,
+                    batch=profile.batch.triple,
+                    frames=profile.frames.triple,
+                    effort=effort,
+                    gpu=gpu,
+                    progress=progress,
+                )
+    except OSError as error:
+        raise BackendError(
+            f"the cache {path.parent} cannot be used: {error.strerror or error}; set "
+            "FUSION_ENGINE_CACHE to a folder that can be written and has space for plans, or build "
+            "one with `fusion-engine build`"
+        ) from error
+    return path
+
+
+def _intact(path: Path) -> bool:
+    """Whether the plan is there, with a sidecar that vouches for its bytes."""
+    if not path.exists():
+        return False
+    try:
+        info = read_plan(path)
+    except ArtifactError as error:
+        logger.warning("the cached plan is built again: %s", error)
+        return False
+    if info.sidecar is None:
+        logger.warning("the cached plan %s has no sidecar: it is built again", path)
+        return False
+    logger.info("using the cached plan %s", path)
+    return True
