@@ -85,6 +85,19 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """A job of ours that takes minutes: done once, with no peer beside it.
+
+    Args:
+        name: of who does it.
+        measure: does it, and gives ``seconds``, ``peak_gib`` and what else is worth keeping.
+    """
+
+    name: str
+    measure: Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True)
 class Case:
     """One job, and everyone who does it.
 
@@ -96,7 +109,7 @@ class Case:
 
     name: str
     title: str
-    build: Callable[[Path], Sequence[Comparison | Skipped]]
+    build: Callable[[Path], Sequence[Comparison | Measurement | Skipped]]
 
 
 def calls(name: str, function: Callable[[], Any]) -> Contender:
@@ -122,12 +135,17 @@ def run_case(case: Case, folder: Path, pairs: int) -> Iterator[dict[str, Any]]:
     """Check and time every comparison of ``case``; a record each, as the JSON holds it.
 
     Raises:
-        WrongAnswerError: a check failed.
+        WrongAnswerError: a check failed, or a measurement is out of its bounds.
     """
     for comparison in case.build(folder):
         record: dict[str, Any] = {"case": case.name, "title": case.title}
         if isinstance(comparison, Skipped):
             yield {**record, "peer": comparison.peer, "skipped": comparison.reason}
+            continue
+        if isinstance(comparison, Measurement):
+            with CpuOfOthers() as others:
+                record["measured"] = comparison.measure()
+            yield {**record, "other_cores": others.cores}
             continue
         record["peer"] = comparison.peer.name
         check = comparison.check()

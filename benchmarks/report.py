@@ -72,7 +72,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "|---|--:|---|--:|--:|",
     ]
     for record in results:
-        if "skipped" in record:
+        if "measured" in record:
+            measured = record["measured"]
+            cells = [record["title"], _digits(1e3 * measured["seconds"]), "none"]
+            cells += ["", f"peak memory {_digits(measured['peak_gib'])} GiB"]
+        elif "skipped" in record:
             cells = [record["title"], "", record["peer"], "not run", record["skipped"]]
         else:
             speed_up = record["speed_up"]

@@ -11,11 +11,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import cases_cpu, machine
+from benchmarks import cases_cpu, cases_probe, machine
 from benchmarks.harness import Case, WrongAnswerError, run_case
 from fusion_engine._atomic import atomic_path
 
 RESULTS = Path(__file__).resolve().parent / "results"
+SUITES = {"cpu": cases_cpu, "probe": cases_probe}
 DEFAULT_PAIRS = 15
 # More than this used by others is said, and has no place among the committed results.
 QUIET_CORES = 0.1
@@ -23,14 +24,18 @@ QUIET_CORES = 0.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 1 where an answer was wrong: nothing is written then."""
-    cases = {case.name: case for case in cases_cpu.cases()}
-    parser = _parser(cases)
+    suites = {suite: module.cases() for suite, module in SUITES.items()}
+    parser = _parser([case for cases in suites.values() for case in cases])
     arguments = parser.parse_args(argv)
+    cases = {case.name: case for case in suites[arguments.suite]}
+    unknown = [name for name in arguments.case or () if name not in cases]
+    if unknown:
+        parser.error(f"argument --case: {unknown[0]} is of another suite, name it with --suite")
     chosen = [cases[name] for name in arguments.case or cases]
     output = arguments.output
     if output is None and not arguments.case:
         RESULTS.mkdir(exist_ok=True)
-        output = RESULTS / "cpu.json"
+        output = RESULTS / f"{arguments.suite}.json"
     if output is not None and not output.parent.is_dir():
         parser.error(f"argument --output: {output.parent} is not a folder: create it first")
     try:
@@ -46,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     report = {
-        "suite": "cpu",
+        "suite": arguments.suite,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine.describe(cases_cpu.THREADS),
         "pairs": arguments.pairs,
@@ -73,6 +78,9 @@ def run(cases: Sequence[Case], pairs: int) -> list[dict[str, Any]]:
 
 
 def _line(record: dict[str, Any]) -> str:
+    if "measured" in record:
+        measured = "  ".join(f"{name} {value:.4g}" for name, value in record["measured"].items())
+        return f"{record['case']:20} {measured}  others {record['other_cores']} cores"
     head = f"{record['case']:20} {record['peer']:34}"
     if "skipped" in record:
         return f"{head} skipped: {record['skipped']}"
@@ -83,14 +91,21 @@ def _line(record: dict[str, Any]) -> str:
     )
 
 
-def _parser(cases: dict[str, Case]) -> argparse.ArgumentParser:
+def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="cases:\n" + "\n".join(f"  {case.name:22}{case.title}" for case in cases.values()),
+        epilog="cases:\n" + "\n".join(f"  {case.name:22}{case.title}" for case in cases),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--case", nargs="+", choices=cases, metavar="NAME", help="only these; all of them if absent"
+        "--suite", choices=SUITES, default="cpu", help="whose cases (default %(default)s)"
+    )
+    parser.add_argument(
+        "--case",
+        nargs="+",
+        choices=[case.name for case in cases],
+        metavar="NAME",
+        help="only these; all of the suite's if absent",
     )
     parser.add_argument(
         "--pairs",
@@ -102,7 +117,7 @@ def _parser(cases: dict[str, Case]) -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="PATH",
-        help="the JSON file; benchmarks/results/cpu.json for all cases, stdout for some",
+        help="the JSON file; benchmarks/results/SUITE.json for all cases, stdout for some",
     )
     return parser
 

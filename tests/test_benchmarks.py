@@ -2,13 +2,22 @@ import json
 import math
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import cases_cpu, harness, machine, report, run
-from benchmarks.harness import Case, Check, Comparison, Contender, Skipped
+from benchmarks import cases_cpu, cases_probe, harness, machine, report, run
+from benchmarks.harness import (
+    Case,
+    Check,
+    Comparison,
+    Contender,
+    Measurement,
+    Skipped,
+    WrongAnswerError,
+)
 
 COMMITTED = Path(report.RESULTS, "cpu.json")
 
@@ -111,6 +120,16 @@ def test_records_of_a_case(tmp_path):
     }
 
 
+def test_a_measurement_has_no_peer(tmp_path):
+    took = {"seconds": 12.5, "peak_gib": 1.25}
+    case = Case("long", "a long job", lambda folder: [Measurement("ours", lambda: took)])
+    (record,) = harness.run_case(case, tmp_path, 15)
+    assert record["measured"] == took
+    assert "seconds 12.5  peak_gib 1.25" in run._line(record)
+    row = report.table([record]).splitlines()[2]
+    assert row == "| a long job | 12500 | none |  | peak memory 1.25 GiB |"
+
+
 @pytest.mark.parametrize("error", [2e-6, math.nan])
 def test_a_wrong_answer_is_not_timed_and_nothing_is_written(error, tmp_path, monkeypatch, capsys):
     log = []
@@ -132,6 +151,16 @@ def test_some_cases_go_to_stdout_and_leave_the_results_alone(monkeypatch, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
 
 
+def test_a_suite_has_its_own_cases_and_results(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cases_probe, "cases", lambda: (toy_case(),))
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    assert run.main(["--pairs", "3", "--suite", "probe"]) == 0
+    assert json.loads((tmp_path / "probe.json").read_text())["suite"] == "probe"
+    with pytest.raises(SystemExit, match="2"):
+        run.main(["--pairs", "3", "--suite", "cpu", "--case", "toy"])
+    assert "--suite" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv", [["--pairs", "0"], ["--case", "unknown"], ["--output", "no/such/folder/x.json"]]
 )
@@ -146,6 +175,46 @@ def test_a_real_case_passes_its_check(name, tmp_path):
     (case,) = (case for case in cases_cpu.cases() if case.name == name)
     for comparison in case.build(tmp_path):
         assert comparison.check().passed
+
+
+@pytest.fixture
+def small_probe(monkeypatch):
+    """The probe's cases at a size for tests."""
+    import torch
+
+    for name, value in {"EXAMPLES": 400, "DIM": 64, "CLASSES": 5, "STEPS": 2, "THREADS": 1}.items():
+        monkeypatch.setattr(cases_probe, name, value)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_probe_takes_the_steps_of_pytorch(broken, small_probe, tmp_path, monkeypatch):
+    if broken:
+        monkeypatch.setattr(cases_probe, "WEIGHT_DECAY", 1e-2)
+    assert [c.check().passed for c in cases_probe.steps(tmp_path)] == [not broken] * 2
+
+
+def test_a_whole_evaluation_is_measured(small_probe, monkeypatch, capsys):
+    cases_probe.evaluate_here()
+    measured = json.loads(capsys.readouterr().out)
+    assert 0.5 < measured["accuracy"] <= 1.0
+    assert 0 < measured["peak_gib"] < 16
+    assert measured["seconds"] > 0
+
+
+def test_too_much_memory_is_a_wrong_answer(monkeypatch, tmp_path):
+    printed = '{"seconds": 1, "peak_gib": 4.5}'
+    monkeypatch.setattr(
+        cases_probe.subprocess,
+        "run",
+        lambda *given, **named: subprocess.CompletedProcess(given, 0, printed),
+    )
+    (measurement,) = cases_probe.whole(tmp_path)
+    with pytest.raises(WrongAnswerError, match=r"peaks at 4\.50 GiB"):
+        measurement.measure()
 
 
 @pytest.mark.parametrize("form", ["fuse_textbook", "fuse_reduced_first"])
