@@ -1,0 +1,86 @@
+"""The artifact that a certificate is about, opened as an engine that this machine can run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..artifact import read_spec
+from ..engine import Engine
+from ..errors import ArtifactError
+from ..spec import Spec
+from .emulation import widened
+
+if TYPE_CHECKING:
+    pass
+
+HALF = ("fp16", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is compared.
+
+    Args:
+        engine: runs the artifact, or its emulation.
+        spec: the artifact's.
+        precision: of the arithmetic.
+        emulated: whether ``engine`` runs an emulation of it.
+    """
+
+    engine: Engine
+    spec: Spec
+    precision: str
+    emulated: bool
+
+
+@contextmanager
+def opened(
+    artifact: Path, *, precision: HalfPrecision | None, device: str, threads: int | None
+) -> Iterator[Subject]:
+    """Open an artifact as it is, or, an ONNX file in half precision, as its emulation.
+
+    Raises:
+        ArtifactError: missing, damaged, or of another precision than ``precision``.
+        BackendError: it cannot run here.
+        ValueError: an unknown precision.
+    """
+    spec = read_spec(artifact)
+    if precision is not None and precision not in HALF:
+        raise ValueError(f"precision is {precision!r}, expected one of {list(HALF)} or None")
+    plan = artifact.suffix == ".plan"
+    if precision not in (None, spec.precision) and (plan or spec.precision != "fp32"):
+        raise ArtifactError(
+            f"{artifact} is in {spec.precision}, expected fp32 to emulate {precision}: give the "
+            ".onnx that `fusion-engine export` wrote, or leave the precision out"
+        )
+    if plan:
+        engine = Engine(artifact, device=device, threads=threads)
+        yield Subject(engine=engine, spec=spec, precision=spec.precision, emulated=False)
+    elif spec.precision in HALF or precision is not None:
+        used = precision or spec.precision
+        with tempfile.TemporaryDirectory(prefix="fusion_engine-") as folder:
+            path = Path(folder, "emulation.onnx")
+            _write_emulation(artifact, None if spec.precision in HALF else precision, path)
+            # The emulation is for the CPU: it rounds where a GPU would.
+            engine = Engine(path, device="cpu", threads=threads)
+        yield Subject(engine=engine, spec=spec, precision=used, emulated=True)
+    else:
+        engine = Engine(artifact, device=device, threads=threads)
+        yield Subject(engine=engine, spec=spec, precision=spec.precision, emulated=False)
+
+
+def _write_emulation(artifact: Path, precision: HalfPrecision | None, path: Path) -> None:
+    """The FP32 graph that rounds as the artifact does in ``precision``; ``None``: it is typed."""
+    import onnx
+
+    from ..engine.precision import emulated_model
+
+    model = onnx.load(os.fspath(artifact))
+    emulation = widened(model) if precision is None else emulated_model(model, precision)
+    onnx.save_model(emulation, os.fspath(path))
