@@ -1,0 +1,66 @@
+"""Artifacts that plans are built from; tensorrt_rtx builds them for real, without a GPU."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fusion_engine.engine.gpu import GpuInfo
+from fusion_engine.engine.tensorrt import Library, PlanInfo, build, import_tensorrt
+from fusion_engine.engine.tensorrt.library import VERBOSE
+from fusion_engine.export import export
+
+# AST's graph does not depend on its length, and the export is verified in FP64: a short one.
+FRAMES = {"ast": 128}
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """``artifact("vggish")``: a model with its default layers, exported once."""
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    def get(model: str) -> Path:
+        path = folder / f"{model}.onnx"
+        if not path.exists():
+            export(model, path, weights="random:0", frames=FRAMES.get(model))
+        return path
+
+    yield get
+    for path in folder.glob("*.onnx"):
+        path.unlink()  # 300 MB each, and pytest keeps the folders of the last runs
+
+
+@pytest.fixture
+def small(cnn14_artifact: Path, tmp_path: Path) -> PlanInfo:
+    """A plan of CNN14's first block in BF16, 0.3 MB, alone in its folder."""
+    return build(cnn14_artifact, tmp_path / "small.plan", precision="bf16")
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    return import_tensorrt("tensorrt_rtx")
+
+
+@pytest.fixture
+def gpu() -> GpuInfo:
+    """What a machine with an H200 would say."""
+    return GpuInfo(
+        index=0,
+        name="NVIDIA H200",
+        compute_capability=(9, 0),
+        total_memory=141 << 30,
+        multiprocessors=132,
+        driver="13.0",
+    )
+
+
+@pytest.fixture
+def engine_log(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """What the builder says of the engine that it made."""
+    caplog.set_level(VERBOSE, "fusion_engine.engine.tensorrt")
+
+    def layers() -> str:
+        said = [message for message in caplog.messages if "Engine Layer Information:" in message]
+        return said[-1]
+
+    return layers

@@ -1,0 +1,99 @@
+"""Every model in every precision as a real plan of tensorrt_rtx."""
+
+import hashlib
+import re
+import struct
+from dataclasses import replace
+
+import pytest
+
+from fusion_engine.artifact import read_spec
+from fusion_engine.engine.tensorrt import build, read_plan
+
+pytestmark = pytest.mark.rtx
+
+MODELS = ["cnn14_16k", "cnn14_32k", "vggish", "ast"]
+VARIANTS = [
+    ("fp32", False),
+    ("fp16", False),
+    ("fp16", True),
+    ("bf16", False),
+    ("bf16", True),
+]
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# How TensorRT's log writes them; a vectorised axis of C channels by 8 is `C:8`.
+LOGGED = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16"}
+# [C, T, F] or [C] for log-mel of unknown length, by the paper's tables.
+SHAPES = {
+    "cnn14_16k": {"layer_3": (256, -1, 8), "layer_6": (2048, -1, 2)},
+    "cnn14_32k": {"layer_3": (256, -1, 8), "layer_6": (2048, -1, 2)},
+    "vggish": {"layer_10": (256, 24, 16), "layer_15": (512, 12, 8)},
+    "ast": {"layer_5": (768,), "layer_12": (768,)},
+}
+INPUTS = {
+    "cnn14_16k": (-1, 1, -1, 64),
+    "cnn14_32k": (-1, 1, -1, 64),
+    "vggish": (-1, 1, 96, 64),
+    "ast": (-1, 1, 128, 128),
+}
+# Shortest input, 10 s and 60 s as the frontends count frames, or the fixed length.
+FRAMES = {
+    "cnn14_16k": (32, 1001, 6001),
+    "cnn14_32k": (32, 1001, 6001),
+    "vggish": (96, 96, 96),
+    "ast": (128, 128, 128),
+}
+
+
+@pytest.mark.parametrize(("precision", "linear"), VARIANTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_plan(artifact, tmp_path, engine_log, model, precision, linear):
+    source = artifact(model)
+    path = tmp_path / "a.plan"
+    info = build(source, path, precision=precision, linear_outputs=linear)
+    try:
+        check_tensors(info.sidecar, model, precision, linear)
+        check_engine(engine_log(), model, precision, linear)
+        check_bytes(path, info)
+    finally:
+        path.unlink()
+    assert info.spec == replace(read_spec(source), precision=precision, max_frames=FRAMES[model][2])
+    assert info.sidecar.profile.batch.triple == (1, 8, 32)
+    assert info.sidecar.profile.frames.triple == FRAMES[model]
+    assert info.sidecar.activation_bytes > 0
+
+
+def check_tensors(sidecar, model, precision, linear):
+    """What was set in the network, and read back from it."""
+    log_mel, *outputs = sidecar.tensors
+    assert (log_mel.name, log_mel.mode, log_mel.dtype) == ("log_mel", "input", "float32")
+    assert (log_mel.shape, log_mel.format) == (INPUTS[model], "linear")
+    assert {output.name: output.shape[1:] for output in outputs} == SHAPES[model]
+    for output in outputs:
+        assert (output.mode, output.dtype) == ("output", DTYPES[precision])
+        assert output.shape[0] == -1
+        nhwc = precision != "fp32" and not linear and len(output.shape) == 4
+        assert output.format == ("hwc8" if nhwc else "linear")
+
+
+def check_engine(said, model, precision, linear):
+    """What the builder says of the finished engine: it has no other witness without a GPU."""
+    shape = ",".join(map(str, INPUTS[model]))
+    assert f"log_mel (Float[{shape}])" in said
+    for name, (channels, *rest) in SHAPES[model].items():
+        vectorised = ":8" if precision != "fp32" and not linear and rest else ""
+        shape = ",".join(map(str, (-1, f"{channels}{vectorised}", *rest)))
+        assert f"{name} ({LOGGED[precision]}[{shape}])" in said
+
+
+def check_bytes(path, info):
+    """The spec stands in the plan, and the sidecar vouches for every byte."""
+    data = path.read_bytes()
+    (start,) = (match.start() for match in re.finditer(rb'\{"fusion_engine":', data))
+    (length,) = struct.unpack("<Q", data[start - 8 : start])
+    assert data[start : start + length].endswith(b"}}")
+    assert info.sidecar.sha256 == hashlib.sha256(data).hexdigest()
+    assert info.sidecar.bytes == info.header.length == len(data)
+    assert info.header.version == info.sidecar.runtime_version
+    assert info.header.targets[0] == (8, 0)
+    assert read_plan(path) == info
