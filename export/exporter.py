@@ -6,20 +6,21 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._atomic import atomic_path
 from ..engine.backends.onnx_runtime import import_onnxruntime
 from ..errors import BackendError, ExportError
 from ..frontend import FrontendSpec
 from ..spec import Spec, Token, WeightsSource
+from .activations import largest_activations, watched_values
 from .backbones import Backbone, resolve
 from .checkpoint import load_weights
 from .report import ExportReport
-from .verify import LayerCheck, verify
+from .verify import LayerCheck, verification_inputs, verify
 
 if TYPE_CHECKING:
     import onnx
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     from .verify import Reference
 
 logger = logging.getLogger(__name__)
+
+
+class Measured(NamedTuple):
+    """What was found in an artifact once it was written."""
+
+    checks: tuple[LayerCheck, ...]
+    activations: Mapping[str, float]
 
 
 def export(
@@ -90,10 +98,10 @@ def export(
         spec = _spec(backbone, numbers, source)
         graph = backbone_module(backbone, backbone.fold(state), numbers)
         exact = {name: tensor.double() for name, tensor in state.items()}
-        checks = write_verified(
+        measured = write_verified(
             temporary, spec, graph, lambda x: backbone.reference(exact, x, numbers), step
         )
-        return report_on(path, temporary, spec, checks, started)
+        return report_on(path, temporary, spec, measured, started)
 
 
 def write_verified(
@@ -102,8 +110,8 @@ def write_verified(
     graph: torch.nn.Module,
     reference: Reference,
     step: Callable[[str], None],
-) -> tuple[LayerCheck, ...]:
-    """Trace ``graph`` into the file ``path``, and check it.
+) -> Measured:
+    """Trace ``graph`` into the file ``path``, check it and measure its activations.
 
     Args:
         path: where to write; the caller removes it on an error.
@@ -118,13 +126,18 @@ def write_verified(
     from .graph import trace_graph
 
     step("tracing the graph")
-    _write(trace_graph(graph, spec), path)
+    model = trace_graph(graph, spec)
+    _write(model, path)
+    watched = watched_values(model.graph)
+    del model  # as large as the weights
     step("checking against PyTorch in FP64")
-    return verify(path, spec, reference)
+    checks = verify(path, spec, reference)
+    step("measuring the activations")
+    return Measured(checks, largest_activations(path, watched, verification_inputs(spec)))
 
 
 def report_on(
-    path: Path, written: Path, spec: Spec, checks: tuple[LayerCheck, ...], started: float
+    path: Path, written: Path, spec: Spec, measured: Measured, started: float
 ) -> ExportReport:
     """The report of an export that began at ``started``, of ``time.perf_counter``; saved as well.
 
@@ -132,7 +145,7 @@ def report_on(
         path: the artifact, where it will be.
         written: where its bytes are now.
         spec: its spec.
-        checks: what its verification found.
+        measured: what was found in it.
         started: when the export began.
     """
     from .graph import OPSET
@@ -142,7 +155,8 @@ def report_on(
         spec=spec,
         opset=OPSET,
         bytes=written.stat().st_size,
-        checks=checks,
+        checks=measured.checks,
+        activations=measured.activations,
         seconds=time.perf_counter() - started,
     )
     report.save(written)

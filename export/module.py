@@ -123,8 +123,8 @@ def export_module(
     graph = tapped(copy.deepcopy(module).float().eval(), wanted, input_axes)
     reference = tapped(exact, wanted, input_axes)
     with atomic_path(path) as temporary:
-        checks = write_verified(temporary, spec, graph, reference, step)
-        return report_on(path, temporary, spec, checks, started)
+        measured = write_verified(temporary, spec, graph, reference, step)
+        return report_on(path, temporary, spec, measured, started)
 
 
 def tapped(

@@ -22,6 +22,8 @@ class ExportReport:
         opset: its ONNX opset.
         bytes: its size.
         checks: every layer against the FP64 reference.
+        activations: largest |activation| of every convolution, linear and sum over the verification
+            inputs, by the name of its module.
         seconds: how long the export took.
     """
 
@@ -30,6 +32,7 @@ class ExportReport:
     opset: int
     bytes: int
     checks: tuple[LayerCheck, ...]
+    activations: Mapping[str, float]
     seconds: float
 
     @property
@@ -59,6 +62,7 @@ class ExportReport:
             "opset": self.opset,
             "bytes": self.bytes,
             "max_error": dict(self.max_error),
+            "activations": dict(self.activations),
             "seconds": round(self.seconds, 3),
         }
         with atomic_path(report_path(self.path)) as temporary:

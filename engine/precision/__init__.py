@@ -3,15 +3,19 @@
 Needs onnx and NumPy only.
 """
 
-from .graphs import Precision, emulated_model, typed_model
+from .graphs import emulated_model, typed_model
 from .plan import PrecisionPlan, Rule
-from .rounding import HalfPrecision
+from .ranges import check_ranges
+from .rounding import HalfPrecision, Precision
+from .skeleton import Skeleton
 
 __all__ = [
     "HalfPrecision",
     "Precision",
     "PrecisionPlan",
     "Rule",
+    "Skeleton",
+    "check_ranges",
     "emulated_model",
     "typed_model",
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,13 +23,11 @@ from ...errors import ArtifactError, NumericalError
 from ...spec import METADATA_KEY, Spec
 from .attention import balance_attention
 from .plan import PrecisionPlan, Rule
-from .rounding import HalfPrecision, half_bits, widened
+from .rounding import HalfPrecision, Precision, half_bits, widened
 from .skeleton import Skeleton
 
 if TYPE_CHECKING:
     import onnx
-
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
 # The first opset in which every operator of the plan takes BF16.
 _BF16_OPSET = 22

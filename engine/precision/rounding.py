@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 HalfPrecision = Literal["fp16", "bf16"]
 
 

@@ -36,7 +36,9 @@ class Skeleton:
         import onnx
 
         graph = model.graph
-        outside = [t.name for t in graph.initializer if onnx.external_data_helper.uses_external_data(t)]
+        outside = [
+            t.name for t in graph.initializer if onnx.external_data_helper.uses_external_data(t)
+        ]
         if graph.sparse_initializer or model.functions or outside:
             raise ArtifactError(
                 "half precision needs a plain graph; this one has "
