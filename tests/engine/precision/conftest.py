@@ -1,0 +1,77 @@
+"""Models with random weights, their graphs, and what FP64 and torch's half precision give."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fusion_engine.engine.precision import HalfPrecision, emulated_model
+from fusion_engine.export import Backbone, resolve
+from fusion_engine.export.graph import backbone_module, trace_graph
+from fusion_engine.export.verify import verification_inputs
+
+from ...export.structure import spec_of
+
+Arrays = list[NDArray[np.float32]]
+
+TORCH_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# Every layer; AST at the shortest length that has several patches in time.
+LAYERS = {
+    "cnn14": (1, 2, 3, 4, 5, 6, 7),
+    "vggish": (2, 5, 8, 10, 13, 15, 18, 20, 22),
+    "ast": tuple(range(1, 13)),
+}
+AST_FRAMES = 64
+
+
+def run(model: onnx.ModelProto, log_mel: NDArray[np.float32]) -> Arrays:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"log_mel": log_mel})
+
+
+class Case:
+    """One model: its exported graphs and the answers to compare with."""
+
+    def __init__(self, name: str) -> None:
+        model = resolve(name)
+        if name == "ast":
+            model = model.configured(frames=AST_FRAMES, token=None)
+        state = model.random_state(0)
+        self.backbone: Backbone = model.for_checkpoint(state)
+        self.state = state
+        self.layers: Sequence[int] = LAYERS[name]
+        self.log_mel = verification_inputs(self.backbone)[-1]
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  # lives as long as the session
+    def graph(self, *layers: int) -> onnx.ModelProto:
+        """The FP32 graph, as an export writes it."""
+        folded = self.backbone.fold(self.backbone.check_state(self.state, layers))
+        module = backbone_module(self.backbone, folded, layers)
+        return trace_graph(module, spec_of(self.backbone, layers))
+
+    def published(self, dtype: torch.dtype) -> Arrays:
+        """All layers of the model as published, in torch, in one type throughout."""
+        state = self.backbone.check_state(self.state, self.layers)
+        with torch.inference_mode():
+            outputs = self.backbone.reference(
+                {name: tensor.to(dtype) for name, tensor in state.items()},
+                torch.from_numpy(self.log_mel).to(dtype),
+                self.layers,
+            )
+        return [output.double().numpy() for output in outputs]
+
+    def emulated(self, precision: HalfPrecision) -> Arrays:
+        return run(emulated_model(self.graph(*self.layers), precision), self.log_mel)
+
+
+@pytest.fixture(scope="session")
+def cases() -> Callable[[str], Case]:
+    """The models by name, made when first asked for."""
+    return functools.cache(Case)
