@@ -150,8 +150,8 @@ class _Writer:
             return
         for index, name in enumerate(node.output):
             if name in self._plan.floats:
-                node.output[index] = f"{name}.fp32"
-                self._round(f"{name}.fp32", name)
+                node.output[index] = f"{name}.unrounded"
+                self._round(f"{name}.unrounded", name)
 
     def _as(self, name: str, *, low: bool) -> str:
         """The value or weight ``name`` in the low precision or in FP32, through a cast if need be."""
