@@ -162,7 +162,9 @@ def _onnx_fields(artifact: Path) -> Fields:
         f"against PyTorch in FP64, largest error {max(report['max_error'].values()):.1e}; opset "
         f"{report['opset']}, {report['seconds']:.1f} s"
     )
-    return [("verified", found)]
+    certificates = report.get("parity", {})
+    lines = [f"{name}: {_certificate(parity)}" for name, parity in certificates.items()]
+    return [("verified", found), ("certificate", "\n".join(lines) or _certificate(None))]
 
 
 def layer_shape(layer: LayerSpec) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._version import __version__
+from ..artifact import file_sha256, read_spec
 from ..errors import BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
@@ -87,8 +88,6 @@ def certify(
     _require_torch()
     path = Path(artifact)
     step = progress or (lambda text: None)
-    from ..artifact import read_spec
-
     spec = read_spec(path)
     chosen = tuple(default_signals(spec) if signals is None else signals)
     if not chosen and not audio:
@@ -105,7 +104,7 @@ def certify(
             clips.append(_certified(name, samples, reference.backbone.frontend.sample_rate))
     return Certificate(
         artifact=path.name,
-        artifact_sha256=_sha256(path),
+        artifact_sha256=file_sha256(path),
         model=spec.model,
         layers=tuple(layer.number for layer in spec.layers),
         precision=subject.precision,
@@ -277,11 +276,6 @@ def _clips(
 def _certified(name: str, samples: Samples, rate: int) -> CertifiedClip:
     digest = hashlib.sha256(samples.astype("<f4", copy=False).tobytes()).hexdigest()
     return CertifiedClip(name=name, seconds=round(len(samples) / rate, 4), sha256=digest)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _require_torch() -> None:

@@ -17,7 +17,7 @@ from ..spec import Spec
 from .emulation import widened
 
 if TYPE_CHECKING:
-    pass
+    from ..engine.precision import HalfPrecision
 
 HALF = ("fp16", "bf16")
 
