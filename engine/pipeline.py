@@ -1,27 +1,26 @@
 """The engine: frontend, backbone and layer fusion in one call, for any number of clips."""
 
-import logging
 import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArtifactError, NumericalError
-from ..frontend import Frontend, FrontendSpec
+from ..errors import ArtifactError, BackendError
+from ..frontend import FrontendSpec
 from ..spec import HEADS, Head, Spec
-from .backends import open_backend
-from .fusion import FusionState, accumulate, finalize, fuse
+from .gpu.arrays import is_on_gpu
 from .inputs import Clip, read_clip, read_clips
-from .pieces import Piece, least_frames, pieces_of, run_frames, runs_of
+from .opening import Options, open_runner
+from .pieces import Piece, least_frames, pieces_of
+from .runner import Flags, Runner, check_finite
 from .stats import EngineStats, Meter
-
-logger = logging.getLogger(__name__)
 
 # Clips are grouped by length within a window of this many seconds of audio, so that the memory
 # for a long list of files does not grow with the list.
@@ -29,17 +28,21 @@ WINDOW_SECONDS = 600.0
 
 
 class Engine:
-    """Turns audio into embeddings. Safe from many threads at once.
+    """Turns audio into embeddings. Safe from many threads at once, and a context manager.
 
     Args:
-        path: an artifact, `.onnx`.
+        path: an artifact: `.onnx`, or a TensorRT `.plan`.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which logs what it chose and why.
-        backend: ``onnxruntime``, or ``None`` for the one that the artifact's suffix names.
+        backend: ``onnxruntime`` or ``tensorrt`` (for an `.onnx` too, which is then built into a
+            plan that is cached), or ``None`` for the one that the artifact's suffix names.
+        contexts: GPU: calls that run at once; others wait.
         threads: CPU threads of one call; ``None``: one for every core this process may use.
         normalization: mean and standard deviation of the log-mel in place of the artifact's, for
             a model that normalises it (AST: published evaluations use the task's own statistics).
-        warmup: pairs of batch size and seconds to run once now, so that the first real call of
-            that shape is not the slow one.
+        warmup: pairs of batch size and seconds to run now, until they take the fast path, so that
+            the first real call of that shape is not the slow one.
+        memory_limit: GPU: bytes of device memory for the buffers of the shapes seen last;
+            ``None``: half of the GPU's. Weights are not counted.
 
     Raises:
         ArtifactError: the artifact is missing, damaged, or has no or an unknown spec.
@@ -53,31 +56,67 @@ class Engine:
         *,
         device: str = "auto",
         backend: str | None = None,
+        contexts: int = 2,
         threads: int | None = None,
         normalization: tuple[float, float] | None = None,
         warmup: Iterable[tuple[int, float]] = (),
+        memory_limit: int | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads is {threads}, expected at least 1")
-        self._threads = threads or _usable_cores()
-        self._backend = open_backend(
-            Path(path), device=device, backend=backend, threads=self._threads
-        )
-        frontend = self.spec.frontend
-        if normalization is not None:
-            frontend = _normalized(frontend, *normalization)
-        self._frontend = Frontend(frontend, threads=self._threads)
-        # Zeros of log-mel before the normalisation.
-        self._padding = -frontend.mean / (2 * (frontend.std or 0.5))
-        self._pools = [layer.time_pool for layer in self.spec.layers]
+        for name, value in (
+            ("contexts", contexts),
+            ("threads", threads),
+            ("memory_limit", memory_limit),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         self._meter = Meter()
-        for batch, seconds in warmup:
-            self.embed(np.zeros((batch, round(seconds * self.sample_rate)), np.float32))
+        self._open: Runner | None = open_runner(
+            Path(path),
+            Options(
+                device=device,
+                backend=backend,
+                contexts=contexts,
+                threads=threads or _usable_cores(),
+                memory_limit=memory_limit,
+                frontend=lambda spec: _normalized(spec.frontend, normalization),
+            ),
+            self._meter,
+        )
+        runner = self._open
+        self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
+        # A plan may take less than its artifact did.
+        self._cutting = replace(runner.spec, max_frames=runner.max_frames)
+        try:
+            for batch, seconds in warmup:
+                clips = np.zeros((batch, round(seconds * self.sample_rate)), np.float32)
+                # A GPU takes a shape's second use to record the fast path.
+                for _ in range(1 if self.device == "cpu" else 2):
+                    self.embed(clips)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give back device memory, streams and weights; calls under way are waited for."""
+        runner, self._open = self._open, None
+        if runner is not None:
+            runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @property
     def spec(self) -> Spec:
         """The artifact's spec."""
-        return self._backend.spec
+        return self._spec
 
     @property
     def sample_rate(self) -> int:
@@ -97,32 +136,35 @@ class Engine:
     @property
     def device(self) -> str:
         """What really runs: ``cpu`` or ``cuda:0``."""
-        return self._backend.device
+        return self._device
 
     @property
     def backend(self) -> str:
-        """Library and version of what really runs."""
-        return self._backend.name
+        """Library and version of what really runs, and the GPU's name."""
+        return self._backend
 
     @property
     def stats(self) -> EngineStats:
-        """What this engine has done so far."""
-        return self._meter.stats
+        """What this engine has done so far, and what it holds on its GPU."""
+        figures = self._open.figures() if self._open is not None else {}
+        return replace(self._meter.stats, **figures)
 
-    def embed(
-        self, audio: Any, *, sample_rate: int | None = None, head: Head | None = None
-    ) -> NDArray[np.float32]:
+    def embed(self, audio: Any, *, sample_rate: int | None = None, head: Head | None = None) -> Any:
         """The embedding z̃ of one or many clips (Niizumi et al. 2022, Eq. 1 to 3).
 
         Args:
             audio: samples [N] or a batch [B, N] (float32 or float64 in [-1, 1], or int16), a
                 path, or a list of arrays [N] and paths. Clips of a list may differ in length.
+                On a GPU engine also an array [N] or [B, N] of float32 or int16 in that GPU's
+                memory, anything with DLPack or the CUDA array interface: nothing is then copied
+                through the host, and its samples must be at ``engine.sample_rate``.
             sample_rate: rate of the arrays in Hz; ``None``: they are at ``engine.sample_rate``.
             head: pooling over time, ``mean_max``, ``mean`` or ``max``; ``None``: the artifact's.
 
         Returns:
-            float32 [D] for one clip, [B, D] for a batch or a list. A clip's embedding does not
-            depend on the other clips of the call.
+            float32 [D] for one clip, [B, D] for a batch or a list: a NumPy array, or for an array
+            in GPU memory a ``DeviceArray`` there. A clip's embedding does not depend on the other
+            clips of the call.
 
         Raises:
             AudioError: undecodable, empty, non-finite or mis-shaped audio, or a clip too long for
@@ -131,6 +173,13 @@ class Engine:
             TypeError, ValueError: a wrong argument.
         """
         head = self._check_head(head)
+        if is_on_gpu(audio):
+            if sample_rate not in (None, self.sample_rate):
+                raise ValueError(
+                    f"sample_rate is {sample_rate}, and audio in GPU memory is not resampled: "
+                    f"expected samples at {self.sample_rate} Hz"
+                )
+            return self._runner.embed_on_device(audio, head)
         clips = read_clips(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
         out = np.empty((clips.count, self.embedding_dim), np.float32)
         for first, window in self._windows(clips.items):
@@ -162,9 +211,10 @@ class Engine:
         if self.spec.frames_per_step is None:
             pieces = [replace(piece, count=1) for piece in pieces]
         steps = sum(piece.count for piece in pieces)
-        frames = np.empty((self.embedding_dim, steps), np.float32)
-        self._pass(clip, pieces, frames[None])
-        return frames
+        out = np.empty((self.embedding_dim, steps), np.float32)
+        flags = self._runner.embed_frames(clip.samples, self._frame_count(clip), pieces, out)
+        self._check_finite(flags, [clip])
+        return out
 
     def layer_outputs(
         self, audio: Any, *, sample_rate: int | None = None
@@ -183,11 +233,10 @@ class Engine:
             AudioError, TypeError, ValueError: as ``embed``.
         """
         clip = self._one_clip(audio, sample_rate)
-        log_mel = self._log_mel([clip])
         pieces = self._pieces(clip)
+        frames = self._frame_count(clip)
         parts: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
-        for run in runs_of(pieces, run_frames(self.spec)):
-            outputs = self._run(self._cut(log_mel, run))
+        for run, outputs in self._runner.layer_outputs(clip.samples, frames, pieces):
             for layer, output in zip(self.spec.layers, outputs, strict=True):
                 if self.spec.segment is None and layer.kind == "map":
                     (piece,) = run
@@ -208,94 +257,31 @@ class Engine:
         groups: dict[int, list[int]] = defaultdict(list)
         for index, clip in enumerate(clips):
             groups[self._frame_count(clip)].append(index)
-        most = run_frames(self.spec)
-        for indices in groups.values():
+        for frames, indices in groups.items():
             pieces = self._pieces(clips[indices[0]])
-            frames = sum(piece.frames for piece in pieces)
-            if frames > most:
-                for index in indices:
-                    out[index] = finalize(self._pass(clips[index], pieces, None), head)[0]
-                continue
-            size = most // frames
-            for first in range(0, len(indices), size):
-                batch = indices[first : first + size]
-                out[batch] = self._embed_batch([clips[i] for i in batch], pieces, head)
+            size = self._runner.clips_per_run(pieces)
+            for first in range(0, len(indices), size or 1):
+                batch = [clips[index] for index in indices[first : first + (size or 1)]]
+                samples = [clip.samples for clip in batch]
+                if size:
+                    embedding, flags = self._runner.embed(samples, frames, pieces, head)
+                else:
+                    embedding, flags = self._runner.embed_long(samples[0], frames, pieces, head)
+                self._check_finite(flags, batch)
+                out[indices[first : first + (size or 1)]] = embedding
 
-    def _embed_batch(
-        self, clips: Sequence[Clip], pieces: Sequence[Piece], head: Head
-    ) -> NDArray[np.float32]:
-        """One run for clips that are cut alike."""
-        outputs = self._run(self._cut(self._log_mel(clips), pieces))
-        with self._meter.timed("fusion_seconds"):
-            embedding, flags = fuse(
-                outputs,
-                self._pools,
-                offsets=np.arange(len(clips) + 1) * len(pieces),
-                begins=np.array([piece.begin for piece in pieces] * len(clips)),
-                counts=np.array([piece.count for piece in pieces] * len(clips)),
-                head=head,
-                threads=self._threads,
-            )
-        self._check_finite(flags, clips)
-        return embedding
-
-    def _pass(
-        self, clip: Clip, pieces: Sequence[Piece], frames: NDArray[np.float32] | None
-    ) -> FusionState:
-        """All pieces of one clip; ``frames`` [1, D, T_o] receives frame features."""
-        log_mel = self._log_mel([clip])
-        state = FusionState.empty(1, self.embedding_dim)
-        done = 0
-        for run in runs_of(pieces, run_frames(self.spec)):
-            outputs = self._run(self._cut(log_mel, run))
-            with self._meter.timed("fusion_seconds"):
-                accumulate(
-                    state,
-                    outputs,
-                    self._pools,
-                    offsets=np.array([0, len(run)]),
-                    begins=np.array([piece.begin for piece in run]),
-                    counts=np.array([piece.count for piece in run]),
-                    frames=frames,
-                    frame_offsets=None if frames is None else np.array([done]),
-                    threads=self._threads,
-                )
-            self._check_finite(state.flags, [clip])
-            done += sum(piece.count for piece in run)
-        return state
-
-    def _log_mel(self, clips: Sequence[Clip]) -> NDArray[np.float32]:
-        """Log-mel [B, 1, T, M] of clips of equal frame count."""
-        with self._meter.timed("frontend_seconds"):
-            return self._frontend.batch([self._padded(clip.samples) for clip in clips])
-
-    def _cut(self, log_mel: NDArray[np.float32], pieces: Sequence[Piece]) -> NDArray[np.float32]:
-        """Pieces [B·P, 1, L, M] of one length of log-mel [B, 1, T, M], clip by clip."""
-        frames = log_mel.shape[2]
-        if len(pieces) == 1 and pieces[0].stop <= frames:
-            return np.ascontiguousarray(log_mel[:, :, pieces[0].start : pieces[0].stop])
-        shape = len(log_mel), len(pieces), pieces[0].frames, log_mel.shape[3]
-        out = np.full(shape, self._padding, np.float32)
-        for index, piece in enumerate(pieces):
-            real = log_mel[:, 0, piece.start : piece.stop]
-            out[:, index, : real.shape[1]] = real
-        return out.reshape(-1, 1, *shape[2:])
-
-    def _run(self, log_mel: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        self._meter.add(runs=1)
-        with self._meter.timed("backbone_seconds"):
-            return self._backend.run(log_mel)
-
-    def _padded(self, samples: NDArray[Any]) -> NDArray[Any]:
-        """A clip shorter than the model's minimum is zero-padded on the right."""
-        missing = self.spec.frontend.samples(least_frames(self.spec)) - len(samples)
-        return np.pad(samples, (0, missing)) if missing > 0 else samples
+    @property
+    def _runner(self) -> Runner:
+        runner = self._open
+        if runner is None:
+            raise BackendError("this engine was closed: open the artifact again")
+        return runner
 
     def _frame_count(self, clip: Clip) -> int:
         return max(least_frames(self.spec), self.spec.frontend.frames(len(clip.samples)))
 
     def _pieces(self, clip: Clip) -> list[Piece]:
-        return pieces_of(self.spec, self._frame_count(clip), name=clip.name)
+        return pieces_of(self._cutting, self._frame_count(clip), name=clip.name)
 
     def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
         clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
@@ -334,19 +320,15 @@ class Engine:
             raise ValueError(f"head is {head!r}, expected one of {list(HEADS)}")
         return head
 
-    def _check_finite(self, flags: NDArray[np.uint32], clips: Sequence[Clip]) -> None:
-        for clip, flag in zip(clips, flags, strict=True):
-            if flag:
-                names = [
-                    layer.name for bit, layer in enumerate(self.spec.layers) if flag >> bit & 1
-                ]
-                raise NumericalError(
-                    f"{clip.name}: {', '.join(names)} holds values that are not finite, so "
-                    "there is no embedding. Check the weights with `fusion-engine info`."
-                )
+    def _check_finite(self, flags: Flags, clips: Sequence[Clip]) -> None:
+        check_finite(self.spec, flags, [clip.name for clip in clips])
 
 
-def _normalized(frontend: FrontendSpec, mean: float, std: float) -> FrontendSpec:
+def _normalized(frontend: FrontendSpec, values: tuple[float, float] | None) -> FrontendSpec:
+    """The frontend with another mean and standard deviation, if the caller gave them."""
+    if values is None:
+        return frontend
+    mean, std = values
     if frontend.std is None:
         raise ValueError(
             f"normalization is {(mean, std)}, and the {frontend.preset} frontend does not "

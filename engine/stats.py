@@ -18,6 +18,12 @@ class EngineStats:
         frontend_seconds: time spent in the frontend, summed over threads.
         backbone_seconds: in the backbone.
         fusion_seconds: in the layer fusion.
+        gpu_seconds: on a GPU, where the stages overlap: in all three, the copies included.
+        uncaptured_runs: runs on a GPU that were not launched as one recorded CUDA graph: the first
+            of each shape, long clips, and whatever the library cannot record.
+        graphs: CUDA graphs recorded and held now.
+        slots: input shapes that buffers are held for now.
+        device_bytes: device memory of these buffers; weights are not counted.
     """
 
     clips: int = 0
@@ -26,6 +32,11 @@ class EngineStats:
     frontend_seconds: float = 0.0
     backbone_seconds: float = 0.0
     fusion_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    uncaptured_runs: int = 0
+    graphs: int = 0
+    slots: int = 0
+    device_bytes: int = 0
 
 
 class Meter:

@@ -13,8 +13,8 @@ class Backend(ABC):
 
     Attributes:
         spec: the artifact's spec.
-        device: what really runs, ``cpu`` or ``cuda:0``.
-        name: library, version and, on a GPU, its name.
+        device: what really runs, ``cpu``.
+        name: library and version.
     """
 
     spec: Spec

@@ -9,12 +9,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .device import GpuInfo, check, import_cuda
+from .dlpack import CUDA
 
 # Stream handles that have a meaning of their own (CUDA, DLPack, the CUDA array interface).
 LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
@@ -28,28 +29,44 @@ class OutOfMemory(Exception):
         self.size, self.where = size, where
 
 
-class Stream(Protocol):
-    """A queue of work on the device."""
+class Stream:
+    """A queue of work on the device.
 
-    @property
-    def handle(self) -> int:
-        """``cudaStream_t`` as an integer."""
+    Attributes:
+        core: cuda-core's stream.
+        handle: ``cudaStream_t`` as an integer.
+    """
+
+    def __init__(self, core: Any, *, owned: bool = True) -> None:
+        self.core, self.handle, self._owned = core, int(core.handle), owned
+
+    def shared(self) -> "Stream":
+        """The same stream, which stays open when this object is closed."""
+        return Stream(self.core, owned=False)
 
     def synchronize(self) -> None:
         """Wait until all of its work is done."""
+        self.core.sync()
 
     def close(self) -> None:
         """Destroy it."""
+        if self._owned:
+            self.core.close()
 
 
-class Graph(Protocol):
-    """Work that was captured, to be launched as one."""
+class Graph:
+    """Work that was captured, to be launched as one; ``core`` is cuda-core's graph."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
 
     def launch(self, stream: Stream) -> None:
         """Queue it."""
+        self._core.launch(stream.core)
 
     def close(self) -> None:
-        """Destroy it."""
+        """Destroy it; none of its launches is under way."""
+        self._core.close()
 
 
 class Pinned:
@@ -57,9 +74,8 @@ class Pinned:
 
     def __init__(self, address: int, size: int, close: Callable[[], None]) -> None:
         self.address, self.size, self._close = address, size, close
-        self.bytes: NDArray[np.uint8] = np.frombuffer(
-            (ctypes.c_uint8 * size).from_address(address), np.uint8
-        )
+        memory = (ctypes.c_uint8 * size).from_address(address)
+        self.bytes: NDArray[np.uint8] = np.ctypeslib.as_array(memory)
 
     def close(self) -> None:
         """Free it; no view of it may be used any more."""
@@ -67,10 +83,17 @@ class Pinned:
 
 
 class Memory:
-    """Device memory. Unless it was closed, it is freed behind the work that may still read it."""
+    """Device memory. Unless it was closed, it is freed behind the work that may still use it.
+
+    Attributes:
+        address: where it is.
+        size: in bytes.
+        last: the event of the last work of ours that uses it.
+    """
 
     def __init__(self, cuda: "Cuda", buffer: Any, address: int, size: int) -> None:
         self.address, self.size = address, size
+        self.last: Any = None
         self._cuda, self._buffer = cuda, buffer
 
     def close(self, stream: Stream) -> None:
@@ -82,7 +105,7 @@ class Memory:
     def __del__(self) -> None:
         buffer, self._buffer = self._buffer, None
         if buffer is not None:
-            self._cuda.free_later(buffer)
+            self._cuda.free_later(buffer, self.last)
 
 
 class Cuda:
@@ -125,12 +148,11 @@ class Cuda:
 
     def stream(self) -> Stream:
         """A new stream that does not wait for the default stream."""
-        return _Stream(self._device.create_stream())
+        return Stream(self._device.create_stream())
 
     def allocate(self, size: int, stream: Stream) -> Memory:
         """Device memory, aligned to 256 bytes at least, for use behind this point of ``stream``."""
         self._free_deferred()
-        assert isinstance(stream, _Stream)
         try:
             buffer = self._pool.allocate(size, stream=stream.core)
         except Exception as error:
@@ -155,7 +177,6 @@ class Cuda:
 
     def record(self, stream: Stream) -> Any:
         """An event: this point of the stream."""
-        assert isinstance(stream, _Stream)
         return stream.core.record()
 
     def wait(self, handle: int, event: Any) -> None:
@@ -169,6 +190,16 @@ class Cuda:
             check(self._driver.cuEventRecord(event.handle, handle))
             self.wait(stream.handle, event)
 
+    @property
+    def dlpack_device(self) -> tuple[int, int]:
+        """DLPack's kind and index of the device."""
+        return CUDA, self.info.index
+
+    def device_of(self, address: int) -> int:
+        """The index of the device that memory of another library is on."""
+        attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        return int(check(self._driver.cuPointerGetAttribute(attribute, address)))
+
     def ready(self, event: Any) -> None:
         """Block until the event's work is done."""
         event.sync()
@@ -178,13 +209,18 @@ class Cuda:
         self.wait(int(self._results.handle), event)
         return int(self._results.handle)
 
+    def memory(self) -> tuple[int, int]:
+        """Bytes that are free on the device, and all that it has."""
+        error, free, total = self._driver.cuMemGetInfo()
+        check((error,))
+        return int(free), int(total)
+
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """Record what ``work`` queues on ``stream``, which runs nothing.
 
         Raises:
             Exception: whatever ``work`` raises, or CUDA, when it holds what cannot be captured.
         """
-        assert isinstance(stream, _Stream)
         builder = stream.core.create_graph_builder()
         self._capturing.on = True
         try:
@@ -197,63 +233,40 @@ class Cuda:
                     builder.end_building()
                 raise
             builder.end_building()
-            return _Graph(builder.complete())
+            return Graph(builder.complete())
         finally:
             self._capturing.on = False
             builder.close()
 
     def free(self, buffer: Any, stream: Stream) -> None:
         """Free in the order of ``stream``."""
-        assert isinstance(stream, _Stream)
         buffer.close(stream.core)
 
-    def free_later(self, buffer: Any) -> None:
+    def free_later(self, buffer: Any, last: Any) -> None:
         """Free a result that nothing refers to any more.
 
         A consumer of DLPack drops an array while its own stream may still read it. Those that use
         the default stream, or one that synchronises with it, are waited for here.
         """
         if getattr(self._capturing, "on", False):
-            self._deferred.append(buffer)  # the garbage collector runs anywhere
+            self._deferred.append((buffer, last))  # the garbage collector runs anywhere
             return
         with self.current():
+            if last is not None:
+                self._results.wait(last)
             self._results.wait(self._core.LEGACY_DEFAULT_STREAM)
             buffer.close(self._results)
 
     def _free_deferred(self) -> None:
         while self._deferred:
             with suppress(IndexError):  # another thread was faster
-                self.free_later(self._deferred.popleft())
+                self.free_later(*self._deferred.popleft())
 
     def close(self) -> None:
         """Give the pool back, once the results that are still alive are gone."""
         self._free_deferred()
         self._results.sync()
         self._pool.close()
-
-
-class _Stream:
-    def __init__(self, core: Any) -> None:
-        self.core = core
-        self.handle = int(core.handle)
-
-    def synchronize(self) -> None:
-        self.core.sync()
-
-    def close(self) -> None:
-        self.core.close()
-
-
-class _Graph:
-    def __init__(self, core: Any) -> None:
-        self._core = core
-
-    def launch(self, stream: Stream) -> None:
-        assert isinstance(stream, _Stream)
-        self._core.launch(stream.core)
-
-    def close(self) -> None:
-        self._core.close()
 
 
 def _memory_error(error: Exception, size: int, where: str) -> Exception:

@@ -65,15 +65,17 @@ _rename = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
 _exported: dict[int, tuple[Any, ...]] = {}
 
 
-@_Deleter
 def _delete(managed: Any) -> None:
     _exported.pop(ctypes.addressof(managed.contents), None)
 
 
-@_Destructor
 def _drop_capsule(capsule: int) -> None:
     if _is_valid(capsule, _NAME):  # nobody took it
         _exported.pop(_pointer(capsule, _NAME), None)
+
+
+# Kept here for as long as a capsule may call them.
+_deleter, _destructor = _Deleter(_delete), _Destructor(_drop_capsule)
 
 
 def export(address: int, shape: tuple[int, ...], device: tuple[int, int], owner: Any) -> Any:
@@ -87,10 +89,10 @@ def export(address: int, shape: tuple[int, ...], device: tuple[int, int], owner:
         dtype=_Type(2, 32, 1),
         shape=ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64)),
     )
-    managed.deleter = _delete
+    managed.deleter = _deleter
     key = ctypes.addressof(managed)
     _exported[key] = (managed, sizes, owner)
-    return _new(key, _NAME, _drop_capsule)
+    return _new(key, _NAME, _destructor)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,236 @@
+"""The runner on a GPU."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import AudioError, BackendError, FusionEngineError
+from ...frontend import FrontendSpec
+from ...spec import Head
+from ..pieces import Piece, least_frames, pieces_of
+from ..runner import Flags, Run, Runner, Samples, check_finite
+from ..stats import Meter
+from .arrays import DeviceArray, read_array
+from .backbone import Backbone
+from .batch import BatchKey, BatchProgram, batch_key, sample_type
+from .cuda import Cuda, OutOfMemory, Stream
+from .dlpack import Imported
+from .kernels import Kernels, SampleType
+from .model import Model
+from .passes import DeviceSamples, open_pass
+from .slots import Layout, Slot, SlotPool
+
+
+class GpuRunner(Runner):
+    """Runs a backbone on a GPU, the whole way from samples to embedding.
+
+    Args:
+        cuda: the GPU.
+        backbone: the network, loaded on it; closed with the runner.
+        kernels: frontend and layer fusion.
+        frontend: settings of the frontend.
+        contexts: calls that run at once.
+        memory_limit: bytes of device memory of all slots; ``None``: half of the GPU's.
+        meter: where what was done is added up.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        backbone: Backbone,
+        kernels: Kernels,
+        *,
+        frontend: FrontendSpec,
+        contexts: int,
+        memory_limit: int | None,
+        meter: Meter,
+    ) -> None:
+        self.spec, self.max_frames = backbone.spec, backbone.max_frames
+        self.device = f"cuda:{cuda.info.index}"
+        self.name = f"{backbone.name} on {cuda.info.name}"
+        self._cuda, self._meter = cuda, meter
+        # A plan may take less than its artifact did.
+        self._cutting = replace(self.spec, max_frames=self.max_frames)
+        limit = memory_limit or cuda.info.total_memory // 2
+        with cuda.current():
+            self._slots = SlotPool(cuda, backbone, contexts=contexts, limit=limit)
+            # Where the frontend's tables go, once.
+            stream = cuda.stream()
+            tables = kernels.tables
+            memory = cuda.allocate(tables.nbytes, stream)
+            cuda.copy(memory.address, tables.ctypes.data, tables.nbytes, stream)
+            stream.synchronize()
+            self._stream = stream
+        self._model = Model(cuda, backbone, kernels, frontend, memory)
+
+    def clips_per_run(self, pieces: Sequence[Piece]) -> int:  # noqa: D102
+        if self.spec.segment is None and len(pieces) > 1:
+            return 0  # chunks, which overlap
+        return self._model.backbone.segments_per_run(pieces[0].frames) // len(pieces)
+
+    def embed(  # noqa: D102
+        self, clips: Sequence[Samples], frames: int, pieces: Sequence[Piece], head: Head
+    ) -> tuple[NDArray[np.float32], Flags]:
+        key = batch_key(len(clips), frames, pieces, dtype=sample_type(clips), head=head)
+        with self._timed(), self._slots.lease(key, self._binder(key, pieces)) as slot:
+            embedding, flags, graph = slot.program.run(clips)
+            self._count(graph)
+        return embedding, flags
+
+    def embed_long(  # noqa: D102
+        self, samples: Samples, frames: int, pieces: Sequence[Piece], head: Head
+    ) -> tuple[NDArray[np.float32], Flags]:
+        with self._timed(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
+            target = work.allocate(4 * self.spec.embedding_dim)
+            work.fuse(head, target)
+            embedding = np.empty((1, self.spec.embedding_dim), np.float32)
+            work.download(embedding, target)
+            self._count(False, work.runs)
+            return embedding, work.download_flags()[0]
+
+    def embed_frames(  # noqa: D102
+        self, samples: Samples, frames: int, pieces: Sequence[Piece], out: NDArray[np.float32]
+    ) -> Flags:
+        with self._timed(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
+            work.fuse_frames(out)
+            self._count(False, work.runs)
+            return work.download_flags()[0]
+
+    def layer_outputs(  # noqa: D102
+        self, samples: Samples, frames: int, pieces: Sequence[Piece]
+    ) -> Iterator[Run]:
+        with self._timed(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
+            runs = list(work.layer_outputs())
+            self._count(False, work.runs)
+        return iter(runs)
+
+    def embed_on_device(self, audio: Any, head: Head) -> DeviceArray:  # noqa: D102
+        with self._timed():
+            stream = self._cuda.stream()
+            try:
+                return self._embed_array(read_array(audio, self._cuda, stream), head, stream)
+            finally:
+                stream.close()  # its work goes on
+
+    def figures(self) -> dict[str, int]:  # noqa: D102
+        return self._slots.figures()
+
+    def close(self) -> None:  # noqa: D102
+        with self._cuda.current():
+            self._slots.close()
+            self._model.tables.close(self._stream)
+            self._stream.synchronize()
+            self._stream.close()
+            self._model.backbone.close()
+            self._cuda.close()
+
+    def _embed_array(self, array: Imported, head: Head, stream: Stream) -> DeviceArray:
+        """Embed clips [N] or [B, N], for which ``stream`` has waited."""
+        clips, length = (1, *array.shape) if len(array.shape) == 1 else array.shape
+        frames = max(least_frames(self.spec), self.spec.frontend.frames(length))
+        pieces = pieces_of(self._cutting, frames, name="audio")
+        dtype: SampleType = "int16" if array.dtype == np.int16 else "float32"
+        step = array.strides[0] * array.dtype.itemsize
+        rows = [array.address + row * step for row in range(clips)]
+        dim = self.spec.embedding_dim
+        layout = Layout()
+        embedding, flags = layout.add(4 * clips * dim), layout.add(8 * clips)
+        memory = self._slots.transient(layout.size, stream, f"embeddings of {clips} clips")
+        begin = self._cuda.record(stream)
+        size = self.clips_per_run(pieces)
+        try:
+            for first in range(0, clips, size or 1):
+                part = rows[first : first + (size or 1)]
+                target = memory.address + embedding + 4 * first * dim
+                flag = memory.address + flags + 4 * first
+                if not size:
+                    samples = DeviceSamples(part[0], length, dtype)
+                    self._embed_resident_clip(
+                        samples, frames, pieces, head, begin, target, flag, clips
+                    )
+                    continue
+                key = batch_key(len(part), frames, pieces, dtype=dtype, head=head, resident=length)
+                with self._slots.lease(key, self._binder(key, pieces)) as slot:
+                    self._cuda.wait(slot.stream.handle, begin)
+                    graph = slot.program.run_resident(part, target, flag, clips)
+                    self._cuda.wait(stream.handle, self._cuda.record(slot.stream))
+                    self._count(graph)
+        except BaseException:
+            stream.synchronize()  # what was queued still writes there
+            raise
+        self._meter.add(clips=clips, audio_seconds=clips * length / self.spec.frontend.sample_rate)
+        ready = self._cuda.record(stream)
+        memory.last = ready
+        return DeviceArray(
+            self._cuda,
+            memory,
+            (*array.shape[:-1], dim),
+            ready=ready,
+            flags=flags,
+            raise_for=self._raise_for,
+            source=array.owner,
+        )
+
+    def _embed_resident_clip(
+        self,
+        samples: DeviceSamples,
+        frames: int,
+        pieces: Sequence[Piece],
+        head: Head,
+        begin: Any,
+        embedding: int,
+        flags: int,
+        total: int,
+    ) -> None:
+        """A clip longer than a run; its embedding and flags are there when this returns."""
+        with open_pass(
+            self._model,
+            self._slots,
+            samples,
+            frames,
+            pieces,
+            after=lambda stream: self._cuda.wait(stream.handle, begin),
+        ) as work:
+            work.fuse(head, embedding)
+            work.copy_flags(flags, flags + 4 * total)
+            self._count(False, work.runs)
+
+    def _binder(self, key: BatchKey, pieces: Sequence[Piece]) -> Callable[[Slot], BatchProgram]:
+        def bind(slot: Slot) -> BatchProgram:
+            program = BatchProgram(slot, self._slots, self._model, key)
+            program.bind(pieces)
+            return program
+
+        return bind
+
+    def _raise_for(self, layers: Flags, samples: Flags) -> None:
+        if samples.any():
+            clip = int(np.flatnonzero(samples)[0])
+            raise AudioError(
+                f"clip {clip}: a sample is not finite, expected finite values in [-1, 1]"
+            )
+        check_finite(self.spec, layers, [f"clip {index}" for index in range(len(layers))])
+
+    def _count(self, graph: bool, runs: int = 1) -> None:
+        self._meter.add(runs=runs, uncaptured_runs=0 if graph else runs)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """On the GPU; what CUDA and the kernels raise becomes a ``BackendError``."""
+        with self._meter.timed("gpu_seconds"):
+            try:
+                with self._cuda.current():
+                    yield
+            except OutOfMemory as error:
+                raise BackendError(f"out of memory: {error} were asked for") from error
+            except FusionEngineError:
+                raise
+            except Exception as error:
+                # cuda-core has no public base of its errors; the kernels raise RuntimeError.
+                if isinstance(error, RuntimeError) or type(error).__module__.startswith("cuda."):
+                    raise BackendError(f"{self.device} failed: {error}") from error
+                raise
