@@ -113,7 +113,10 @@ def serialize(
 def _parse(library: Library, network: Any, graph: bytes) -> None:
     parser = library.module.OnnxParser(network, library.logger)
     if not parser.parse(graph):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        errors = [
+            f"{error.node_operator()} {error.node_name()!r}: {error.desc()}"
+            for error in map(parser.get_error, range(parser.num_errors))
+        ]
         raise BackendError(
             f"{library} cannot parse the graph: {'; '.join(errors) or 'it gave no reason'}"
         )

@@ -1,5 +1,6 @@
 """Artifacts that plans are built from; tensorrt_rtx builds them for real, without a GPU."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,13 +55,26 @@ def gpu() -> GpuInfo:
     )
 
 
+class _Keep(logging.Handler):
+    """Keeps the one message in thousands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if "Engine Layer Information:" in message:
+            self.found = message
+
+
 @pytest.fixture
-def engine_log(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+def engine_log(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """What the builder says of the engine that it made."""
-    caplog.set_level(VERBOSE, "fusion_engine.engine.tensorrt")
-
-    def layers() -> str:
-        said = [message for message in caplog.messages if "Engine Layer Information:" in message]
-        return said[-1]
-
-    return layers
+    keep = _Keep()
+    log = logging.getLogger("fusion_engine.engine.tensorrt.library")
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "handlers", [keep])
+    monkeypatch.setattr(log, "level", VERBOSE)
+    log.manager._clear_cache()
+    return lambda: keep.found

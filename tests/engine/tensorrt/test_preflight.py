@@ -1,0 +1,119 @@
+"""What keeps a plan from running here, said before it is loaded."""
+
+import hashlib
+import logging
+import shlex
+from dataclasses import replace
+
+import pytest
+import typer
+
+from fusion_engine import ArtifactError, BackendError
+from fusion_engine.cli import app
+from fusion_engine.engine.tensorrt import build, preflight
+from fusion_engine.engine.tensorrt.sidecar import sidecar_path, write_sidecar
+
+pytestmark = pytest.mark.rtx
+
+
+def test_a_plan_of_this_library(small, library, gpu, caplog):
+    assert preflight(small.path, library=library, gpu=gpu) == small
+    assert preflight(small.path) == small
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["sidecar", "no sidecar"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "1.4.0.76"}, "and this is tensorrt_rtx 1.4.0.76; a plan is bound to both"),
+        ({"runtime": "tensorrt"}, "and this is tensorrt 1.7"),
+    ],
+)
+def test_another_library(small, library, beside, change, message):
+    if not beside:
+        sidecar_path(small.path).unlink()
+    other = replace(library, **change)
+    with pytest.raises(BackendError) as error:
+        preflight(small.path, library=other)
+    assert f"{small.path}: built by tensorrt_rtx {library.version}" in str(error.value)
+    assert message.partition(" 1.7")[0] in str(error.value)
+    assert "Build it again: fusion-engine build" in str(error.value)
+
+
+def test_an_old_gpu(small, library, gpu):
+    """Without a sidecar as well: the plan's first bytes tell."""
+    old = replace(gpu, name="Tesla T4", compute_capability=(7, 5))
+    for beside in (True, False):
+        if not beside:
+            sidecar_path(small.path).unlink()
+        with pytest.raises(BackendError, match=r"8\.0 and later, and this is Tesla T4 \(SM 7\.5\)"):
+            preflight(small.path, library=library, gpu=old)
+
+
+def of_tensorrt(small, library, gpu):
+    """The sidecar as tensorrt would have it, tuned on ``gpu``, and that library."""
+    data = small.path.read_bytes().replace(b"vtrt", b"ftrt", 1)
+    small.path.write_bytes(data)
+    sidecar = replace(
+        small.sidecar,
+        sha256=hashlib.sha256(data).hexdigest(),
+        runtime="tensorrt",
+        gpu=gpu.name,
+        compute_capability="{}.{}".format(*gpu.compute_capability),
+    )
+    write_sidecar(sidecar_path(small.path), sidecar)
+    return replace(library, runtime="tensorrt")
+
+
+def test_another_gpu(small, library, gpu, caplog):
+    tensorrt = of_tensorrt(small, library, gpu)
+    assert preflight(small.path, library=tensorrt, gpu=gpu).runtime == "tensorrt"
+    ada = replace(gpu, name="NVIDIA L4", compute_capability=(8, 9))
+    with pytest.raises(BackendError) as error:
+        preflight(small.path, library=tensorrt, gpu=ada)
+    assert "built on an NVIDIA H200 (compute capability 9.0), and this is NVIDIA L4 (SM 8.9)" in (
+        str(error.value)
+    )
+    assert "--runtime tensorrt --precision bf16" in str(error.value)
+    assert caplog.messages == []
+    preflight(small.path, library=tensorrt, gpu=replace(gpu, name="NVIDIA H100"))
+    assert "may be slower than a plan built here" in caplog.text
+
+
+def test_another_system(small, library):
+    write_sidecar(sidecar_path(small.path), replace(small.sidecar, system="win32-AMD64"))
+    with pytest.raises(BackendError, match=r"built on win32-AMD64, and this machine is linux-"):
+        preflight(small.path, library=library)
+
+
+def test_what_cannot_be_checked_is_logged(small, library, caplog):
+    sidecar_path(small.path).unlink()
+    with caplog.at_level(logging.WARNING):
+        preflight(small.path, library=library)
+    assert "no sidecar beside it, so that nobody knows whether its bytes are intact" in caplog.text
+
+
+def test_damage_comes_first(small, library, gpu):
+    small.path.write_bytes(small.path.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="truncated"):
+        preflight(small.path, library=replace(library, version="0"), gpu=gpu)
+
+
+def test_the_rebuild_command_reproduces_the_options(cnn14_artifact, tmp_path):
+    options = {
+        "precision": "fp16",
+        "batch": (1, 2, 3),
+        "frames": (40, 50, 60),
+        "effort": 1,
+        "linear_outputs": True,
+    }
+    info = build(cnn14_artifact, tmp_path / "a b.plan", **options)
+    program, command, *args = shlex.split(info.rebuild_command)
+    assert (program, command) == ("fusion-engine", "build")
+    parsed = typer.main.get_command(app).commands["build"].make_context("build", args).params
+    assert parsed["artifact"].name == cnn14_artifact.name
+    assert parsed["output"] == info.path
+    assert (parsed["runtime"], parsed["precision"]) == ("tensorrt_rtx", "fp16")
+    assert (parsed["batch"], parsed["frames"]) == ("1:2:3", "40:50:60")
+    assert (parsed["effort"], parsed["linear_outputs"]) == (1, True)
