@@ -6,7 +6,6 @@ rhythm is asked) is drawn anew for every clip.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,18 @@ _TIME: _Wave = np.arange(SAMPLES) / SAMPLE_RATE
 
 def clip(task: str, label: str, rng: _Random) -> NDArray[np.int16]:
     """One clip [16000] of ``SOUNDS[task]``, PCM16 at 16 kHz."""
-    wave = SOUNDS[task][label](rng)
-    wave = wave / np.sqrt(np.mean(wave**2))
-    snr = rng.uniform(5, 20)
-    wave = wave + rng.standard_normal(SAMPLES) * 10 ** (-snr / 20)
+    sound = _unit(SOUNDS[task][label](rng))
+    noise = 10 ** (-rng.uniform(*_SNR[task]) / 20)
+    wave = sound + noise * rng.standard_normal(SAMPLES)
     wave *= 10 ** (rng.uniform(-20, -3) / 20) / np.abs(wave).max()
-    return np.round(wave * 32_767).astype(np.int16)
+    samples: NDArray[np.int16] = np.round(wave * 32_767).astype(np.int16)
+    return samples
+
+
+def _unit(wave: _Wave) -> _Wave:
+    """``wave`` at an RMS of 1."""
+    scaled: _Wave = wave / np.sqrt(np.mean(wave**2))
+    return scaled
 
 
 def _tone(rng: _Random, hertz: float, amplitudes: _Wave, stretch: float = 0.0) -> _Wave:
@@ -51,13 +56,15 @@ def _envelope(rng: _Random) -> _Wave:
 
 
 def _pitch(semitone: int) -> Callable[[_Random], _Wave]:
-    """A note above 220 Hz, up to a quarter of a semitone out of tune, of any colour."""
+    """A note above 220 Hz, somewhat out of tune, of any colour, with a band of noise anywhere.
+
+    The band and the random partials keep the spectrum's gross shape from giving the note away.
+    """
 
     def sound(rng: _Random) -> _Wave:
-        hertz = 220 * 2 ** ((semitone + rng.uniform(-0.25, 0.25)) / 12)
-        order = np.arange(1, 9)
-        amplitudes = order ** -rng.uniform(0.5, 2.5) * rng.uniform(0.2, 1, len(order))
-        return _tone(rng, hertz, amplitudes)
+        hertz = 220 * 2 ** ((semitone + rng.uniform(-0.3, 0.3)) / 12)
+        amplitudes = 10 ** (rng.uniform(-30, 0, 8) / 20)
+        return _unit(_tone(rng, hertz, amplitudes)) + _band(rng, 300 * 2 ** rng.uniform(0, 4), 0.7)
 
     return sound
 
@@ -83,7 +90,8 @@ def _rhythm(rate: float) -> Callable[[_Random], _Wave]:
             carrier = _band(rng, hertz, 1.0)
         else:
             carrier = np.sin(2 * np.pi * (hertz * _TIME + rng.uniform()))
-        return carrier * gate
+        pulsed: _Wave = carrier * gate
+        return pulsed
 
     return sound
 
@@ -93,8 +101,7 @@ def _band(rng: _Random, hertz: float, octaves: float) -> _Wave:
     spectrum = np.fft.rfft(rng.standard_normal(SAMPLES))
     frequencies = np.maximum(np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE), 1.0)
     spectrum[np.abs(np.log2(frequencies / hertz)) > octaves / 2] = 0
-    wave: _Wave = np.fft.irfft(spectrum, SAMPLES)
-    return wave / np.sqrt(np.mean(wave**2))
+    return _unit(np.fft.irfft(spectrum, SAMPLES))
 
 
 def _hiss(rng: _Random) -> _Wave:
@@ -132,14 +139,18 @@ def _sweep(direction: int) -> Callable[[_Random], _Wave]:
         phase = 2 * np.pi * np.cumsum(start * 2**octaves) / SAMPLE_RATE
         moving = (octaves != 0) & (np.abs(octaves) < 2)
         wobble = _band(rng, 60, 2.0)
-        return np.sin(phase + wobble) * moving
+        wave: _Wave = np.sin(phase + wobble) * moving
+        return wave
 
     return sound
 
 
+# Decibels between sound and noise floor: such that no task is hopeless, and none is trivial.
+_SNR = {"pitch": (-5, 10), "timbre": (15, 30), "rhythm": (15, 30), "events": (-5, 10)}
+
 _ORDER = np.arange(1, 13, dtype=np.float64)
 _ODD = _ORDER % 2
-SOUNDS: Mapping[str, Mapping[str, Callable[[_Random], Any]]] = {
+SOUNDS: Mapping[str, Mapping[str, Callable[[_Random], _Wave]]] = {
     "pitch": {
         note: _pitch(semitone)
         for semitone, note in enumerate(
