@@ -154,7 +154,7 @@ class _Writer:
                 self._round(f"{name}.unrounded", name)
 
     def _as(self, name: str, *, low: bool) -> str:
-        """The value or weight ``name`` in the low precision or in FP32, through a cast if need be."""
+        """What holds ``name`` in the low precision or in FP32: itself, or a cast of it."""
         if name in self._weights:
             return self._weight_name(name, low=low)
         is_low = name not in self._plan.lead

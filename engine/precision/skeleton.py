@@ -79,7 +79,9 @@ class Skeleton:
         try:
             graph = onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True).graph
         except onnx.shape_inference.InferenceError as error:
-            raise ArtifactError(f"the graph is not valid ONNX: {error}") from error
+            raise ArtifactError(
+                f"ONNX cannot infer the types of the graph, which half precision needs: {error}"
+            ) from error
         types = {name: tensor.data_type for name, tensor in self.initializers.items()}
         for value in (*graph.input, *graph.value_info, *graph.output):
             types[value.name] = value.type.tensor_type.elem_type
