@@ -49,7 +49,7 @@ class Case:
         self.layers: Sequence[int] = LAYERS[name]
         self.log_mel = verification_inputs(self.backbone)[-1]
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  # lives as long as the session
+    @functools.lru_cache(maxsize=4)  # noqa: B019  # lives as long as the package
     def graph(self, *layers: int) -> onnx.ModelProto:
         """The FP32 graph, as an export writes it."""
         folded = self.backbone.fold(self.backbone.check_state(self.state, layers))
@@ -71,7 +71,7 @@ class Case:
         return run(emulated_model(self.graph(*self.layers), precision), self.log_mel)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cases() -> Callable[[str], Case]:
     """The models by name, made when first asked for."""
     return functools.cache(Case)

@@ -22,7 +22,7 @@ def test_values_beyond_it_are_refused(value: float) -> None:
 
 def test_the_largest_of_many_are_named_first() -> None:
     values = {f"conv{i}": 40_000.0 + i for i in range(9)}
-    with pytest.raises(NumericalError, match="40008 at conv8, 40007 at conv7.* and 3 more"):
+    with pytest.raises(NumericalError, match=r"40008 at conv8, 40007 at conv7.* and 3 more"):
         check_ranges(values, "fp16")
 
 

@@ -15,14 +15,11 @@ def bit_patterns() -> np.ndarray:
     bits = rng.integers(0, 2**32, 200_000, dtype=np.uint32)
     ties_bf16 = bits[:50_000] & 0xFFFF0000 | 0x8000
     ties_fp16 = bits[50_000:100_000] & 0xFFFFE000 | 0x1000
-    named = np.array(
-        [0.0, -0.0, 65504, 65519.99, 65520, 1e5, -1e5, 2.0**-24, 2.0**-25, 3e-8, 1e-45, 3.39e38]
-        + [3.4e38, np.inf, -np.inf, np.nan],
-        np.float32,
-    )
+    named = [0.0, -0.0, 65504.0, 65519.99, 65520.0, 1e5, -1e5, 2.0**-24, 2.0**-25, 3e-8, 1e-45]
+    named += [3.39e38, 3.4e38, np.inf, -np.inf, np.nan]
     # NaNs whose payload would carry into an infinity, or lose all its bits.
     nans = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF800001], np.uint32)
-    return np.concatenate([bits, ties_bf16, ties_fp16, nans, named.view(np.uint32)])
+    return np.concatenate([bits, ties_bf16, ties_fp16, nans, np.float32(named).view(np.uint32)])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
