@@ -130,6 +130,58 @@ def test_an_onnxruntime_with_cuda(cli, machine, monkeypatch, answer, state):
     assert findings(cli("doctor"))["run .onnx on a GPU"][0] == state
 
 
+@pytest.mark.rtx
+def test_tensorrt_without_a_gpu(cli, machine):
+    machine()
+    found = findings(cli("doctor"))
+    import tensorrt_rtx
+
+    name = f"tensorrt_rtx {tensorrt_rtx.__version__}"
+    assert found["build plans of tensorrt_rtx"] == ("yes", name)
+    assert found["run plans of tensorrt_rtx"] == ("no", f"{name} is installed, and there is no GPU")
+
+
+@pytest.mark.rtx
+def test_tensorrt_where_only_nvidia_smi_knows_of_a_gpu(cli, machine, monkeypatch):
+    def find_gpu():
+        raise fe.BackendError("the driver does not answer")
+
+    machine(nvidia_smi=GPU)
+    monkeypatch.setattr(doctor, "find_gpu", find_gpu)
+    state, reason = findings(cli("doctor"))["run plans of tensorrt_rtx"]
+    assert (state, reason) == ("no", "the driver does not answer")
+
+
+def test_no_tensorrt(cli, machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(doctor, "installed_runtimes", list)
+    result = cli("doctor")
+    assert result.status == 0
+    for what in ("build plans", "run plans"):
+        state, hint = findings(result)[what]
+        assert state == "no"
+        assert 'pip install "fusion-engine[rtx]"' in hint
+
+
+def test_a_tensorrt_that_does_not_load(cli, machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(doctor, "installed_runtimes", lambda: ["tensorrt"])
+    result = cli("doctor")
+    assert result.status == 1
+    state, reason = findings(result)["build plans of tensorrt"]
+    assert state == "broken"
+    assert reason.startswith("tensorrt cannot be imported (")
+
+
+def test_a_native_module_that_does_not_load(shell):
+    result = shell("doctor", before="import sys; sys.modules['fusion_engine._core'] = None")
+    assert result.status == 1
+    state, reason = findings(result)["native module"]
+    assert state == "broken"
+    assert reason.startswith("it does not load (")
+    assert findings(result)["fusion_engine"][0] == "yes"
+
+
 def test_a_native_module_of_another_version(cli, machine, monkeypatch):
     machine()
     monkeypatch.setattr(_core, "__version__", "0.0.1")

@@ -59,10 +59,12 @@ def test_json_is_the_spec(cli, cnn14_artifact):
     assert json.loads(result.stdout) == json.loads(json.dumps(asdict(spec)))
 
 
+@pytest.mark.rtx
 def test_the_examples_of_the_help_run(cli, cnn14_artifact):
     Path("cnn14_3_6.onnx").symlink_to(cnn14_artifact)
+    assert cli("build", "cnn14_3_6.onnx", "--precision", "fp32").status == 0
     found = examples(cli, "info")
-    assert len(found) == 2
+    assert len(found) == 3
     assert all(cli("info", *example).status == 0 for example in found)
 
 
@@ -136,7 +138,7 @@ def test_bad_artifacts(cli, cnn14_artifact, damage, message):
 def test_another_kind_of_file(cli):
     Path("model.pth").write_bytes(b"")
     assert cli("info", "model.pth").stderr == (
-        "error: model.pth: unknown kind '.pth', expected an .onnx file\n"
+        "error: model.pth: unknown kind '.pth', expected .onnx or .plan\n"
     )
 
 

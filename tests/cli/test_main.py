@@ -15,7 +15,7 @@ from fusion_engine.cli import app, export, info
 
 from .conftest import command
 
-COMMANDS = ["export", "embed", "info", "models", "doctor"]
+COMMANDS = ["export", "build", "embed", "info", "models", "doctor"]
 GROUP = typer.main.get_command(app)
 
 

@@ -116,8 +116,8 @@ def build(
     \b
     Examples:
       fusion-engine build cnn14_3_6.onnx -o cnn14_3_6.plan
-      fusion-engine build test.onnx --precision bf16 --batch 1:1:4 --seconds 1:2:10
-      fusion-engine build vggish-fusion.onnx --runtime tensorrt_rtx --linear-outputs
+      fusion-engine build test.onnx --precision bf16 --seconds 1:2:10
+      fusion-engine build vggish-fusion.onnx --runtime tensorrt_rtx --batch 1:4:16
     """
     from ..engine.tensorrt import build as build_plan
 

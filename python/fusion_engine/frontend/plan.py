@@ -1,18 +1,25 @@
 """What the CUDA frontend needs to know of a spec."""
 
-from .. import _core
+from typing import TYPE_CHECKING
+
 from .mel import filter_bank
 from .spec import FrontendSpec
 from .window import analysis_window
 
+if TYPE_CHECKING:
+    from .. import _core
 
-def frontend_plan(spec: FrontendSpec) -> _core.FrontendPlan:
+
+def frontend_plan(spec: FrontendSpec) -> "_core.FrontendPlan":
     """The kernel's plan, for ``_core.log_mel_cuda`` and ``_core.log_mel_on_host_grid``.
 
     Raises:
         ValueError: settings that the kernel does not compute (an FFT that is not a power of two
             between 128 and 2048): the CPU's ``Frontend`` takes them.
     """
+    # Here, so that specs are read where the native module does not load.
+    from .. import _core
+
     return _core.FrontendPlan(
         n_fft=spec.n_fft,
         hop_length=spec.hop_length,
