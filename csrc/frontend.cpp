@@ -15,6 +15,9 @@ namespace fusion_engine {
 namespace {
 
 constexpr std::int64_t kLargest = std::numeric_limits<std::int32_t>::max();
+// Of a clip, so that the kernel counts samples in 32 bits, also those of a reflected index: 18
+// hours at 16 kHz.
+constexpr std::int64_t kMaxSamples = 1 << 30;
 
 void check_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
     if (value >= least && value <= most) return;
@@ -37,7 +40,7 @@ void check_settings(const FrontendSettings& settings) {
                                     ": compute this log-mel on the CPU");
     }
     check_range("win_length", settings.win_length, 1, n);
-    check_range("hop_length", settings.hop_length, 1, kLargest);
+    check_range("hop_length", settings.hop_length, 1, kMaxSamples);
     check_range("n_mels", settings.n_mels, 1, 4096);
     check_finite("preemphasis", settings.preemphasis);
     check_finite("log_offset", settings.log_offset);
@@ -141,6 +144,7 @@ FrontendPlan make_frontend_plan(const FrontendSettings& settings, const double* 
     params.centre = settings.reflect ? params.n_fft / 2 : 0;
     params.remove_dc = settings.remove_dc;
     params.magnitude = settings.magnitude;
+    params.mean_factor = static_cast<float>(1.0 / static_cast<double>(settings.win_length));
     params.preemphasis = static_cast<float>(settings.preemphasis);
     params.log = settings.log;
     params.log_offset = static_cast<float>(settings.log_offset);
@@ -165,9 +169,10 @@ FrontendPlan make_frontend_plan(const FrontendSettings& settings, const double* 
 
 void check_frontend_call(const FrontendParams& params, const FrontendCall& call) {
     check_range("clips", call.clips, 0, kLargest);
-    check_range("stride", call.stride, 1, std::numeric_limits<std::int64_t>::max());
-    check_range("frames", call.frames, 1, kLargest);
-    check_range("out_frames", call.out_frames, call.frames, kLargest);
+    check_range("stride", call.stride, 1, kMaxSamples);
+    check_range("frames", call.frames, 1, kMaxSamples);
+    check_range("the samples of all frames", params.samples(call.frames), 0, kMaxSamples);
+    check_range("out_frames", call.out_frames, call.frames, kMaxSamples);
     const std::int64_t longest = std::max(call.stride, params.samples(call.frames));
     if (longest <= params.centre) {
         throw std::invalid_argument("the clips have at most " + std::to_string(longest) +

@@ -40,6 +40,7 @@ struct FrontendParams {
     std::int32_t centre;  // samples of the first frame that lie before the clip
     bool remove_dc;
     bool magnitude;
+    float mean_factor;  // 1 / win_length
     float preemphasis;
     Logarithm log;
     float log_offset;

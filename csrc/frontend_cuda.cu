@@ -45,10 +45,13 @@ __device__ void warm_tables(const std::uint32_t* tables, std::int32_t words) {
     }
 }
 
-// 32 warps to a multiprocessor: 64 registers a thread.
+// Of one multiprocessor: leaves 80 registers to a thread. The points take 16, the rest holds the
+// twiddles on their way; with 64 some sizes spill.
+constexpr int kThreadsAtOnce = 768;
+
 template <int kPoints>
 __global__ void __launch_bounds__(FrontendShape<kPoints>::kThreads,
-                                  1024 / FrontendShape<kPoints>::kThreads)
+                                  kThreadsAtOnce / FrontendShape<kPoints>::kThreads)
     log_mel_kernel(const __grid_constant__ FrontendTask task, std::int32_t table_words) {
     using Shape = FrontendShape<kPoints>;
     __shared__ Complex shared[Shape::kFramesPerBlock * kPoints];

@@ -55,8 +55,8 @@ struct FrontendShape {
 // Which frame a group computes.
 struct FramePlace {
     std::int64_t clip;
-    std::int64_t frame;
-    std::int64_t block_frame;  // the first of its block
+    std::int32_t frame;
+    std::int32_t block_frame;  // the first of its block
 };
 
 template <int kPoints>
@@ -70,8 +70,8 @@ FUSION_HD FramePlace frame_place(const FrontendCall& call, std::int64_t block, s
     // A grid has less than 2^31 blocks, and a 64-bit division is slow on a GPU.
     const auto index = static_cast<std::uint32_t>(block);
     const auto blocks = static_cast<std::uint32_t>(blocks_per_clip<kPoints>(call));
-    const std::int64_t first =
-        std::int64_t{index % blocks} * FrontendShape<kPoints>::kFramesPerBlock;
+    const auto first =
+        static_cast<std::int32_t>(index % blocks * FrontendShape<kPoints>::kFramesPerBlock);
     return {index / blocks, first + group, first};
 }
 
@@ -101,29 +101,34 @@ FUSION_HD void load_samples(const FrontendTask& task, const FramePlace& place, s
     const FrontendParams& params = task.params;
     const FrontendCall& call = task.call;
     const Sample* clip = static_cast<const Sample*>(call.samples) + place.clip * call.stride;
-    const std::int64_t length = call.lengths != nullptr ? call.lengths[place.clip] : call.stride;
-    const std::int64_t begin = place.frame * params.hop_length - params.centre;
+    const auto length =
+        static_cast<std::int32_t>(call.lengths != nullptr ? call.lengths[place.clip] : call.stride);
+    const auto begin = static_cast<std::int32_t>(place.frame) * params.hop_length - params.centre;
     const std::int32_t window = params.win_length;
 
     const bool inside = begin >= 0 && begin + window + (window & 1) <= length;
     const auto address = reinterpret_cast<std::uintptr_t>(clip + begin);
     if (inside && address % sizeof(SamplePair<Sample>) == 0) {
-        const auto* pairs = reinterpret_cast<const SamplePair<Sample>*>(clip + begin);
+        const auto* source = reinterpret_cast<const SamplePair<Sample>*>(clip + begin);
+        SamplePair<Sample> pairs[kPointsPerLane] = {};
         FUSION_UNROLL
         for (int i = 0; i < kPointsPerLane; ++i) {
             const std::int32_t n = lane + i * kLanes;
-            if (2 * n >= window) continue;
-            const SamplePair<Sample> pair = pairs[n];
-            z[i].re = sample_value(pair.first);
-            if (2 * n + 1 < window) z[i].im = sample_value(pair.second);
+            if (2 * n < window) pairs[i] = source[n];
+        }
+        FUSION_UNROLL
+        for (int i = 0; i < kPointsPerLane; ++i) {
+            const std::int32_t n = lane + i * kLanes;
+            z[i].re = sample_value(pairs[i].first);
+            if (2 * n + 1 < window) z[i].im = sample_value(pairs[i].second);
         }
         return;
     }
 
-    const std::int64_t needed = params.samples(call.frames);
-    const std::int64_t padded = length > needed ? length : needed;
+    const auto needed = static_cast<std::int32_t>(params.samples(call.frames));
+    const std::int32_t padded = length > needed ? length : needed;
     const auto at = [&](std::int32_t index) {
-        std::int64_t i = begin + index;
+        std::int32_t i = begin + index;
         if (i < 0) i = -i;
         if (i >= padded) i = 2 * (padded - 1) - i;
         return index < window && i >= 0 && i < length ? sample_value(clip[i]) : 0.0f;
@@ -163,16 +168,16 @@ FUSION_HD float sum_of(const Complex (&z)[kPointsPerLane]) {
 
 // Subtracts the mean of the frame from the lanes' sums; what is behind the window stays zero.
 template <int kPoints>
-FUSION_HD void subtract_mean(const float* sums, std::int32_t window, std::int32_t lane,
+FUSION_HD void subtract_mean(const float* sums, const FrontendParams& params, std::int32_t lane,
                              Complex (&z)[kPointsPerLane]) {
     constexpr int kLanes = FrontendShape<kPoints>::kLanes;
     float parts[4] = {};
-    FUSION_UNROLL
     for (int i = 0; i < kLanes; i += 4) {
         FUSION_UNROLL
         for (int j = 0; j < 4; ++j) parts[j] += sums[i + j];
     }
-    const float mean = ((parts[0] + parts[1]) + (parts[2] + parts[3])) / static_cast<float>(window);
+    const float mean = ((parts[0] + parts[1]) + (parts[2] + parts[3])) * params.mean_factor;
+    const std::int32_t window = params.win_length;
     FUSION_UNROLL
     for (int i = 0; i < kPointsPerLane; ++i) {
         const std::int32_t n = lane + i * kLanes;
@@ -206,33 +211,24 @@ FUSION_HD void multiply_window(const float* window, std::int32_t lane,
     }
 }
 
-FUSION_HD float spectrum_value(Complex bin, float factor, bool magnitude) {
-    const float power = factor * (bin.re * bin.re + bin.im * bin.im);
-    return magnitude ? sqrtf(power) : power;
-}
+FUSION_HD float power_of(Complex bin) { return bin.re * bin.re + bin.im * bin.im; }
 
-// Reads Z from `shared`: the values of bins k and kPoints - k into z[i], k = lane + i * kLanes.
-// Bin 0 pairs with bin kPoints, and bin kPoints / 2 with itself: lane 0's `middle`.
+// Reads Z from `shared`: the powers of bins k and kPoints - k into z[i], k = lane + i * kLanes.
+// Bin 0 pairs with bin kPoints, for Z repeats; bin kPoints / 2 is alone: lane 0's `middle`.
 template <int kPoints>
-FUSION_HD void split_spectrum(const Complex* shared, const Complex* turns, bool magnitude,
-                              std::int32_t lane, FrameLane& state) {
+FUSION_HD void split_spectrum(const Complex* shared, const Complex* turns, std::int32_t lane,
+                              FrameLane& state) {
     FUSION_UNROLL
     for (int i = 0; i < kPointsPerLane / 2; ++i) {
         const std::int32_t k = lane + i * FrontendShape<kPoints>::kLanes;
         const Complex a = shared[fft_slot(k)];
-        if (k == 0) {
-            state.middle = spectrum_value(shared[fft_slot(kPoints / 2)], 1.0f, magnitude);
-            state.z[i] = {spectrum_value({a.re + a.im, 0.0f}, 1.0f, magnitude),
-                          spectrum_value({a.re - a.im, 0.0f}, 1.0f, magnitude)};
-            continue;
-        }
-        const Complex b = shared[fft_slot(kPoints - k)];
+        const Complex b = shared[fft_slot((kPoints - k) % kPoints)];
         const Complex even = {a.re + b.re, a.im - b.im};
         const Complex odd = {a.im + b.im, b.re - a.re};
         const Complex turned = odd * read_table(turns + k);
-        state.z[i] = {spectrum_value(even + turned, 0.25f, magnitude),
-                      spectrum_value(even - turned, 0.25f, magnitude)};
+        state.z[i] = {0.25f * power_of(even + turned), 0.25f * power_of(even - turned)};
     }
+    if (lane == 0) state.middle = power_of(shared[fft_slot(kPoints / 2)]);
 }
 
 template <int kPoints>
@@ -274,6 +270,7 @@ FUSION_HD void store_mel(const FrontendTask& task, const FramePlace& place, cons
         const float* values = spectrum + starts[m];
         const std::int32_t width = slices[slice];
         float sum = 0.0f;
+        FUSION_UNROLL_8
         for (std::int32_t j = 0; j < width; ++j) {
             sum += read_table(weights) * values[j];
             weights += kLanes;
@@ -308,14 +305,14 @@ FUSION_KERNEL void transform_from(const Complex* twiddles, Group& group) {
 }
 
 // A frame from its samples to its row of log-mel. `group.phase` runs a function for every lane and
-// then waits for all of them; a phase reads the group's shared memory or writes it, never both.
+// then waits for all of them; within a phase, no lane touches what another lane writes.
 template <int kPoints, class Group>
 FUSION_KERNEL void log_mel_frame(const FrontendTask& task, const FramePlace& place, Group& group) {
     const FrontendParams& params = task.params;
     const auto pad = [&](FrameLane&, std::int32_t lane) {
         if (place.frame < task.call.out_frames) store_padding<kPoints>(task, place, lane);
     };
-    // The whole block leaves or stays: larger frames than a warp's wait for the block.
+    // All of a block or none: the larger frames' phases wait for the whole block.
     if (place.block_frame >= task.call.frames) return group.phase(pad);
 
     group.phase([&](FrameLane& state, std::int32_t lane) {
@@ -326,7 +323,7 @@ FUSION_KERNEL void log_mel_frame(const FrontendTask& task, const FramePlace& pla
         group.phase(
             [&](FrameLane& state, std::int32_t lane) { group.values()[lane] = sum_of(state.z); });
         group.phase([&](FrameLane& state, std::int32_t lane) {
-            subtract_mean<kPoints>(group.values(), params.win_length, lane, state.z);
+            subtract_mean<kPoints>(group.values(), params, lane, state.z);
         });
     }
     if (params.preemphasis != 0.0f) {
@@ -347,13 +344,20 @@ FUSION_KERNEL void log_mel_frame(const FrontendTask& task, const FramePlace& pla
                                group);
     const auto* turns = reinterpret_cast<const Complex*>(task.table(params.turns));
     group.phase([&](FrameLane& state, std::int32_t lane) {
-        split_spectrum<kPoints>(group.points(), turns, params.magnitude, lane, state);
+        split_spectrum<kPoints>(group.points(), turns, lane, state);
     });
     group.phase([&](FrameLane& state, std::int32_t lane) {
         write_spectrum<kPoints>(state, lane, group.values());
     });
-    if (place.frame >= task.call.frames) return group.phase(pad);
-    group.phase([&](FrameLane&, std::int32_t lane) {
+    if (params.magnitude) {
+        group.phase([&](FrameLane&, std::int32_t lane) {
+            for (std::int32_t k = lane; k <= kPoints; k += FrontendShape<kPoints>::kLanes) {
+                group.values()[k] = sqrtf(group.values()[k]);
+            }
+        });
+    }
+    group.phase([&](FrameLane& state, std::int32_t lane) {
+        if (place.frame >= task.call.frames) return pad(state, lane);
         store_mel<kPoints>(task, place, group.values(), lane);
     });
 }

@@ -7,8 +7,11 @@
 #define FUSION_KERNEL __device__ __forceinline__
 // Arrays that loops index stay in registers only when the loops are unrolled.
 #define FUSION_UNROLL _Pragma("unroll")
+// Loops whose loads should be in flight together, but not hold more registers than that.
+#define FUSION_UNROLL_8 _Pragma("unroll 8")
 #else
 #define FUSION_HD inline __attribute__((always_inline))
 #define FUSION_KERNEL inline
 #define FUSION_UNROLL
+#define FUSION_UNROLL_8
 #endif
