@@ -19,7 +19,7 @@ _INPUTS = {
     "same_log_mel": "the same log-mel in both",
     "end_to_end": "end to end, behind the published frontend",
 }
-_WIDTH = 92  # of a table; nothing of it is cut where the terminal is narrower
+_WIDTH = 100  # of a table; nothing of it is cut where the terminal is narrower
 _SHOWN = 5
 
 

@@ -127,7 +127,7 @@ class Reference:
         if step is None:  # vectors: one column a segment, averaged by real frames
             z = torch.cat(list(layers), dim=1).T
             weights = torch.tensor(real, dtype=z.dtype)
-            return None if pooled else z, (z * weights).sum(dim=1) / weights.sum()
+            return None if pooled else z, (z * (weights / weights.sum())).sum(dim=1)
         parts = []
         for spec, layer in zip(specs, layers, strict=True):
             if spec.kind == "vector":
