@@ -8,7 +8,7 @@ import pytest
 
 from fusion_engine.audio import load
 from fusion_engine.errors import DatasetError
-from fusion_engine.probe.tasks import TASKS, Task, read_task
+from fusion_engine.probe.tasks import SPLITS, TASKS, Task, read_task
 
 from . import trees
 
@@ -166,6 +166,14 @@ def test_voxforge_keeps_a_user_of_two_languages_in_one_split(tmp_path: Path) -> 
     assert len(found) == 1
     # Sessions with no user are speakers of their own, in each language another.
     assert sum("no date" in str(e.path) for e in examples) == 4
+
+
+def test_voxforge_takes_anonymous_users_of_other_days_for_others(tmp_path: Path) -> None:
+    root = trees.voxforge(tmp_path)
+    for day in range(10, 30):
+        trees.audio(root / f"de/anonymous-201201{day}-a/wav/a.wav")
+    examples = read_task("voxforge", root).examples
+    assert {e.split for e in examples if "anonymous-2012" in str(e.path)} == set(SPLITS)
 
 
 def test_crema_d(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ _SUFFIXES = (*AUDIO_SUFFIXES, ".au")
 
 
 def is_audio(name: str) -> bool:
-    """Whether a file is audio by its suffix, in any case; hidden files (``._x.wav``) are not."""
-    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+    """Whether a file is audio by its suffix, in any case."""
+    return name.lower().endswith(_SUFFIXES)
 
 
 def scan(info: TaskInfo, root: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders and the files in ``folder``, both sorted, hidden ones left out.
+    """The names of the folders and the files in ``folder``, both sorted, hidden ones (``._x.wav``) left out.
 
     Raises:
         DatasetError: it is no folder, or cannot be read.
