@@ -18,7 +18,7 @@ def is_audio(name: str) -> bool:
 
 
 def scan(info: TaskInfo, root: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders and the files in ``folder``, both sorted, hidden ones (``._x.wav``) left out.
+    """The names of the folders and the files in ``folder``, sorted; hidden ones are left out.
 
     Raises:
         DatasetError: it is no folder, or cannot be read.
