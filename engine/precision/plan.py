@@ -199,7 +199,7 @@ def _leads(node: onnx.NodeProto, lead: set[str], floats: set[str], skeleton: Ske
     moved = [name for name in node.input if name in floats and name not in skeleton.initializers]
     if len(moved) != 1 or moved[0] not in lead:
         return False
-    return node.op_type != "Div" or node.input[0] == moved[0]
+    return bool(node.op_type != "Div" or node.input[0] == moved[0])
 
 
 def _problems(skeleton: Skeleton, types: dict[str, int]) -> Iterator[str]:
