@@ -12,11 +12,9 @@ from fusion_engine import ArtifactError, AudioError, BackendError, ExportError, 
 from fusion_engine.engine.precision import typed_model
 from fusion_engine.export import resolve
 from fusion_engine.parity import Certificate, Signal, certify
-from fusion_engine.parity.certificate import FP32_BOUNDS, HALF_FACTOR, HALF_FLOORS
+from fusion_engine.parity.certificate import FP32_BOUNDS, PYTORCH_FACTOR, ROUNDING
 
 from .conftest import SHORT, Exported
-
-FRAMES = {"cnn14": 2, "vggish": 2, "ast": 2}
 
 
 @pytest.mark.parametrize("precision", [None, "fp16", "bf16"])
@@ -41,8 +39,8 @@ def test_sound_artifacts_pass(model: str, precision, request: pytest.FixtureRequ
             assert c.required_error == FP32_BOUNDS[c.input]
             assert c.pytorch == c.pytorch_fp32
         else:
-            floor = HALF_FLOORS[precision]
-            assert c.required_error == HALF_FACTOR * c.pytorch.error + floor
+            rounding = ROUNDING[precision]
+            assert c.required_error == PYTORCH_FACTOR * c.pytorch.error + rounding
             # Half precision is what was compared, and not FP32 once more.
             assert c.artifact.error > 20 * c.pytorch_fp32.error
 

@@ -17,9 +17,9 @@ Input = Literal["same_log_mel", "end_to_end"]
 
 # Of the largest value. ONNX Runtime and PyTorch in FP32 were measured at 5e-7 to 1e-6 from FP64.
 FP32_BOUNDS: Mapping[Input, float] = {"same_log_mel": 5e-6, "end_to_end": 2e-5}
-# Half precision: this many times PyTorch's own error, and one rounding of the largest value.
-HALF_FACTOR = 2.0
-HALF_FLOORS = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+# Lower precision: this many times PyTorch's own error, and one rounding of the largest value.
+PYTORCH_FACTOR = 2.0
+ROUNDING = {"tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,12 @@ class Comparison:
 
     Args:
         input: ``same_log_mel``: the reference is fed with the log-mel of the artifact's own
-            frontend settings; ``end_to_end``: with that of the published model's, in FP64.
+            frontend settings, only where the frontend runs on the CPU; ``end_to_end``: with that
+            of the published model's, in FP64.
         output: ``layer_N``, ``frame_features`` or ``embedding``.
         artifact: the artifact's error.
-        pytorch: the error of PyTorch in the artifact's precision.
+        pytorch: the error of PyTorch in the artifact's precision, behind a log-mel in FP32 where
+            the artifact's frontend runs on a GPU.
         pytorch_fp32: the error of PyTorch in FP32.
         required_error: the largest ``artifact.error`` that passes.
         required_l2_relative: the largest ``artifact.l2_relative`` that passes; ``None`` where only
@@ -68,13 +70,19 @@ def compared(
     artifact: ErrorStatistics,
     pytorch: ErrorStatistics,
     pytorch_fp32: ErrorStatistics,
+    fp32_frontend: bool,
 ) -> Comparison:
-    """The comparison with the bounds that ``precision`` has to keep."""
+    """The comparison with the bounds that ``precision`` has to keep.
+
+    Where the log-mel is computed in FP32, and PyTorch's as well, its error is part of both.
+    """
     error, l2 = FP32_BOUNDS[input], None
-    if precision in HALF_FLOORS:
-        floor = HALF_FLOORS[precision]
-        error = HALF_FACTOR * pytorch.error + floor
-        l2 = HALF_FACTOR * pytorch.l2_relative + floor
+    if fp32_frontend:
+        error += PYTORCH_FACTOR * pytorch.error
+    if precision in ROUNDING:
+        rounding = ROUNDING[precision]
+        error = PYTORCH_FACTOR * pytorch.error + rounding
+        l2 = PYTORCH_FACTOR * pytorch.l2_relative + rounding
     return Comparison(
         input=input,
         output=output,
@@ -116,7 +124,7 @@ class Certificate:
         device: what ran it.
         weights: where the reference's weights came from.
         clips: what was compared.
-        comparisons: every output, twice.
+        comparisons: every output, for each input.
         problems: what kept an output of a clip from being compared, one sentence each.
         libraries: their versions.
         machine: what this was computed on.

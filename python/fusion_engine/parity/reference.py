@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..frontend import Frontend, FrontendSpec
 from ..spec import Head
+from .frontend_fp32 import log_mel_fp32
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +50,18 @@ class Reference:
         self.head = head
         self._states: dict[Precision, Mapping[str, torch.Tensor]] = {"fp32": state}
 
-    def log_mel(self, samples: NDArray[Any], frontend: FrontendSpec) -> NDArray[np.float32]:
-        """Log-mel [T, n_mels] of a clip [N], which is zero-padded to the model's minimum."""
+    def log_mel(
+        self, samples: NDArray[Any], frontend: FrontendSpec, *, fp32: bool = False
+    ) -> NDArray[np.float32]:
+        """Log-mel [T, n_mels] of a clip [N], which is zero-padded to the model's minimum.
+
+        It is computed in FP64, or ``fp32``.
+        """
         segment = self.backbone.segment
         padded_later = segment is not None and segment.last == "pad"
         least = frontend.samples(1 if padded_later else self.backbone.min_frames)
-        return Frontend(frontend)(np.pad(samples, (0, max(0, least - len(samples)))))
+        padded = np.pad(samples, (0, max(0, least - len(samples))))
+        return log_mel_fp32(padded, frontend) if fp32 else Frontend(frontend)(padded)
 
     def outputs(self, log_mel: NDArray[np.float32], precision: Precision) -> Outputs:
         """Layer outputs, frame features and embedding of one clip, for log-mel [T, n_mels].
