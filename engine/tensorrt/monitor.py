@@ -29,12 +29,16 @@ def run_cancellable(work: Callable[[threading.Event], _T]) -> _T:
 
 
 def make_monitor(module: Any, cancelled: threading.Event, progress: BuildProgress | None) -> Any:
-    """TensorRT's IProgressMonitor that stops once ``cancelled`` and reports to ``progress``."""
+    """TensorRT's IProgressMonitor that stops once ``cancelled`` and reports to ``progress``.
+
+    What ``progress`` raises stops the build as well, and is then its attribute ``failure``.
+    """
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self._steps = dict[str, int]()
+            self.failure: Exception | None = None
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._steps[name] = steps
@@ -49,7 +53,12 @@ def make_monitor(module: Any, cancelled: threading.Event, progress: BuildProgres
             self._tell(name, steps, steps)
 
         def _tell(self, phase: str, step: int, steps: int) -> None:
-            if progress is not None:
+            if progress is None or self.failure is not None:
+                return
+            try:
                 progress(phase, step, steps)
+            except Exception as error:  # the caller's own; TensorRT would print and drop it
+                self.failure = error
+                cancelled.set()
 
     return Monitor()

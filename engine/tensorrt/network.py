@@ -91,12 +91,14 @@ def serialize(
         _set_name(network, spec)
         tensors = _set_formats(trt, network, spec, options)
         config = _configure(library, builder, spec, options)
-        config.progress_monitor = make_monitor(trt, cancelled, progress)
+        config.progress_monitor = monitor = make_monitor(trt, cancelled, progress)
         cache = None
         if gpu is not None and not library.is_rtx:
             cache = timing_cache_path(library, gpu)
             load_timing_cache(config, cache)
         plan = builder.build_serialized_network(network, config)
+        if monitor.failure is not None:
+            raise monitor.failure
         if plan is None:
             why = "cancelled" if cancelled.is_set() else heard.reason("it gave no reason")
             raise BackendError(f"{library} could not build the plan: {why}")

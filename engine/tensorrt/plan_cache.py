@@ -68,7 +68,12 @@ def cached_plan(
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path, f"build of {path.name}"):
             if not _intact(path):
-                logger.info("building %s for %s: the first run of this artifact here", path, gpu)
+                logger.info(
+                    "building %s in %s for %s: the first run of this artifact here",
+                    path,
+                    precision,
+                    gpu,
+                )
                 build(
                     onnx,
                     path,

@@ -226,6 +226,16 @@ def test_progress_is_told(cnn14_artifact):
     assert all(0 <= step <= steps for _, step, steps in told)
 
 
+def test_what_the_progress_raises_stops_the_build(cnn14_artifact, capfd):
+    def fail(phase, step, steps):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        build(cnn14_artifact, "a.plan", precision="fp32", progress=fail)
+    assert files() == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_crash_between_the_files_leaves_no_sidecar_that_lies(cnn14_artifact, monkeypatch):
     build(cnn14_artifact, "a.plan", precision="fp32")
     before = Path("a.plan").read_bytes()
