@@ -1,0 +1,144 @@
+"""``fusion-engine probe layers``."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._app import phase_bars, print_fields, print_message, step_bar
+from . import probe
+from ._options import (
+    DEFAULT_FOLDER,
+    CacheFolder,
+    CsvFiles,
+    CsvSeconds,
+    DataFolders,
+    Device,
+    Normalization,
+    OutputFolder,
+    Probing,
+    Seeds,
+    SplitSeed,
+    TaskNames,
+    Threads,
+    TrainDevice,
+    make_folder,
+    read_tasks,
+)
+
+if TYPE_CHECKING:
+    from ...probe.layers import LayerStudy
+
+
+@probe.command()
+def layers(
+    artifact: Annotated[
+        Path | None,
+        typer.Argument(metavar="ARTIFACT", help="An artifact with two or more layers."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="In place of ARTIFACT: export this model with all of its layers into FOLDER "
+            "first.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="pretrained|random:SEED|PATH",
+            help="For --model, as for `fusion-engine export`.",
+        ),
+    ] = "pretrained",
+    task: TaskNames = None,
+    data: DataFolders = None,
+    csv: CsvFiles = None,
+    seconds: CsvSeconds = None,
+    output: OutputFolder = DEFAULT_FOLDER,
+    normalization: Normalization = None,
+    seeds: Seeds = 3,
+    split_seed: SplitSeed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    train_device: TrainDevice = "cpu",
+    cache: CacheFolder = None,
+) -> None:
+    """Evaluate every layer of a model, and choose two to fuse.
+
+    One pass over the audio serves all layers. Prints the accuracies, the paper's choice of a
+    middle layer M and a late layer L, and the command that exports them. FOLDER gets layers.json,
+    layers.csv, the picture as layers.png and layers.svg, and a result for each layer and task.
+
+    M is best on average over the tasks that peak in the lower half of the layers, L over the tasks
+    that peak in the upper half.
+
+    \b
+    Examples:
+      fusion-engine probe layers --model cnn14 --weights random:0 --task synthetic
+      fusion-engine probe layers cnn14_all.onnx -t gtzan -d gtzan -o gtzan-layers
+    """
+    if (artifact is None) == (model is None):
+        raise typer.BadParameter("give an ARTIFACT, or --model NAME")
+    tasks = read_tasks(task, data, csv, seconds, split_seed)
+    make_folder(output)
+    from ...probe.layers import export_all_layers, study_layers
+
+    probing = Probing(
+        device=device,
+        train_device=train_device,
+        threads=threads,
+        seeds=seeds,
+        cache=cache,
+        normalization=normalization,
+    )
+    if model is not None:
+        with step_bar(model, steps=3) as step:
+            artifact = export_all_layers(model, output, weights=weights, progress=step)
+    assert artifact is not None
+    with phase_bars() as show:
+        prober = probing.open(artifact, show)
+        study = study_layers(prober, tasks, save=lambda record: record.save(output))
+    study.save(output)
+    _print(study)
+    print_message(
+        f"{output}: {len(study.singles) + len(study.fused)} results, layers.json, "
+        "layers.csv, layers.png, layers.svg"
+    )
+
+
+def _print(study: "LayerStudy") -> None:
+    """The accuracies in percent, a line for each task and their mean, and what follows."""
+    titles = {record.result.task: record.title for record in study.singles}
+    fused = {record.result.task: record.result.accuracy for record in study.fused}
+    header = ["layer", *(str(layer.number) for layer in study.spec.layers)]
+    header += ["+".join(map(str, study.choice.layers))] if fused else []
+    table = {
+        task: [values[layer.number] for layer in study.spec.layers]
+        + ([fused[task]] if fused else [])
+        for task, values in study.accuracy.items()
+    }
+    rows = [*((titles[task], values) for task, values in table.items())]
+    rows.append(("average", [fmean(column) for column in zip(*table.values(), strict=True)]))
+    lines = [header, *([name, *(f"{100 * v:.1f}" for v in values)] for name, values in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for name, *cells in lines:
+        padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        typer.echo("  ".join([f"{name:{widths[0]}}", *padded]))
+    typer.echo()
+    late = ", ".join(titles[task] for task in study.choice.late_tasks) or "none"
+    print_fields(
+        [
+            ("M", f"layer {study.choice.middle}"),
+            ("L", f"layer {study.choice.late}"),
+            ("peak late", late),
+            ("export", study.export_command or "with fusion_engine.export.export_module"),
+        ]
+    )
+    for note in study.choice.notes:
+        print_message(f"note: {note}")

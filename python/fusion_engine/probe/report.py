@@ -1,0 +1,245 @@
+"""The paper's Table III for what was probed, beside the published numbers."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import FusionEngineError
+from .published import Published
+from .records import ProbeRecord, System
+from .tasks import TASKS
+
+Source = Literal["measured", "published"]
+Format = Literal["md", "csv", "tex"]
+FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
+
+# The paper's order of models.
+_PAIRS = tuple((f"{model}-last", f"{model}-fusion") for model in ("vggish", "cnn14", "ast"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        system: what made the embeddings, for people.
+        source: probed here, or published.
+        accuracy: percent for each task that has a value; points for a difference.
+        std: the standard deviation over the seeds, where it was probed here.
+        is_difference: fusion minus last layer.
+    """
+
+    system: str
+    source: Source
+    accuracy: Mapping[str, float]
+    std: Mapping[str, float] = field(default_factory=dict)
+    is_difference: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A table of accuracies.
+
+    Attributes:
+        tasks: names and titles, in order.
+        rows: in order.
+        notes: what whoever reads the table must know, a sentence each.
+    """
+
+    tasks: Mapping[str, str]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    def average(self, row: Row) -> float | None:
+        """Over all tasks of the table; ``None`` where one is missing, since means over different
+        tasks must not be compared.
+        """
+        if row.accuracy.keys() != self.tasks.keys():
+            return None
+        return statistics.fmean(row.accuracy.values())
+
+    def render(self, form: Format) -> str:
+        """The table as Markdown, CSV or LaTeX."""
+        return {"md": self._markdown, "csv": self._csv, "tex": self._latex}[form]()
+
+    def _markdown(self) -> str:
+        head = ["system", "", *self.tasks.values(), "average"]
+        lines = [_markdown_row(head), "|---|---|" + "--:|" * (len(self.tasks) + 1)]
+        lines += [_markdown_row(self._cells(row)) for row in self.rows]
+        lines += ["", "Accuracy in percent; ± is the standard deviation over the seeds.", ""]
+        lines += [f"- {note}" for note in self.notes]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def _csv(self) -> str:
+        """A line for each value: system, source, task, accuracy, std."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["system", "source", "task", "accuracy", "std"])
+        for row in self.rows:
+            for task, value in row.accuracy.items():
+                std = f"{row.std[task]:.4f}" if task in row.std else ""
+                writer.writerow([row.system, row.source, task, f"{value:.4f}", std])
+            average = self.average(row)
+            if average is not None:
+                writer.writerow([row.system, row.source, "average", f"{average:.4f}", ""])
+        return text.getvalue()
+
+    def _latex(self) -> str:
+        """A tabular for the package booktabs."""
+        head = ["system", "", *self.tasks.values(), "average"]
+        lines = [f"% {note}" for note in self.notes]
+        lines += [r"\begin{tabular}{ll" + "r" * (len(self.tasks) + 1) + "}", r"\toprule"]
+        lines += [_latex_row(head), r"\midrule"]
+        lines += [_latex_row(self._cells(row)) for row in self.rows]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+    def _cells(self, row: Row) -> list[str]:
+        form = "{:+.1f}" if row.is_difference else "{:.1f}"
+        cells = [row.system, row.source]
+        for task in self.tasks:
+            if task not in row.accuracy:
+                cells.append("–")
+                continue
+            cell = form.format(row.accuracy[task])
+            cells.append(f"{cell} ± {row.std[task]:.1f}" if task in row.std else cell)
+        average = self.average(row)
+        return [*cells, "–" if average is None else form.format(average)]
+
+
+def build_report(records: Iterable[ProbeRecord], tables: Published) -> Report:
+    """Last layer, fusion and difference of each model, measured and published, and what else is.
+
+    Args:
+        records: of any systems and tasks, each pair once.
+        tables: the published numbers; rows without one for the tasks at hand are left out.
+
+    Raises:
+        FusionEngineError: no record, or two of the same system and task.
+    """
+    records = tuple(records)
+    found: dict[System, dict[str, ProbeRecord]] = {}
+    for record in records:
+        of_system = found.setdefault(record.system, {})
+        if record.result.task in of_system:
+            raise FusionEngineError(
+                f"there are two results of {record.system.label} on {record.result.task}, expected "
+                "one; name the files that you mean"
+            )
+        of_system[record.result.task] = record
+    if not found:
+        raise FusionEngineError("there is no result, expected one or more of `probe run`")
+    titles = {record.result.task: record.title for record in records}
+    known = [name for name in TASKS if name in titles]
+    tasks = {name: titles[name] for name in (*known, *sorted(titles.keys() - set(known)))}
+    rows: list[Row] = []
+    for last, fusion in _PAIRS:
+        rows += _model_rows(last, fusion, found, tasks, tables)
+    presets = {name for pair in _PAIRS for name in pair}
+    rows += [_measured(system, found[system]) for system in found if system.name not in presets]
+    rows += [
+        row
+        for entry in tables.table("IV")
+        if (row := _published(entry.system, entry.title, tasks, tables)).accuracy
+    ]
+    return Report(tasks=tasks, rows=tuple(rows), notes=_notes(records, tasks, rows, tables))
+
+
+def _model_rows(
+    last: str,
+    fusion: str,
+    found: Mapping[System, Mapping[str, ProbeRecord]],
+    tasks: Mapping[str, str],
+    tables: Published,
+) -> list[Row]:
+    """Last layer, fusion and their difference: as measured, then as published."""
+    rows = []
+    ours = {name: [system for system in found if system.name == name] for name in (last, fusion)}
+    for system in (*ours[last], *ours[fusion]):
+        rows.append(_measured(system, found[system]))
+    for one in ours[last]:
+        for two in ours[fusion]:
+            if _comparable(one) == _comparable(two):
+                label = two.label.replace(fusion, f"{fusion} − {last}", 1)
+                rows.append(_minus(_measured(two, found[two]), _measured(one, found[one]), label))
+    theirs = [_published(name, name, tasks, tables) for name in (last, fusion)]
+    rows += [*theirs, _minus(theirs[1], theirs[0], f"{fusion} − {last}")]
+    return [row for row in rows if row.accuracy] if ours[last] or ours[fusion] else []
+
+
+def _comparable(system: System) -> tuple[str, ...]:
+    """What must be the same for a difference between layers to be one."""
+    return system.model, system.weights_sha256, system.precision, system.head
+
+
+def _measured(system: System, records: Mapping[str, ProbeRecord]) -> Row:
+    return Row(
+        system=system.label,
+        source="measured",
+        accuracy={task: 100 * record.result.accuracy for task, record in records.items()},
+        std={task: 100 * record.result.std for task, record in records.items()},
+    )
+
+
+def _published(system: str, title: str, tasks: Iterable[str], tables: Published) -> Row:
+    values = {task: tables.accuracy(system, task) for task in tasks}
+    return Row(
+        system=title,
+        source="published",
+        accuracy={task: value for task, value in values.items() if value is not None},
+    )
+
+
+def _minus(row: Row, other: Row, label: str) -> Row:
+    return Row(
+        system=label,
+        source=row.source,
+        accuracy={
+            task: value - other.accuracy[task]
+            for task, value in row.accuracy.items()
+            if task in other.accuracy
+        },
+        is_difference=True,
+    )
+
+
+def _notes(
+    records: Iterable[ProbeRecord], tasks: Mapping[str, str], rows: Iterable[Row], tables: Published
+) -> tuple[str, ...]:
+    notes = {f"{record.title}: {note}": None for record in records for note in record.result.notes}
+    if any(row.source == "published" for row in rows):
+        notes[f"published: {tables.paper}"] = None
+    unknown = [
+        f"{title} of {count} of {len(tables.rows)} systems"
+        for task, title in tasks.items()
+        if (count := sum(row.accuracy.get(task, 0.0) is None for row in tables.rows))
+    ]
+    if unknown:
+        notes[f"published numbers that are not known here: {', '.join(unknown)}"] = None
+        notes[tables.missing] = None
+    return tuple(notes)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex_text, cells)) + r" \\"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+}
+
+
+def _latex_text(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

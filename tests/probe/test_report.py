@@ -1,0 +1,184 @@
+"""The paper's Table III of made-up results, in three formats that are read back."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from importlib import resources
+
+import pytest
+
+from fusion_engine.errors import FusionEngineError
+from fusion_engine.probe.published import published
+from fusion_engine.probe.report import build_report
+
+from .builders import record, system
+
+LAST, FUSION = system((22,), model="vggish"), system((10, 15), model="vggish")
+SPEECH = {"task": "speech_commands", "title": "Speech Commands V2"}
+
+
+def vggish():
+    """Speech Commands as published, GTZAN which the fusion lowers, and a task of one's own."""
+    return [
+        record([0.14, 0.15], of=LAST, **SPEECH),
+        record([0.91, 0.92], of=FUSION, **SPEECH),
+        record([0.80, 0.82], of=LAST),
+        record([0.75, 0.75], of=FUSION),
+        record([0.5, 0.5], of=LAST, task="birds", title="Birds & bees"),
+        record([0.6, 0.6], of=FUSION, task="birds", title="Birds & bees"),
+    ]
+
+
+def completed(tmp_path):
+    """All numbers of GTZAN filled in, so that rows of both tables appear."""
+    data = json.loads((resources.files("fusion_engine.probe") / "published.json").read_text())
+    data["sources"]["test"] = "made up"
+    for number, row in enumerate(data["rows"]):
+        row["accuracy"]["gtzan"] = 50.0 + number
+        row["source"] = row["source"] or "test"
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(data))
+    return published(path)
+
+
+def markdown_table(text):
+    """The cells of the table, by what Markdown asks of one."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [re.split(r"(?<!\\)\|", line.strip())[1:-1] for line in lines]
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert all(re.fullmatch(r"-+:?", cell) for cell in rows[1])
+    return [[cell.strip() for cell in row] for row in (rows[0], *rows[2:])]
+
+
+def test_last_fusion_difference_average_beside_the_published():
+    report = build_report(vggish(), published())
+    assert list(report.tasks) == ["speech_commands", "gtzan", "birds"]
+    names = [(row.system, row.source) for row in report.rows]
+    assert names == [
+        ("vggish-last", "measured"),
+        ("vggish-fusion", "measured"),
+        ("vggish-fusion − vggish-last", "measured"),
+        ("vggish-last", "published"),
+        ("vggish-fusion", "published"),
+        ("vggish-fusion − vggish-last", "published"),
+    ]
+    last, fusion, gain, _, _, claimed = report.rows
+    assert last.accuracy == pytest.approx({"speech_commands": 14.5, "gtzan": 81, "birds": 50})
+    assert gain.accuracy == pytest.approx({"speech_commands": 77, "gtzan": -6, "birds": 10})
+    assert fusion.std["speech_commands"] == pytest.approx(0.5**0.5)
+    assert report.average(fusion) == pytest.approx((91.5 + 75 + 60) / 3)
+    assert claimed.accuracy == pytest.approx({"speech_commands": 77.1})
+    # Means over other tasks must not stand in the same column.
+    assert report.average(claimed) is None
+
+
+def test_markdown():
+    header, *rows = markdown_table(build_report(vggish(), published()).render("md"))
+    assert header == ["system", "", "Speech Commands V2", "GTZAN", "Birds & bees", "average"]
+    expected = ["vggish-last", "measured", "14.5 ± 0.7", "81.0 ± 1.4", "50.0 ± 0.0", "48.5"]
+    assert rows[0] == expected
+    assert rows[2][2:] == ["+77.0", "-6.0", "+10.0", "+27.0"]
+    assert rows[5][2:] == ["+77.1", "–", "–", "–"]
+
+
+def test_csv():
+    rows = list(csv.DictReader(io.StringIO(build_report(vggish(), published()).render("csv"))))
+    values = {(row["system"], row["source"], row["task"]): row for row in rows}
+    assert len(values) == len(rows) == 3 * 4 + 3
+    fusion = values["vggish-fusion", "measured", "speech_commands"]
+    assert (float(fusion["accuracy"]), float(fusion["std"])) == pytest.approx((91.5, 0.7071))
+    assert float(values["vggish-fusion", "published", "speech_commands"]["accuracy"]) == 91.4
+    assert ("vggish-fusion", "published", "average") not in values
+    average = values["vggish-fusion − vggish-last", "measured", "average"]
+    assert float(average["accuracy"]) == pytest.approx(27)
+
+
+def test_latex(tmp_path):
+    text = build_report(vggish(), published()).render("tex")
+    body = text[text.index(r"\begin{tabular}") :]
+    columns = re.search(r"\{tabular\}\{(l+r+)\}", body)[1]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 7
+    assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {len(columns)}
+    assert r"Birds \& bees" in rows[0]
+    assert r"14.5 $\pm$ 0.7" in rows[1]
+    assert all(line.startswith("%") for line in text[: text.index(body)].splitlines())
+    if (latex := shutil.which("pdflatex")) is None:
+        return
+    page = (
+        rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+    )
+    (tmp_path / "table.tex").write_text(page.replace("}%", "}\n%"))
+    subprocess.run([latex, "-halt-on-error", "table.tex"], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_every_special_character_of_latex():
+    one = record([0.5], of=system(weights=r"a&b%c$d#e_f{g}h~i^j\k"))
+    (row,) = [
+        line
+        for line in build_report([one], published()).render("tex").splitlines()
+        if "measured" in line
+    ]
+    assert r"a\&b\%c\$d\#e\_f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in row
+
+
+def test_what_is_not_known_is_named():
+    text = build_report(vggish(), published()).render("md")
+    line = "not known here: Speech Commands V2 of 8 of 10 systems, GTZAN of 10 of 10 systems"
+    assert line in text
+    assert "birds" not in text.partition("not known here")[2].lower()
+    assert "--published" in text
+    assert "https://arxiv.org/abs/2205.08138" in text
+
+
+def test_completed_numbers_bring_their_rows(tmp_path):
+    report = build_report([record([0.75], of=FUSION)], completed(tmp_path))
+    assert [(row.system, row.source) for row in report.rows] == [
+        ("vggish-fusion", "measured"),
+        ("vggish-last", "published"),
+        ("vggish-fusion", "published"),
+        ("vggish-fusion − vggish-last", "published"),
+        *((name, "published") for name in ("OpenL3", "BYOL-A", "COLA", "SF NFNet-F0")),
+    ]
+    assert [report.average(row) for row in report.rows[1:3]] == [50, 51]
+    assert not any("not known" in note for note in report.notes)
+
+
+def test_other_weights_and_precisions_have_their_own_rows():
+    systems = [
+        system((7,), weights="random:0", weights_sha256="1" * 64),
+        system((3, 6), weights="random:0", weights_sha256="1" * 64),
+        system((3, 6)),
+        system((3, 6), precision="fp16"),
+        system((2, 6)),
+    ]
+    report = build_report([record([0.5], of=one) for one in systems], published())
+    assert [row.system for row in report.rows] == [
+        "cnn14-last (random:0)",
+        "cnn14-fusion (random:0)",
+        "cnn14-fusion",
+        "cnn14-fusion (fp16)",
+        # A difference of the same weights and precision alone.
+        "cnn14-fusion − cnn14-last (random:0)",
+        "cnn14_16k-2-6",
+    ]
+
+
+def test_the_tasks_notes_are_kept():
+    one = record([0.5], notes=("the split is NOT the fault-filtered one",))
+    assert "- GTZAN: the split is NOT the fault-filtered one" in build_report(
+        [one], published()
+    ).render("md")
+
+
+def test_two_results_of_the_same():
+    with pytest.raises(FusionEngineError, match="two results of cnn14-fusion on gtzan"):
+        build_report([record([0.5]), record([0.6])], published())
+
+
+def test_no_result():
+    with pytest.raises(FusionEngineError, match="no result"):
+        build_report([], published())
