@@ -9,4 +9,5 @@ from .spec import FrontendSpec
 def analysis_window(spec: FrontendSpec) -> NDArray[np.float64]:
     """The Hann window [win_length], periodic or symmetric (``scipy.signal.get_window``)."""
     period = spec.win_length - (spec.window == "hann_symmetric")
-    return 0.5 - 0.5 * np.cos(2.0 * np.pi / period * np.arange(spec.win_length))
+    turn = 2.0 * np.pi / period
+    return np.asarray(0.5 - 0.5 * np.cos(turn * np.arange(spec.win_length)))
