@@ -29,7 +29,7 @@ class HostRunner(Runner):
     ) -> None:
         self._backend = backend
         self.spec, self.device, self.name = backend.spec, backend.device, backend.name
-        self.max_frames = self.spec.max_frames
+        self.min_frames, self.max_frames = self.spec.min_frames, self.spec.max_frames
         self._threads, self._meter = threads, meter
         self._frontend = Frontend(frontend, threads=threads)
         # Zeros of log-mel before the normalisation.

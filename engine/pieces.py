@@ -72,7 +72,7 @@ def pieces_of(spec: Spec, frames: int, *, name: str = "clip") -> list[Piece]:
             f"{spec.max_frames} ({spec.max_frames * hop:.1f} s), since {reason}. Cut the audio, "
             "or export again with a larger --seconds."
         )
-    return _chunks(frames, spec.max_frames, spec.chunk_margin, step)
+    return _chunks(frames, spec, spec.chunk_margin, step)
 
 
 def runs_of(pieces: Sequence[Piece], most_frames: int) -> Iterator[Sequence[Piece]]:
@@ -110,7 +110,8 @@ def core_frames(max_frames: int, margin: int, step: int) -> int:
     return (max_frames - 2 * margin) // step * step
 
 
-def _chunks(frames: int, max_frames: int, margin: int, step: int) -> list[Piece]:
+def _chunks(frames: int, spec: Spec, margin: int, step: int) -> list[Piece]:
+    max_frames = spec.max_frames
     core = core_frames(max_frames, margin, step)
     if core < step:
         raise AudioError(
@@ -125,7 +126,10 @@ def _chunks(frames: int, max_frames: int, margin: int, step: int) -> list[Piece]
         # What remains must hold one frame feature; the margin makes room for it here.
         if frames - end < step:
             end = frames
-        start, stop = max(0, begin - margin), min(frames, end + margin)
+        # More context than it needs makes a chunk as long as the graph takes at least.
+        start = max(0, begin - margin)
+        stop = min(frames, max(end + margin, start + spec.min_frames))
+        start = max(0, min(start, (stop - spec.min_frames) // step * step))
         pieces.append(Piece(start, stop, (begin - start) // step, (end - begin) // step))
         begin = end
     return pieces

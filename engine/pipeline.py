@@ -84,8 +84,7 @@ class Engine:
         )
         runner = self._open
         self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
-        # A plan may take less than its artifact did.
-        self._cutting = replace(runner.spec, max_frames=runner.max_frames)
+        self._cutting = runner.cutting()
         try:
             for batch, seconds in warmup:
                 clips = np.zeros((batch, round(seconds * self.sample_rate)), np.float32)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,19 @@ class Runner(ABC):
         spec: the artifact's spec.
         device: what really runs, ``cpu`` or ``cuda:0``.
         name: library, version and, on a GPU, its name.
-        max_frames: the most frames of log-mel in one piece.
+        min_frames: the fewest frames of log-mel that it takes in one piece.
+        max_frames: the most.
     """
 
     spec: Spec
     device: str
     name: str
+    min_frames: int
     max_frames: int
+
+    def cutting(self) -> Spec:
+        """The spec by which clips are cut: a plan may take less than its artifact did."""
+        return replace(self.spec, min_frames=self.min_frames, max_frames=self.max_frames)
 
     @abstractmethod
     def clips_per_run(self, pieces: Sequence[Piece]) -> int:

@@ -102,12 +102,14 @@ class Backbone(ABC):
         spec: the artifact's spec.
         name: library and version.
         concurrency: contexts that may run at once; ``None``: any number.
-        max_frames: the most frames of log-mel in a segment or chunk.
+        min_frames: the fewest frames of log-mel in a segment or chunk.
+        max_frames: the most.
     """
 
     spec: Spec
     name: str
     concurrency: int | None
+    min_frames: int
     max_frames: int
 
     @abstractmethod

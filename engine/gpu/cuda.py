@@ -58,15 +58,15 @@ class Graph:
     """Work that was captured, to be launched as one; ``core`` is cuda-core's graph."""
 
     def __init__(self, core: Any) -> None:
-        self._core = core
+        self._graph = core
 
     def launch(self, stream: Stream) -> None:
         """Queue it."""
-        self._core.launch(stream.core)
+        self._graph.launch(stream.core)
 
     def close(self) -> None:
         """Destroy it; none of its launches is under way."""
-        self._core.close()
+        self._graph.close()
 
 
 class Pinned:

@@ -61,7 +61,7 @@ class OnnxBackbone(Backbone):
         if unknown:
             raise ArtifactError(f"{path}: outputs of type {unknown}, expected {list(_DTYPES)}")
         self.spec, self.name = self._onnx.spec, self._onnx.name
-        self.max_frames = self.spec.max_frames
+        self.min_frames, self.max_frames = self.spec.min_frames, self.spec.max_frames
         self._dtypes = [_DTYPES[kinds[name]] for name in self._onnx.outputs]
         self._stream, self._device = stream, device
 

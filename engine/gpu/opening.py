@@ -42,12 +42,16 @@ def open_onnx(path: Path, options: "Options", meter: Meter) -> GpuRunner:
     def load(cuda: Cuda) -> Backbone:
         preload_cuda_libraries()
         stream = cuda.stream()
-        return OnnxBackbone(
-            path,
-            stream=stream,
-            device=("cuda", gpu.index),
-            providers=cuda_providers(gpu.index, stream.handle),
-        )
+        try:
+            return OnnxBackbone(
+                path,
+                stream=stream,
+                device=("cuda", gpu.index),
+                providers=cuda_providers(gpu.index, stream.handle),
+            )
+        except BaseException:
+            stream.close()
+            raise
 
     return _open(gpu, load, options, meter)
 

@@ -67,7 +67,6 @@ class Pass:
 
     def start(self, clip: Samples | DeviceSamples) -> None:
         """Compute the log-mel."""
-        cuda, front = self._model.cuda, self._model.frontend
         if isinstance(clip, DeviceSamples):
             samples, count, dtype = clip.address, clip.count, clip.dtype
         else:
@@ -77,13 +76,13 @@ class Pass:
         lengths = self.upload(np.array([count], np.int64))
         self._log_mel = self.allocate(self._rows * self._row_bytes)
         self.flags = self.allocate(8)
-        cuda.fill(self.flags, 0, 2, self._stream)
+        self._model.cuda.fill(self.flags, 0, 2, self._stream)
         self._model.kernels.log_mel(
             tables=self._model.tables.address,
             samples=samples,
             dtype=dtype,
             clips=1,
-            stride=max(count, front.samples(self._frames)),
+            stride=count,
             lengths=lengths,
             frames=self._frames,
             out=self._log_mel,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,22 +48,24 @@ class GpuRunner(Runner):
         memory_limit: int | None,
         meter: Meter,
     ) -> None:
-        self.spec, self.max_frames = backbone.spec, backbone.max_frames
+        self.spec = backbone.spec
+        self.min_frames, self.max_frames = backbone.min_frames, backbone.max_frames
         self.device = f"cuda:{cuda.info.index}"
         self.name = f"{backbone.name} on {cuda.info.name}"
         self._cuda, self._meter = cuda, meter
-        # A plan may take less than its artifact did.
-        self._cutting = replace(self.spec, max_frames=self.max_frames)
+        self._cutting = self.cutting()
         limit = memory_limit or cuda.info.total_memory // 2
         with cuda.current():
             self._slots = SlotPool(cuda, backbone, contexts=contexts, limit=limit)
-            # Where the frontend's tables go, once.
-            stream = cuda.stream()
-            tables = kernels.tables
-            memory = cuda.allocate(tables.nbytes, stream)
-            cuda.copy(memory.address, tables.ctypes.data, tables.nbytes, stream)
-            stream.synchronize()
-            self._stream = stream
+            self._stream = cuda.stream()
+            try:
+                tables = kernels.tables
+                memory = self._slots.transient(tables.nbytes, self._stream, "the frontend")
+                cuda.copy(memory.address, tables.ctypes.data, tables.nbytes, self._stream)
+                self._stream.synchronize()
+            except BaseException:
+                self._stream.close()
+                raise
         self._model = Model(cuda, backbone, kernels, frontend, memory)
 
     def clips_per_run(self, pieces: Sequence[Piece]) -> int:  # noqa: D102

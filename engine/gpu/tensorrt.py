@@ -66,6 +66,7 @@ class TensorRTBackbone(Backbone):
             tuple(tuple(shape) for shape in engine.get_tensor_profile_shape("log_mel", index))
             for index in range(engine.num_optimization_profiles)
         ]
+        self.min_frames = max(spec.min_frames, min(least[2] for least, _, _ in self.profiles))
         self.max_frames = min(spec.max_frames, max(most[2] for _, _, most in self.profiles))
 
     def profile(self, segments: int, frames: int) -> int:

@@ -48,6 +48,17 @@ def test_chunks_count_every_frame_feature_once(frames, max_frames, margin):
     assert all(len(run) == 1 for run in runs_of(pieces, run_frames(spec)))
 
 
+def test_no_chunk_is_shorter_than_the_graph_takes():
+    spec = replace(SPEC, max_frames=1000, min_frames=900, chunk_margin=128)
+    pieces = pieces_of(spec, 1500)
+    assert [piece.frames for piece in pieces] == [900, 924]
+    first, last = pieces
+    assert last.start % STEP == 0
+    # What it counts begins where the first chunk's ends.
+    assert last.start // STEP + last.begin == first.count
+    assert first.count + last.count == 1500 // STEP
+
+
 def test_core_of_a_chunk():
     assert core_frames(1001, 128, 32) == 736
     assert core_frames(287, 128, 32) == 0

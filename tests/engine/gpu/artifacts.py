@@ -1,0 +1,105 @@
+"""Small artifacts with each way of cutting clips, written without an exporter."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from fusion_engine.frontend import PRESETS
+from fusion_engine.spec import METADATA_KEY, LayerSpec, SegmentRule, Spec, WeightsSource
+
+WEIGHTS = WeightsSource(source="random:0", sha256="0" * 64)
+
+# Two blocks of convolution, ReLU and max-pool, 2 in time each; channels 12 (not a multiple of 8)
+# and 16. Reach 1 + 2 frames on each side.
+CHUNKED = Spec(
+    model="chunked",
+    layers=(
+        LayerSpec(number=2, kind="map", channels=16, freq=32, time_pool=2),
+        LayerSpec(number=1, kind="map", channels=12, freq=64, time_pool=4),
+    ),
+    embedding_dim=16 * 32 + 12 * 64,
+    frontend=PRESETS["panns_16k"],
+    frames_per_step=4,
+    chunk_margin=4,
+    min_frames=32,
+    max_frames=600,
+    weights=WEIGHTS,
+)
+DROPPED = replace(
+    CHUNKED,
+    model="dropped",
+    frontend=PRESETS["vggish"],
+    chunk_margin=None,
+    segment=SegmentRule(frames=96, last="drop"),
+    min_frames=96,
+    max_frames=96,
+)
+PADDED = replace(
+    CHUNKED,
+    model="padded",
+    layers=(
+        LayerSpec(number=5, kind="vector", channels=16),
+        LayerSpec(number=3, kind="vector", channels=12),
+    ),
+    embedding_dim=28,
+    frontend=PRESETS["ast"],
+    chunk_margin=None,
+    frames_per_step=None,
+    segment=SegmentRule(frames=98, last="pad"),
+    min_frames=98,
+    max_frames=98,
+)
+SPECS = {spec.model: spec for spec in (CHUNKED, DROPPED, PADDED)}
+
+
+def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
+    """Convolution to 12, convolution to 16 channels; a ``bias`` of inf makes the first overflow."""
+    rng = np.random.default_rng(0)
+    first = rng.normal(0, 0.02, (12, 1, 3, 3)).astype(np.float32)
+    second = rng.normal(0, 0.1, (16, 12, 3, 3)).astype(np.float32)
+    start = np.full(12, 0.1, np.float32)
+    start[3] += bias
+    names = {layer.channels: layer.name for layer in spec.layers}
+    pads = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    halves = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    vectors = spec.layers[0].kind == "vector"
+    map1, map2 = ("map1", "map2") if vectors else (names[12], names[16])
+    nodes = [
+        helper.make_node("Conv", ["log_mel", "w1", "b1"], ["c1"], **pads),
+        helper.make_node("Relu", ["c1"], [map1]),
+        helper.make_node("MaxPool", [map1], ["p1"], **halves),
+        helper.make_node("Conv", ["p1", "w2"], ["c2"], **pads),
+        helper.make_node("Relu", ["c2"], [map2]),
+    ]
+    if vectors:
+        nodes += [
+            helper.make_node("ReduceMean", [source, "axes"], [names[size]], keepdims=0)
+            for source, size in ((map1, 12), (map2, 16))
+        ]
+    frames = "T" if spec.segment is None else spec.segment.frames
+    mels = spec.frontend.n_mels
+    shapes = {12: ["S", 12], 16: ["S", 16]}
+    if not vectors:
+        shapes = {12: ["S", 12, None, mels], 16: ["S", 16, None, mels // 2]}
+    graph = helper.make_graph(
+        nodes,
+        spec.model,
+        [helper.make_tensor_value_info("log_mel", TensorProto.FLOAT, ["S", 1, frames, mels])],
+        [
+            helper.make_tensor_value_info(layer.name, TensorProto.FLOAT, shapes[layer.channels])
+            for layer in spec.layers
+        ],
+        [
+            numpy_helper.from_array(first, "w1"),
+            numpy_helper.from_array(start, "b1"),
+            numpy_helper.from_array(second, "w2"),
+            *([numpy_helper.from_array(np.array([2, 3]), "axes")] if vectors else []),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    onnx.save(model, path)
+    return path
