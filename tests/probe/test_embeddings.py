@@ -175,6 +175,9 @@ def test_the_place_of_a_crop_follows_from_seed_and_content(own_clips, tmp_path, 
     again, count = computed(make_task(moved, seconds=0.2), cache)
     np.testing.assert_array_equal(again, first)
     assert count == 0
+    again, count = computed(make_task(moved, seconds=0.2), tmp_path / "another")
+    np.testing.assert_array_equal(again, first)
+    assert count == CLIPS
 
 
 def test_folds_are_cropped_from_the_start(clips, cache):
