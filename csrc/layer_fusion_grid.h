@@ -15,7 +15,7 @@ namespace fusion_engine {
 constexpr int kBlockThreads = 256;
 constexpr int kMaxTimeLanes = 32;
 constexpr int kWordBytes = 16;    // the widest load
-constexpr int kRowsInFlight = 4;  // loads that a thread issues before it needs the first
+constexpr int kRowsInFlight = 8;  // loads that a thread issues before it needs the first
 
 struct GridLayer {
     ItemAxis axis;
@@ -142,19 +142,19 @@ FUSION_HD FrameColumns frame_columns(const FrameFeatures& frames, std::int64_t c
 }
 
 // One segment's counted frames `first`, `first + lanes`, ... of a map; `position` counted frames of
-// the clip come before the segment.
+// the clip come before the segment. A segment has less than 2^31 rows.
 template <class T, int V>
-FUSION_HD void reduce_segment(const LayerOutput& layer, const T* start, std::int64_t first,
-                              std::int64_t count, std::int32_t lanes, std::int64_t position,
+FUSION_HD void reduce_segment(const LayerOutput& layer, const T* start, std::int32_t first,
+                              std::int32_t count, std::int32_t lanes, std::int64_t position,
                               const FrameColumns& frames, LaneReduction<V>& result) {
     if (first >= count) return;
     const std::int32_t pool = layer.time_pool;
-    const std::int64_t rows = ((count - first - 1) / lanes + 1) * pool;
+    const std::int32_t rows = ((count - first - 1) / lanes + 1) * pool;
     const std::int64_t skip = std::int64_t{lanes - 1} * pool * layer.stride_time;
-    const T* next = start + first * pool * layer.stride_time;
+    const T* next = start + std::int64_t{first} * pool * layer.stride_time;
     std::int64_t frame = position + first;
     std::int32_t rows_loaded = 0;
-    for (std::int64_t row = 0; row < rows; row += kRowsInFlight) {
+    for (std::int32_t row = 0; row < rows; row += kRowsInFlight) {
         Word<T, V> words[kRowsInFlight];
         FUSION_UNROLL
         for (int i = 0; i < kRowsInFlight; ++i) {
@@ -220,8 +220,10 @@ FUSION_HD std::int64_t reduce_lane(const GridTask& task, const GridPlace& place,
         } else {
             start += input.begin(s) * layer.time_pool * layer.stride_time;
             // Lanes take the clip's frames in turn, so that short segments keep all of them busy.
-            const std::int64_t first = (place.time_lane - position) & (lanes - 1);
-            reduce_segment<T, V>(layer, start, first, count, lanes, position, frames, result);
+            const auto first =
+                static_cast<std::int32_t>((place.time_lane - position) & (lanes - 1));
+            reduce_segment<T, V>(layer, start, first, static_cast<std::int32_t>(count), lanes,
+                                 position, frames, result);
         }
         position += count;
     }

@@ -105,11 +105,17 @@ def test_every_16_bit_value_converts_exactly(dtype) -> None:
 
 
 @pytest.mark.parametrize("shape", [(256, 125, 8, 4), (2048, 31, 2, 1), (64, 500, 32, 16)])
+@pytest.mark.parametrize("layout", ["float32 NCHW", "float16 HWC8"])
 @fuse_variants
-def test_the_shapes_of_cnn14(fuse, shape: tuple[int, ...]) -> None:
-    """The paths that real inputs take, at full size."""
+def test_the_shapes_of_cnn14(fuse, layout: str, shape: tuple[int, ...]) -> None:
+    """The paths that real inputs take, at full size; HWC8 is what TensorRT writes."""
     channels, time, freq, pool = shape
-    x = np.random.default_rng(0).random((2, channels, time, freq), np.float32)
+    rng = np.random.default_rng(0)
+    if layout == "float32 NCHW":
+        x = rng.random((2, channels, time, freq), np.float32)
+    else:
+        rows = rng.random((2, time, freq, channels), np.float32).astype(np.float16)
+        x = rows.transpose(0, 3, 1, 2)
     case = Case([x], [pool], None, None, None)
     embedding, _ = fuse(case.outputs, case.time_pools)
     assert_embeds(embedding, frame_features(case), "mean_max")
