@@ -2,6 +2,7 @@
 
 import math
 import os
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -83,6 +84,8 @@ class Engine:
             self._meter,
         )
         runner = self._open
+        # In the right order also where nobody closes the engine.
+        self._finalizer = weakref.finalize(self, runner.close)
         self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
         self._cutting = runner.cutting()
         try:
@@ -97,9 +100,8 @@ class Engine:
 
     def close(self) -> None:
         """Give back device memory, streams and weights; calls under way are waited for."""
-        runner, self._open = self._open, None
-        if runner is not None:
-            runner.close()
+        self._open = None
+        self._finalizer()
 
     def __enter__(self) -> Self:
         return self

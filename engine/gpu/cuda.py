@@ -262,6 +262,10 @@ class Cuda:
             with suppress(IndexError):  # another thread was faster
                 self.free_later(*self._deferred.popleft())
 
+    def trim(self) -> None:
+        """Give the system what the pool holds and nobody uses."""
+        check(self._driver.cuMemPoolTrimTo(self._pool.handle, 0))
+
     def close(self) -> None:
         """Give the pool back, once the results that are still alive are gone."""
         self._free_deferred()

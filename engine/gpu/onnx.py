@@ -1,5 +1,8 @@
 """The backbone on ONNX Runtime's CUDA provider, bound to device memory."""
 
+import contextlib
+import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from ..backends.onnx_runtime import CUDA_PROVIDER, OnnxSession, first_line, impo
 from ..pieces import run_frames
 from .backbone import Backbone, Context, LayerTensor, Layout
 from .cuda import Cuda, Stream
+
+logger = logging.getLogger(__name__)
 
 # ``run_frames`` bounds a run for the host's memory; a GPU takes this many times more.
 RUN_SCALE = 5
@@ -33,8 +38,11 @@ def cuda_providers(index: int, stream: int) -> list[Any]:
 def preload_cuda_libraries() -> None:
     """Load the CUDA and cuDNN libraries of pip's packages, where the system has none."""
     runtime = import_onnxruntime()
-    if hasattr(runtime, "preload_dlls"):  # since 1.21
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # what it does not find, it prints
         runtime.preload_dlls(directory="")
+    if said.getvalue():
+        logger.info("onnxruntime: %s", said.getvalue().strip())
 
 
 class OnnxBackbone(Backbone):
@@ -85,9 +93,6 @@ class _OnnxContext(Context):
     ) -> None:
         self._onnx, self._device, self._n_mels, self._dtypes = onnx, device, n_mels, dtypes
         self._binding = onnx.session.io_binding()
-        for name in onnx.outputs:
-            # Their sizes are known when they are computed; ONNX Runtime's arena holds them.
-            self._binding.bind_output(name, *device)
         self._options = onnx.runtime.RunOptions()
         # The work behind is queued on the same stream: nobody has to wait here.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -96,6 +101,12 @@ class _OnnxContext(Context):
 
     def prepare(self, segments: int, frames: int, stream: Stream) -> Sequence[int]:
         self._shape = (segments, 1, frames, self._n_mels)
+        # ONNX Runtime's arena holds the outputs, whose sizes it knows once it has computed them,
+        # and writes to the same ones until they are bound again.
+        self._outputs = None
+        self._binding.clear_binding_outputs()
+        for name in self._onnx.outputs:
+            self._binding.bind_output(name, *self._device)
         return ()
 
     def attach(self, addresses: Sequence[int]) -> None:
@@ -117,5 +128,4 @@ class _OnnxContext(Context):
         ]
 
     def close(self) -> None:
-        self._outputs = None
-        del self._binding
+        del self._outputs, self._binding, self._onnx

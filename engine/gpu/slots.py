@@ -96,7 +96,8 @@ class Slot:
         pinned, self.pinned = self.pinned, None
         if device is not None:
             device.close(self.stream)
-            self.stream.synchronize()  # the pool gives back what is free by then
+            self.stream.synchronize()
+            self._cuda.trim()
         if pinned is not None:
             pinned.close()
 

@@ -146,7 +146,7 @@ class _TensorRTContext(Context):
             missing = self._context.infer_shapes() if done else ["log_mel"]
             # 0 is an answer too: some networks need none.
             self._scratch = self._context.update_device_memory_size_for_shapes() if done else 0
-        if missing or heard.errors:
+        if missing:
             raise BackendError(
                 f"{self._library} refused log-mel {list(shape)}: "
                 f"{heard.reason(f'no shape of {missing}')}"

@@ -210,6 +210,9 @@ class HostCuda(Cuda):
     def free_later(self, buffer: Any, last: Any) -> None:
         self.machine.give(buffer)
 
+    def trim(self) -> None:
+        self.machine.synchronizing()
+
     def close(self) -> None:
         self.closed = True
 

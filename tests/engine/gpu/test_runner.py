@@ -187,7 +187,7 @@ def test_what_is_no_engine(machine, artifact, open_plan, tmp_path):
     plan.write_bytes(path.read_bytes())
     with pytest.raises(fe.BackendError, match="TensorRT runs on a GPU"):
         fe.Engine(plan, device="cpu")
-    with pytest.raises(ValueError, match="'onnxruntime', and .* is a plan"):
+    with pytest.raises(ValueError, match=r"'onnxruntime', and .* is a plan"):
         fe.Engine(plan, backend="onnxruntime")
     for wrong in ({"contexts": 0}, {"memory_limit": 0}):
         with pytest.raises(ValueError, match="expected at least 1"):

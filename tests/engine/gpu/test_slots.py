@@ -252,6 +252,24 @@ def test_what_fails_while_it_is_opened_leaves_nothing(open_plan, machine):
         open_plan("chunked", warmup=[(4, 2.0)])
 
 
+def test_an_engine_that_nobody_closes(open_plan):
+    engine = open_plan("chunked")
+    engine.embed(noise(1.0))
+    del engine  # the fixture sees that all is given back
+
+
+@pytest.mark.parametrize("slots", [1, 64])
+def test_onnx_shapes_take_turns(slots, open_onnx, monkeypatch):
+    monkeypatch.setattr("fusion_engine.engine.gpu.slots.MAX_SLOTS", slots)
+    clips = [noise(length, seed) for seed, length in enumerate(LENGTHS)]
+    with open_onnx("chunked") as engine:
+        alone = [engine.embed(x) for x in clips]
+        for _ in range(2):
+            for x, expected in zip(clips, alone, strict=True):
+                assert np.array_equal(engine.embed(x), expected)
+        assert engine.stats.slots == min(slots, len(LENGTHS))
+
+
 def test_onnx_runs_one_at_a_time_on_its_own_stream(open_onnx, machine):
     clips = [noise(LENGTHS[seed % 4], seed) for seed in range(16)]
     with open_onnx("chunked", contexts=3) as engine:
