@@ -108,7 +108,7 @@ void add_mel(TableWriter& tables, const FrontendSettings& settings, const double
             width = std::max(width, end - begin);
             starts.push_back(static_cast<std::int32_t>(begin));
         }
-        // No row may read past the last bin: what lies there is not a number of this frame.
+        // No row may read past the last bin, not even with a weight of zero.
         for (auto start = starts.end() - lanes; start != starts.end(); ++start) {
             *start = static_cast<std::int32_t>(std::min<std::int64_t>(*start, bins - width));
         }

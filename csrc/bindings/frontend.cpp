@@ -93,7 +93,7 @@ void run_cuda(const FrontendPlan& plan, Address tables, Address samples, const s
     log_mel_cuda(plan, pointer<const void>(tables), call, pointer<void>(stream));
 }
 
-using Lengths = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+using Lengths = py::array_t<std::int64_t, py::array::c_style>;
 using Flags = py::array_t<std::uint32_t, py::array::c_style>;
 
 py::array_t<float> run_host_grid(const FrontendPlan& plan, const py::array& samples,
@@ -171,8 +171,8 @@ void bind_frontend(py::module_& module) {
     module.def("log_mel_on_host_grid", &run_host_grid,
                "The log-mel by the CUDA kernel's algorithm, lane by lane on the host: for tests.",
                py::arg("plan"), py::arg("samples"), py::kw_only(), py::arg("frames"),
-               py::arg("lengths") = py::none(), py::arg("out_frames") = py::none(),
-               py::arg("flags") = py::none());
+               py::arg("lengths").noconvert() = py::none(), py::arg("out_frames") = py::none(),
+               py::arg("flags").noconvert() = py::none());  // a copy of flags would be lost
 }
 
 }  // namespace fusion_engine

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion_engine.frontend import Frontend, FrontendSpec
+from fusion_engine.frontend import FrontendSpec
 from fusion_engine.frontend.mel import filter_bank
 from fusion_engine.frontend.window import analysis_window
 
@@ -54,6 +54,7 @@ def reference(
     spec: FrontendSpec,
     *,
     pad_mode: str = "reflect",
+    window: NDArray[np.float64] | None = None,
 ) -> Reference:
     """By NumPy's FFT of all frames at once; another ``pad_mode`` plants a fault."""
     x = samples.astype(np.float64) / (32_768.0 if samples.dtype == np.int16 else 1.0)
@@ -64,15 +65,17 @@ def reference(
     if spec.remove_dc:
         frames = frames - frames.mean(axis=1, keepdims=True)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    frames = (frames - spec.preemphasis * before) * analysis_window(spec)
+    frames = frames - spec.preemphasis * before
+    frames = frames * (analysis_window(spec) if window is None else window)
     bins = np.abs(np.fft.rfft(frames, spec.n_fft))
     if spec.spectrum == "power":
         bins = bins**2
-    return Reference(
-        log_mel=Frontend(spec)(samples).astype(np.float64),
-        mel=bins @ filter_bank(spec),
-        peak=bins.max(axis=1, keepdims=True),
-    )
+    mel = bins @ filter_bank(spec)
+    offset = spec.log_offset
+    argument = mel + offset if spec.log == "ln_add" else np.maximum(mel, offset)
+    log_mel = 10.0 * np.log10(argument) if spec.log == "db" else np.log(argument)
+    log_mel = (log_mel - spec.mean) / (1.0 if spec.std is None else 2.0 * spec.std)
+    return Reference(log_mel, mel, bins.max(axis=1, keepdims=True))
 
 
 def assert_within_bounds(got: NDArray[np.float32], expected: Reference, spec: FrontendSpec) -> None:

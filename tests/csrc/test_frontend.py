@@ -242,6 +242,16 @@ def plan_of(spec: FrontendSpec = PANNS_16K, **changes: Any) -> _core.FrontendPla
     return _core.FrontendPlan(**{**settings, **changes})
 
 
+def test_the_first_sample_is_emphasised_against_itself() -> None:
+    """Which a Hann window, zero there, would hide."""
+    x, window = signals.noise(0.3, 16_000), np.ones(AST.win_length)
+    rows, lengths = stacked([x])
+    got = _core.log_mel_on_host_grid(
+        plan_of(AST, window=window), rows, lengths=lengths, frames=AST.frames(len(x))
+    )
+    assert_within_bounds(got[0], reference(x, AST, window=window), AST)
+
+
 @pytest.mark.parametrize("n_fft", [64, 400, 500, 4_096])
 def test_other_ffts_are_refused_when_the_plan_is_made(n_fft: int) -> None:
     spec = replace(PANNS_16K, n_fft=n_fft, win_length=min(n_fft, 400))
@@ -292,9 +302,16 @@ def test_too_short_to_reflect() -> None:
         _core.log_mel_on_host_grid(plan_of(), np.zeros((1, 256), np.float32), frames=1)
 
 
-def test_samples_that_are_none() -> None:
+def test_arrays_that_are_none() -> None:
     with pytest.raises(TypeError, match="float64"):
         _core.log_mel_on_host_grid(plan_of(), np.zeros((1, 1_000)), frames=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="incompatible function arguments"):  # not a copy of them
+        _core.log_mel_on_host_grid(
+            plan_of(),
+            np.zeros((1, 1_000), np.float32),
+            frames=1,
+            flags=np.zeros(1, np.int32),  # type: ignore[arg-type]
+        )
     with pytest.raises(ValueError, match=r"\[B, N\], C-contiguous"):
         _core.log_mel_on_host_grid(plan_of(), np.zeros((2, 1_000), np.int16)[:, ::2], frames=1)
 
