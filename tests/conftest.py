@@ -1,6 +1,8 @@
 """Fixtures of the whole suite."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,21 @@ def cnn14_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cnn14") / "cnn14_1.onnx"
     export("cnn14", path, layers=[1], weights="random:0")
     return path
+
+
+@pytest.fixture(scope="session")
+def layer_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the output of a whole `probe layers`: CNN14, random weights, two tasks."""
+    folder = tmp_path_factory.mktemp("study")
+    args = ["probe", "layers", "--model", "cnn14", "--weights", "random:0", "-o", "results"]
+    args += ["--task", "synthetic_pitch", "--task", "synthetic_rhythm"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fusion_engine", *args],
+        cwd=folder,
+        env=os.environ | {"FUSION_ENGINE_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "results", done.stdout

@@ -78,7 +78,7 @@ def sources():
     return {
         f"fusion_engine/{prefix}{path.relative_to(ROOT / folder)}"
         for prefix, folder in parts.items()
-        for suffix in ("*.py", "*.pyi", "py.typed")
+        for suffix in ("*.py", "*.pyi", "*.json", "py.typed")
         for path in (ROOT / folder).rglob(suffix)
     }
 
@@ -219,11 +219,19 @@ def test_readme_commands(tmp_path, monkeypatch):
     typed, shown = readme_commands()
     assert typed
     for line in typed:
-        program, name, *args = shlex.split(line, comments=True)
+        program, *args = shlex.split(line, comments=True)
         assert program == "fusion-engine"
-        commands[name].make_context(name, args)
+        command, args = find_command(commands, args)
+        command.make_context(command.name, args)
     for line in shown:
-        name = line.split()[1]
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        command, _ = find_command(commands, line.split()[1:])
+        options = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"(?<=\s)--?[a-z]+", line)) <= options, line
     assert {line.split()[1] for line in shown} >= set(commands)
+
+
+def find_command(commands, args):
+    """The command that ``args`` begin with, in a group or not, and the rest of them."""
+    command, *args = commands[args[0]], *args[1:]
+    inner = getattr(command, "commands", {})
+    return (inner[args[0]], args[1:]) if args and args[0] in inner else (command, args)

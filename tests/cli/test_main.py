@@ -15,7 +15,7 @@ from fusion_engine.cli import app, export, info
 
 from .conftest import command
 
-COMMANDS = ["export", "build", "embed", "info", "models", "doctor"]
+COMMANDS = ["export", "build", "embed", "info", "parity", "models", "doctor", "probe"]
 GROUP = typer.main.get_command(app)
 
 
