@@ -12,8 +12,8 @@ from fusion_engine.export import export, resolve
 from fusion_engine.parity import Signal
 from fusion_engine.spec import METADATA_KEY, Spec
 
-# A quarter of a second needs padding; the other is ragged and has several segments.
-SHORT = (Signal(kind="tone", seconds=0.25), Signal(kind="speech", seconds=2.1234))
+# A quarter of a second needs padding; the other is ragged, and two segments of AST.
+SHORT = (Signal(kind="tone", seconds=0.25), Signal(kind="speech", seconds=1.3579))
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def _exported(folder: Path, model: str, **choices: object) -> Exported:
 
 @pytest.fixture(scope="session")
 def cnn14(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """CNN14-Fusion: layers 3 and 6. Clips of 8.3 s and more run in chunks."""
-    made = _exported(tmp_path_factory.mktemp("cnn14"), "cnn14", frames=832)
+    """CNN14-Fusion: layers 3 and 6. Clips of more than 3.2 s run in chunks."""
+    made = _exported(tmp_path_factory.mktemp("cnn14"), "cnn14", frames=320)
     yield made
     made.weights.unlink()  # 320 MB, and pytest keeps the folders of the last runs
     made.artifact.unlink()

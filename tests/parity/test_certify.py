@@ -46,8 +46,8 @@ def test_sound_artifacts_pass(model: str, precision, request: pytest.FixtureRequ
 
 
 def test_long_clips_run_in_chunks(cnn14: Exported) -> None:
-    long = (Signal(kind="speech", seconds=9.4321),)
-    assert long[0].samples(16_000).size // 160 > 832
+    long = (Signal(kind="speech", seconds=3.4321),)
+    assert long[0].samples(16_000).size // 160 > 320
     assert certify(cnn14.artifact, weights=cnn14.weights, signals=long)
 
 
@@ -55,11 +55,11 @@ def test_long_clips_run_in_chunks(cnn14: Exported) -> None:
 def test_typed_graphs_are_emulated(vggish: Exported, precision, tmp_path) -> None:
     typed = tmp_path / "typed.onnx"
     onnx.save_model(typed_model(onnx.load(vggish.artifact), precision), typed)
-    certificate = certify(typed, weights=vggish.weights, signals=SHORT[1:])
+    certificate = certify(typed, weights=vggish.weights, signals=SHORT[:1])
     assert certificate
     assert (certificate.precision, certificate.emulated) == (precision, True)
     direct = certify(
-        vggish.artifact, weights=vggish.weights, signals=SHORT[1:], precision=precision
+        vggish.artifact, weights=vggish.weights, signals=SHORT[:1], precision=precision
     )
     # Two ways to the same arithmetic: from the typed graph, and from the FP32 one.
     assert certificate.comparisons == direct.comparisons
