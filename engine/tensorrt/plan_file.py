@@ -8,6 +8,7 @@ import json
 import logging
 import mmap
 import os
+import shlex
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,8 @@ class PlanInfo:
         """The command that builds it again, with the same options where they are known."""
         if self.sidecar is not None:
             return self.sidecar.rebuild_command(self.path)
-        return f"fusion-engine build MODEL.onnx -o {self.path} --precision {self.spec.precision}"
+        words = ["fusion-engine", "build", "MODEL.onnx", "-o", os.fspath(self.path)]
+        return shlex.join([*words, "--precision", self.spec.precision])
 
 
 def read_plan(path: str | os.PathLike[str]) -> PlanInfo:
