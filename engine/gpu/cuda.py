@@ -5,6 +5,7 @@ device memory is host memory. Addresses and stream handles are integers.
 """
 
 import ctypes
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ class Memory:
 
     def __del__(self) -> None:
         buffer, self._buffer = self._buffer, None
-        if buffer is not None:
+        if buffer is not None and not sys.is_finalizing():  # the process gives all back
             self._cuda.free_later(buffer, self.last)
 
 

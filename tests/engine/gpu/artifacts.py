@@ -12,7 +12,7 @@ from fusion_engine.spec import METADATA_KEY, LayerSpec, SegmentRule, Spec, Weigh
 
 WEIGHTS = WeightsSource(source="random:0", sha256="0" * 64)
 
-# Two blocks of convolution, ReLU and max-pool, 2 in time each; channels 12 (not a multiple of 8)
+# A convolution with ReLU, a max-pool by 2, another convolution; channels 12 (not a multiple of 8)
 # and 16. Reach 1 + 2 frames on each side.
 CHUNKED = Spec(
     model="chunked",
@@ -56,12 +56,14 @@ SPECS = {spec.model: spec for spec in (CHUNKED, DROPPED, PADDED)}
 
 
 def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
-    """Convolution to 12, convolution to 16 channels; a ``bias`` of inf makes the first overflow."""
+    """Convolution and ReLU to 12 channels, convolution to 16; a ``bias`` of inf makes the first overflow."""
     rng = np.random.default_rng(0)
     first = rng.normal(0, 0.02, (12, 1, 3, 3)).astype(np.float32)
     second = rng.normal(0, 0.1, (16, 12, 3, 3)).astype(np.float32)
     start = np.full(12, 0.1, np.float32)
     start[3] += bias
+    low = np.zeros(16, np.float32)
+    low[5] = -50.0  # its largest value is below zero
     names = {layer.channels: layer.name for layer in spec.layers}
     pads = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     halves = {"kernel_shape": [2, 2], "strides": [2, 2]}
@@ -71,8 +73,7 @@ def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
         helper.make_node("Conv", ["log_mel", "w1", "b1"], ["c1"], **pads),
         helper.make_node("Relu", ["c1"], [map1]),
         helper.make_node("MaxPool", [map1], ["p1"], **halves),
-        helper.make_node("Conv", ["p1", "w2"], ["c2"], **pads),
-        helper.make_node("Relu", ["c2"], [map2]),
+        helper.make_node("Conv", ["p1", "w2", "b2"], [map2], **pads),
     ]
     if vectors:
         nodes += [
@@ -96,6 +97,7 @@ def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
             numpy_helper.from_array(first, "w1"),
             numpy_helper.from_array(start, "b1"),
             numpy_helper.from_array(second, "w2"),
+            numpy_helper.from_array(low, "b2"),
             *([numpy_helper.from_array(np.array([2, 3]), "axes")] if vectors else []),
         ],
     )
