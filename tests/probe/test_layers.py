@@ -115,7 +115,8 @@ def early(tmp_path_factory):
 
 @pytest.fixture
 def task(tmp_path):
-    return read_task(RHYTHM, tmp_path / "audio")
+    whole = read_task(RHYTHM, tmp_path / "audio")
+    return replace(whole, examples=whole.examples[::3])
 
 
 def prober(artifact, tmp_path, **options):
@@ -125,8 +126,9 @@ def prober(artifact, tmp_path, **options):
 
 def test_a_choice_is_the_artifact_with_these_layers(early, tmp_path, task):
     """Contiguous or not; the same predictions from an artifact that holds no others."""
-    found = prober(early, tmp_path).probe(task, [(2,), (1, 3), (2, 3)])
-    for record, layers in zip(found, [(2,), (1, 3), (2, 3)], strict=True):
+    choices = [(2, 1), (2, 3)]
+    found = prober(early, tmp_path).probe(task, choices)
+    for record, layers in zip(found, choices, strict=True):
         alone = tmp_path / "alone.onnx"
         export("cnn14", alone, layers=layers, weights="random:0", seconds=2)
         (expected,) = prober(alone, tmp_path).probe(task)
