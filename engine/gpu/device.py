@@ -64,11 +64,11 @@ def find_gpu(device: str = "cuda") -> GpuInfo:
         raise ValueError(f"device is {device!r}, expected 'cuda', 'cuda:N' or 'auto'")
     core, driver = import_cuda()
     index = int(match[1] or 0)
-    count = _count(driver, device)
+    count = _count(driver)
     if index >= count:
         raise BackendError(
-            f"device {device!r}: CUDA sees {count} GPUs on this machine, numbered from 0. Check "
-            "CUDA_VISIBLE_DEVICES and `nvidia-smi`, or ask for device='cpu'."
+            f"no GPU {index}: CUDA sees {count} on this machine, numbered from 0. Check "
+            "CUDA_VISIBLE_DEVICES and `nvidia-smi`"
         )
     found = core.Device(index)
     capability = found.compute_capability
@@ -82,15 +82,15 @@ def find_gpu(device: str = "cuda") -> GpuInfo:
     )
 
 
-def _count(driver: ModuleType, device: str) -> int:
+def _count(driver: ModuleType) -> int:
     """GPUs that CUDA sees; the driver's count, which CUDA_VISIBLE_DEVICES limits, not NVML's."""
     try:
         check(driver.cuInit(0))
         return int(check(driver.cuDeviceGetCount()))
     except Exception as error:  # the loader of the driver has error classes of its own
         raise BackendError(
-            f"device {device!r}: no NVIDIA driver or no GPU that it can use ({error}). Install or "
-            "update the driver, see `nvidia-smi`, or ask for device='cpu'."
+            f"no NVIDIA driver, or no GPU that it can use ({error}). Install or update the driver, "
+            "and see `nvidia-smi`"
         ) from error
 
 

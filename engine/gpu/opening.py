@@ -63,7 +63,13 @@ def open_tensorrt(path: Path, options: "Options", meter: Meter) -> GpuRunner:
         ArtifactError: missing, damaged, or no spec.
         BackendError: no GPU, no TensorRT, or a plan for another of either.
     """
-    gpu = find_gpu(options.device)
+    try:
+        gpu = find_gpu(options.device)
+    except BackendError as error:
+        raise BackendError(
+            f"{path}: TensorRT runs on a GPU only, and device {options.device!r} is none: {error}. "
+            "On the CPU run the .onnx, with backend='onnxruntime'."
+        ) from error
     if options.device == "auto":
         logger.info("device auto: cuda:0, the first GPU, since TensorRT runs on no CPU")
     plan = path if path.suffix == ".plan" else cached_plan(path, gpu=gpu)

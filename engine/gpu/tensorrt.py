@@ -62,6 +62,11 @@ class TensorRTBackbone(Backbone):
                 f"the plan has the tensors {names}, its spec says {expected}. Build it again: "
                 f"{rebuild}"
             )
+        dtype = engine.get_tensor_dtype("log_mel").name
+        if dtype != "FLOAT":
+            raise ArtifactError(
+                f"the plan takes log-mel of type {dtype}, expected FLOAT. Build it again: {rebuild}"
+            )
         self.profiles: list[tuple[tuple[int, ...], ...]] = [
             tuple(tuple(shape) for shape in engine.get_tensor_profile_shape("log_mel", index))
             for index in range(engine.num_optimization_profiles)

@@ -56,7 +56,7 @@ SPECS = {spec.model: spec for spec in (CHUNKED, DROPPED, PADDED)}
 
 
 def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
-    """Convolution and ReLU to 12 channels, convolution to 16; a ``bias`` of inf makes the first overflow."""
+    """Convolution and ReLU to 12 channels, convolution to 16; ``bias=inf`` overflows the first."""
     rng = np.random.default_rng(0)
     first = rng.normal(0, 0.02, (12, 1, 3, 3)).astype(np.float32)
     second = rng.normal(0, 0.1, (16, 12, 3, 3)).astype(np.float32)

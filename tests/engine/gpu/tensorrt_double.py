@@ -60,6 +60,8 @@ class Engine:
         return self.profiles[index]
 
     def get_tensor_dtype(self, name: str) -> Any:
+        if name == "log_mel":
+            return SimpleNamespace(name="FLOAT")
         return SimpleNamespace(name=TRT_NAMES[self.trt.dtype])
 
     def get_tensor_format(self, name: str, profile: int) -> Any:

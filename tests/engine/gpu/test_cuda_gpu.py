@@ -43,7 +43,7 @@ def test_what_is_found():
     assert gpu.compute_capability == torch.cuda.get_device_capability(0)
     assert gpu.multiprocessors == properties.multi_processor_count
     assert abs(gpu.total_memory - properties.total_memory) < 2**30
-    with pytest.raises(fe.BackendError, match=rf"CUDA sees {torch.cuda.device_count()} GPUs"):
+    with pytest.raises(fe.BackendError, match=rf"CUDA sees {torch.cuda.device_count()} on this"):
         find_gpu("cuda:99")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fusion_engine as fe
+from fusion_engine.engine.gpu import find_gpu
 
 from ... import signals
 from .artifacts import CHUNKED, SPECS, write_artifact
@@ -179,6 +180,25 @@ def test_warmup_leaves_the_fast_path(open_plan):
         before = engine.stats.uncaptured_runs
         engine.embed([noise(1.0), noise(1.0, 1)])
         assert engine.stats.uncaptured_runs == before
+
+
+def no_gpu():
+    try:
+        find_gpu()
+    except fe.BackendError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(not no_gpu(), reason="there is a GPU")
+def test_where_there_is_no_gpu(artifact, tmp_path):
+    plan = tmp_path / "chunked.plan"
+    plan.write_bytes(artifact("chunked").read_bytes())
+    for device in ("auto", "cuda", "cuda:1"):
+        with pytest.raises(fe.BackendError, match=f"device '{device}' is none: no NVIDIA driver"):
+            fe.Engine(plan, device=device)
+    with pytest.raises(fe.BackendError, match="TensorRT runs on a GPU only"):
+        fe.Engine(artifact("chunked"), backend="tensorrt")
 
 
 def test_what_is_no_engine(machine, artifact, open_plan, tmp_path):
