@@ -19,10 +19,9 @@ def is_on_gpu(audio: Any) -> bool:
     """Whether ``audio`` is an array in GPU memory."""
     if isinstance(audio, np.ndarray | str | list | tuple):
         return False
-    if hasattr(audio, "__cuda_array_interface__"):
-        return True
-    ask = getattr(audio, "__dlpack_device__", None)
-    return ask is not None and int(ask()[0]) == dlpack.CUDA
+    if hasattr(audio, "__dlpack_device__"):
+        return int(audio.__dlpack_device__()[0]) == dlpack.CUDA
+    return hasattr(audio, "__cuda_array_interface__")
 
 
 def read_array(audio: Any, cuda: Cuda, stream: Stream) -> Imported:

@@ -30,6 +30,14 @@ class OnGpu:
         return self.tensor.__dlpack__()
 
 
+class OfTheInterfaceAlone:
+    """As torch does: no such attribute on an array of the host."""
+
+    @property
+    def __cuda_array_interface__(self):
+        raise AttributeError
+
+
 class Interface:
     """The same by the CUDA array interface."""
 
@@ -227,5 +235,12 @@ def test_an_engine_on_the_cpu(artifact):
 def test_what_is_on_a_gpu():
     assert is_on_gpu(OnGpu(torch.zeros(1)))
     assert is_on_gpu(Interface(np.zeros(1)))
-    for other in (np.zeros(1), torch.zeros(1), "x.wav", [OnGpu(torch.zeros(1))], None):
+    for other in (
+        OfTheInterfaceAlone(),
+        np.zeros(1),
+        torch.zeros(1),
+        "x.wav",
+        [OnGpu(torch.zeros(1))],
+        None,
+    ):
         assert not is_on_gpu(other)

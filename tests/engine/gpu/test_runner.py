@@ -11,6 +11,7 @@ from fusion_engine.engine.gpu import find_gpu
 from ... import signals
 from .artifacts import CHUNKED, SPECS, write_artifact
 from .conftest import REBUILD
+from .double import GPU
 
 RATE = 16_000
 # The kernel's FP32 spectrum against the CPU's FP64, on signals with energy in every bin; and the
@@ -180,6 +181,29 @@ def test_warmup_leaves_the_fast_path(open_plan):
         before = engine.stats.uncaptured_runs
         engine.embed([noise(1.0), noise(1.0, 1)])
         assert engine.stats.uncaptured_runs == before
+
+
+def test_an_onnx_becomes_a_plan(open_plan, artifact, monkeypatch, tmp_path):
+    """``backend="tensorrt"`` asks the cache for a plan for this GPU, and runs it."""
+    asked = []
+
+    def cached(onnx, *, gpu):
+        asked.append((onnx, gpu))
+        return tmp_path / "chunked.plan"
+
+    open_plan("chunked").close()  # which writes that file
+    monkeypatch.setattr("fusion_engine.engine.gpu.opening.cached_plan", cached)
+    with fe.Engine(artifact("chunked"), backend="tensorrt") as engine:
+        assert engine.backend.startswith("tensorrt double")
+        assert np.isfinite(engine.embed(noise(1.0))).all()
+    assert asked == [(artifact("chunked"), GPU)]
+
+
+def test_what_auto_chose_is_said_once(open_plan, caplog):
+    with caplog.at_level("INFO", logger="fusion_engine"):
+        open_plan("chunked").close()
+    said = [record.message for record in caplog.records if "device auto" in record.message]
+    assert said == ["device auto: cuda:0, the first GPU, since TensorRT runs on no CPU"]
 
 
 def no_gpu():
