@@ -7,6 +7,8 @@ import pytest
 
 import fusion_engine as fe
 from fusion_engine.engine.gpu import find_gpu
+from fusion_engine.engine.gpu.tensorrt import deserialize
+from fusion_engine.engine.tensorrt import build, import_tensorrt
 
 from ... import signals
 from .artifacts import CHUNKED, SPECS, write_artifact
@@ -223,6 +225,18 @@ def test_where_there_is_no_gpu(artifact, tmp_path):
             fe.Engine(plan, device=device)
     with pytest.raises(fe.BackendError, match="TensorRT runs on a GPU only"):
         fe.Engine(artifact("chunked"), backend="tensorrt")
+
+
+@pytest.mark.rtx
+@pytest.mark.skipif(not no_gpu(), reason="there is a GPU")
+def test_what_the_library_says_when_it_loads_no_plan(cnn14_artifact, tmp_path):
+    library = import_tensorrt("tensorrt_rtx")
+    build(cnn14_artifact, tmp_path / "small.plan", runtime="tensorrt_rtx", precision="bf16")
+    plan = (tmp_path / "small.plan").read_bytes()
+    with pytest.raises(fe.BackendError, match=r"small.plan: tensorrt_rtx .* cannot load it") as got:
+        deserialize(library, plan, "small.plan", REBUILD)
+    print(got.value)
+    assert REBUILD in str(got.value)
 
 
 def test_what_is_no_engine(machine, artifact, open_plan, tmp_path):
