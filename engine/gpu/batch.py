@@ -74,8 +74,8 @@ class BatchProgram:
         self._sample_bytes = np.dtype(key.dtype).itemsize
         front, dim, clips = model.frontend, model.spec.embedding_dim, key.clips
         # As many samples as give no further frame, in whole 16 bytes.
-        most = front.samples(key.frames) + front.hop_length - 1
-        self.stride = key.resident or -(-most // 8) * 8
+        most = key.resident or front.samples(key.frames) + front.hop_length - 1
+        self.stride = -(-most // 8) * 8
         total = clips * key.segments
         layout = Layout()
         self._lengths = layout.add(8 * clips)
@@ -108,7 +108,7 @@ class BatchProgram:
             (self._counts, [piece.count for piece in pieces]),
         ):
             self._view(offset, np.int64, clips * len(pieces))[:] = values * clips
-        self._view(self._lengths, np.int64, clips)[:] = self.stride
+        self._view(self._lengths, np.int64, clips)[:] = self._key.resident or 0
         self._upload(self._offsets, self._index_bytes)
         if self._key.resident is not None:
             self._upload(self._lengths, 8 * clips)
@@ -146,10 +146,12 @@ class BatchProgram:
             Whether it was one graph.
         """
         cuda, stream = self._model.cuda, self._slot.stream
-        size = self.stride * self._sample_bytes
+        assert self._key.resident is not None
+        size = self._key.resident * self._sample_bytes
+        step = self.stride * self._sample_bytes
         target = self._device + self._samples
         for row, source in enumerate(rows):
-            cuda.copy(target + row * size, source, size, stream)
+            cuda.copy(target + row * step, source, size, stream)
         graph = self._slot.run(self._work)
         clips, dim = len(rows), self._model.spec.embedding_dim
         cuda.copy(embedding, self._device + self._embedding, 4 * clips * dim, stream)

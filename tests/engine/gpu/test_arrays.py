@@ -66,7 +66,8 @@ def engine(open_plan):
 @pytest.mark.parametrize("wrap", [on_gpu, Interface])
 @pytest.mark.parametrize("make", [noise, pcm])
 def test_one_clip_and_batches(engine, wrap, make):
-    x, batch = make(1.0, 1), np.stack([make(1.0, seed) for seed in range(3)])
+    x = make(1.0, 1)[:-3]
+    batch = np.stack([make(1.0, seed) for seed in range(3)])[:, :-3]
     for _ in range(3):
         one, many = engine.embed(wrap(x)), engine.embed(wrap(batch))
         assert (one.shape, many.shape) == ((1280,), (3, 1280))
