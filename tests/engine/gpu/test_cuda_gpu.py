@@ -123,6 +123,24 @@ def test_a_capture_that_fails_leaves_the_stream_usable(cuda, stream):
     memory.close(stream)
 
 
+def test_a_result_that_is_dropped_during_a_capture(cuda, stream):
+    """Its free would break the capture, and waits for the next allocation."""
+    kept, results = cuda.allocate(256, stream), [cuda.allocate(256, stream)]
+
+    def work():
+        cuda.fill(kept.address, 1, 64, stream)
+        results.clear()
+
+    graph = cuda.capture(stream, work)
+    assert len(cuda._deferred) == 1
+    graph.launch(stream)
+    cuda.allocate(256, stream).close(stream)
+    assert not cuda._deferred
+    stream.synchronize()
+    graph.close()
+    kept.close(stream)
+
+
 def test_more_than_there_is(cuda, stream):
     with pytest.raises(OutOfMemory, match="of device memory"):
         cuda.allocate(2**45, stream)
