@@ -1,5 +1,7 @@
 # `make demo` does the main job on real audio, `make test` proves it. Both set up all they need in
 # .venv; nothing but Python 3.11 to 3.13, a C++ compiler and make has to be there.
+# On a machine with an NVIDIA GPU and nvcc, `make gpu` tests what needs them, `make sanitize` looks
+# for bad memory accesses and races, and `make bench-gpu` fills the README's table.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -7,7 +9,25 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 CUDA_SITE = build/cuda-site
 NVCC = $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 
-.PHONY: demo test lint types unit cuda bench clean
+# The GPU targets' Python. Without one given, .venv with the libraries for a GPU; one that is given is
+# taken as it is, and nothing is downloaded: `make gpu GPU_PYTHON=python3`.
+ifeq ($(origin GPU_PYTHON),undefined)
+GPU_PYTHON = $(BIN)/python
+GPU_VENV = $(VENV)/gpu
+else
+GPU_PIP_FLAGS = --no-build-isolation --no-index
+endif
+GPU_SITE = build/gpu-site
+GPU_RUN = PYTHONPATH=$(GPU_SITE)$${PYTHONPATH:+:$$PYTHONPATH} FUSION_ENGINE_REQUIRE_GPU=1
+GPU_TESTS ?= tests
+KERNEL_TESTS ?= tests/csrc
+SANITIZERS ?= memcheck racecheck
+SANITIZER = $(firstword $(shell command -v compute-sanitizer 2>/dev/null) \
+	$(wildcard /usr/local/cuda/bin/compute-sanitizer) compute-sanitizer)
+# For example `make bench-gpu BENCH_FLAGS="--case gpu-cnn14-10s --output part.json"`.
+BENCH_FLAGS ?=
+
+.PHONY: demo test lint types unit cuda bench gpu sanitize bench-gpu clean
 
 demo: export FUSION_ENGINE_CUDA ?= OFF
 demo: $(VENV)/demo
@@ -41,6 +61,21 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/report.py --readme
 
+gpu: $(GPU_SITE)/built
+	$(GPU_RUN) $(GPU_PYTHON) -m pytest -m gpu $(GPU_TESTS)
+
+# PyTorch's cache of memory would hide a read behind the end of a tensor.
+sanitize: $(GPU_SITE)/built
+	set -e; for tool in $(SANITIZERS); do \
+		$(GPU_RUN) PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool --error-exitcode 1 \
+			$(GPU_PYTHON) -m pytest -m gpu $(KERNEL_TESTS); \
+	done
+
+# The table is of all cases, whether or not one of them failed.
+bench-gpu: $(GPU_SITE)/built
+	$(GPU_RUN) $(GPU_PYTHON) benchmarks/run.py --suite gpu $(BENCH_FLAGS); status=$$?; \
+		$(GPU_RUN) $(GPU_PYTHON) benchmarks/report.py --readme && exit $$status
+
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 	$(shell find csrc engine export python -type f -not -name '*.pyc' -not -name '*.so')
 
@@ -56,6 +91,17 @@ $(VENV)/demo: $(VENV)/bin/python $(SOURCES)
 $(VENV)/test: export FUSION_ENGINE_CUDA = OFF
 $(VENV)/test: $(VENV)/bin/python $(SOURCES)
 	$(PIP) install -q -c constraints.txt ".[cpu,export,test]"
+	touch $@
+
+$(VENV)/gpu: $(VENV)/test
+	$(PIP) uninstall -q -y onnxruntime
+	$(PIP) install -q -c constraints.txt "onnxruntime-gpu[cuda,cudnn]>=1.24" "tensorrt-cu13>=10.13"
+	touch $@
+
+# The package for this machine's GPU, with every CUDA kernel, beside the one of the other targets.
+$(GPU_SITE)/built: $(GPU_VENV) $(SOURCES)
+	FUSION_ENGINE_CUDA=ON $(GPU_PYTHON) -m pip --disable-pip-version-check install -q --no-deps \
+		--upgrade --target $(GPU_SITE) $(GPU_PIP_FLAGS) .
 	touch $@
 
 clean:

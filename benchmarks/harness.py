@@ -98,6 +98,18 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Records:
+    """A job that times its contenders by itself, as a GPU needs it.
+
+    Args:
+        produce: gives records: ``contender``, and its figures, ``not_measured`` with the reason, or
+            ``failed`` with the error. A ``Check`` in it has passed.
+    """
+
+    produce: Callable[[], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
 class Case:
     """One job, and everyone who does it.
 
@@ -109,7 +121,7 @@ class Case:
 
     name: str
     title: str
-    build: Callable[[Path], Sequence[Comparison | Measurement | Skipped]]
+    build: Callable[[Path], Sequence[Comparison | Measurement | Skipped | Records]]
 
 
 def calls(name: str, function: Callable[[], Any]) -> Contender:
@@ -141,6 +153,9 @@ def run_case(case: Case, folder: Path, pairs: int) -> Iterator[dict[str, Any]]:
         record: dict[str, Any] = {"case": case.name, "title": case.title}
         if isinstance(comparison, Skipped):
             yield {**record, "peer": comparison.peer, "skipped": comparison.reason}
+            continue
+        if isinstance(comparison, Records):
+            yield from (record | found for found in comparison.produce())
             continue
         if isinstance(comparison, Measurement):
             with CpuOfOthers() as others:

@@ -18,6 +18,27 @@ LIBRARIES = (
     "panns-inference",
 )
 
+GPU_LIBRARIES = (
+    "cuda-bindings",
+    "cuda-core",
+    "onnxruntime-gpu",
+    "tensorrt-cu13",
+    "tensorrt-rtx",
+    "transformers",
+    "triton",
+)
+# What `nvidia-smi` is asked for, and the key in the results.
+_GPU_QUERIES = {
+    "name": "name",
+    "driver_version": "driver",
+    "memory.total": "memory",
+    "clocks.sm": "sm_clock",
+    "clocks.max.sm": "sm_clock_max",
+    "clocks.mem": "memory_clock",
+    "power.limit": "power_limit",
+    "temperature.gpu": "temperature_celsius",
+}
+
 
 def usable_cores() -> int:
     """Cores this process may use; affinity counts, as in a container."""
@@ -38,6 +59,35 @@ def describe(threads: int) -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "commit": _commit(),
     }
+
+
+def describe_gpu() -> dict[str, Any]:
+    """The first GPU, its clocks as read now, CUDA, and the libraries of both suites."""
+    import torch
+
+    found = {
+        "compute_capability": "{}.{}".format(*torch.cuda.get_device_capability()),
+        "multiprocessors": torch.cuda.get_device_properties(0).multi_processor_count,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+    libraries = {name: _version(name) for name in (*LIBRARIES, *GPU_LIBRARIES)}
+    return {
+        "gpu": {"name": torch.cuda.get_device_name(), **found, **_smi()},
+        "libraries": libraries,
+    }
+
+
+def _smi() -> dict[str, str]:
+    """What the driver's own tool says of the first GPU; nothing where it is not there."""
+    command = ["nvidia-smi", "--id=0", "--format=csv,noheader"]
+    command.append(f"--query-gpu={','.join(_GPU_QUERIES)}")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    values = (value.strip() for value in done.stdout.splitlines()[0].split(","))
+    return dict(zip(_GPU_QUERIES.values(), values, strict=True))
 
 
 def cpu_seconds_of_others() -> float | None:

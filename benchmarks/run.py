@@ -5,25 +5,29 @@ import datetime
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import cases_cpu, cases_probe, machine
+from benchmarks import cases_cpu, cases_gpu, cases_probe, machine, report_gpu
 from benchmarks.harness import Case, WrongAnswerError, run_case
 from fusion_engine._atomic import atomic_path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SUITES = {"cpu": cases_cpu, "probe": cases_probe}
+SUITES = {"cpu": cases_cpu, "probe": cases_probe, "gpu": cases_gpu}
 DEFAULT_PAIRS = 15
 # More than this used by others is said, and has no place among the committed results.
 QUIET_CORES = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 1 where an answer was wrong: nothing is written then."""
+    """Exit status 0, or 1 where an answer was wrong or the suite cannot run: nothing is written.
+
+    The GPU suite writes after every case, so that a run that is cut keeps what it had; 1 is then
+    also the status where a contender failed, which stands in the results.
+    """
     suites = {suite: module.cases() for suite, module in SUITES.items()}
     parser = _parser([case for cases in suites.values() for case in cases])
     arguments = parser.parse_args(argv)
@@ -38,8 +42,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = RESULTS / f"{arguments.suite}.json"
     if output is not None and not output.parent.is_dir():
         parser.error(f"argument --output: {output.parent} is not a folder: create it first")
+    on_gpu = arguments.suite == "gpu"
+    reason = cases_gpu.missing() if on_gpu else None
+    if reason is not None:
+        print(f"the gpu suite cannot run: {reason}", file=sys.stderr)
+        return 1
+    report = {
+        "suite": arguments.suite,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "pairs": arguments.pairs,
+    }
+
+    def save(results: list[dict[str, Any]]) -> None:
+        described = machine.describe(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
+        write(report | {"machine": described, "results": results}, output)
+
     try:
-        results = run(chosen, arguments.pairs)
+        results = run(chosen, arguments.pairs, save if on_gpu and output is not None else None)
     except WrongAnswerError as error:
         print(f"wrong answer, nothing is written: {error}", file=sys.stderr)
         return 1
@@ -50,34 +69,44 @@ def main(argv: Sequence[str] | None = None) -> int:
             "on a quiet machine.",
             file=sys.stderr,
         )
-    report = {
-        "suite": arguments.suite,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine.describe(cases_cpu.THREADS),
-        "pairs": arguments.pairs,
-        "results": results,
-    }
+    save(results)
+    return int(any("failed" in record for record in results))
+
+
+def write(report: dict[str, Any], output: Path | None) -> None:
+    """As JSON into a file, whole or not at all, or to stdout."""
     text = json.dumps(report, indent=1) + "\n"
     if output is None:
         print(text, end="")
     else:
         with atomic_path(output) as temporary:
             temporary.write_text(text)
-    return 0
 
 
-def run(cases: Sequence[Case], pairs: int) -> list[dict[str, Any]]:
-    """The records of all comparisons, with a line each on stderr as it goes."""
-    records = []
+def run(
+    cases: Sequence[Case], pairs: int, save: Callable[[list[dict[str, Any]]], None] | None = None
+) -> list[dict[str, Any]]:
+    """The records of all comparisons, with a line each on stderr as it goes.
+
+    Args:
+        cases: what to run.
+        pairs: of samples per comparison.
+        save: called after every case with all records so far.
+    """
+    records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             for record in run_case(case, Path(folder), pairs):
                 print(_line(record), file=sys.stderr, flush=True)
                 records.append(record)
+            if save is not None:
+                save(records)
     return records
 
 
 def _line(record: dict[str, Any]) -> str:
+    if "contender" in record:
+        return report_gpu.line(record)
     if "measured" in record:
         measured = "  ".join(f"{name} {value:.4g}" for name, value in record["measured"].items())
         return f"{record['case']:20} {measured}  others {record['other_cores']} cores"
@@ -111,7 +140,8 @@ def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
         "--pairs",
         type=_positive,
         default=DEFAULT_PAIRS,
-        help="pairs of samples per comparison, ours and the peer's in turn (default %(default)s)",
+        help="pairs of samples per comparison, ours and the peer's in turn (default %(default)s); "
+        "the gpu suite has a number of its own",
     )
     parser.add_argument(
         "--output",
