@@ -52,7 +52,8 @@ def layer_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = subprocess.run(
         [sys.executable, "-m", "fusion_engine", *args],
         cwd=folder,
-        env=os.environ | {"FUSION_ENGINE_CACHE": str(folder / "cache")},
+        # PyTorch's products are small here: on a busy machine its threads wait for each other.
+        env=os.environ | {"FUSION_ENGINE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=900,
