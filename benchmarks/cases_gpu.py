@@ -33,6 +33,7 @@ MODELS = {"cnn14": "CNN14-Fusion", "vggish": "VGGish-Fusion", "ast": "AST-Fusion
 SECONDS = (1, 10)
 BATCHES = (16, TUNED_CLIPS, MOST_CLIPS)
 HOST_THREADS = 2
+FIRST_MODEL = "cnn14"
 # Largest difference to FP64, as a fraction of the largest value. FP32 keeps FP32 throughout (TF32
 # is off); the rest bounds faults, not the rounding of half precision, which tests measure.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -48,15 +49,16 @@ class Embedder:
     Args:
         precision: see ``TOLERANCES``.
         device: samples [B, N] on the GPU to embeddings [B, D] there.
-        host: the same from and to the host, or ``None`` where many threads cannot share it.
+        host: the same from and to the host.
         batches: those of the throughput sweep.
+        threads: that call at once for the throughput from the host; 0: it is not measured.
     """
 
     precision: str
     device: Callable[[torch.Tensor], torch.Tensor]
     host: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-    batches: tuple[int, ...] = BATCHES
-    threads: int = HOST_THREADS
+    batches: tuple[int, ...]
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -218,13 +220,17 @@ def contenders(
 def ours(job: Job, product: Product, purpose: Purpose, stack: ExitStack) -> Embedder:
     """The engine, open until the stack closes."""
     engine = stack.enter_context(product.open(job.model, purpose, job.folder))
-    return Embedder(product.precision, gpu_engines.on_device(engine), engine.embed)
+    return Embedder(
+        product.precision, gpu_engines.on_device(engine), engine.embed, BATCHES, HOST_THREADS
+    )
 
 
 def eager(job: Job, dtype: torch.dtype) -> Embedder:
     """Weights and activations in one type, channels last."""
     call = without_gradients(job.network(dtype).cuda())
-    return Embedder(str(dtype).removeprefix("torch."), call, HostToHost(call))
+    return Embedder(
+        str(dtype).removeprefix("torch."), call, HostToHost(call), BATCHES, HOST_THREADS
+    )
 
 
 def compiled(job: Job) -> Embedder:
@@ -239,7 +245,7 @@ def compiled(job: Job) -> Embedder:
         return call(samples)
 
     # Its CUDA graphs belong to the thread that recorded them.
-    return Embedder("float16", device, HostToHost(device), batches=(TUNED_CLIPS,), threads=0)
+    return Embedder("float16", device, HostToHost(device), (TUNED_CLIPS,), 0)
 
 
 def onnx_peer(job: Job) -> Embedder:
@@ -248,7 +254,7 @@ def onnx_peer(job: Job) -> Embedder:
     providers = [("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider"]
     peer = OnnxRuntimePeer(artifact, job.network(torch.float32).cuda(), providers)
     call = without_gradients(peer)
-    return Embedder("float32", call, HostToHost(call))
+    return Embedder("float32", call, HostToHost(call), BATCHES, HOST_THREADS)
 
 
 def compiler_missing() -> str | None:
@@ -322,7 +328,7 @@ def throughput(job: Job, able: dict[str, Embedder], found: dict[str, dict[str, A
 
 def first_call(folder: Path) -> Iterator[dict[str, Any]]:
     """Of a 10 s clip, and then of a 1 s clip, where CUDA itself is up."""
-    jobs = [Job("cnn14", seconds, folder) for seconds in (10, 1)]
+    jobs = [Job(FIRST_MODEL, seconds, folder) for seconds in (10, 1)]
     for product in gpu_engines.products():
         for warmup in ((), ((1, 10.0), (1, 1.0))):
             name = f"{product.name}{', warmed up' if warmup else ''}"
@@ -330,9 +336,9 @@ def first_call(folder: Path) -> Iterator[dict[str, Any]]:
             if reason is not None:
                 yield {"contender": name, "not_measured": reason}
                 continue
-            product.file("cnn14", "latency", folder)  # a build is not part of it
+            product.file(FIRST_MODEL, "latency", folder)  # a build is not part of it
             start = time.perf_counter()
-            with product.open("cnn14", "latency", folder, warmup=warmup) as engine:
+            with product.open(FIRST_MODEL, "latency", folder, warmup=warmup) as engine:
                 spent = 1e3 * (time.perf_counter() - start)
                 yield {"contender": name, "open_ms": spent, **first_times(engine.embed, jobs)}
     for name, make in (
