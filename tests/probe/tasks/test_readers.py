@@ -192,6 +192,9 @@ def test_crema_d(tmp_path: Path) -> None:
         "train": 64, "valid": 9, "test": 18,
     }  # fmt: skip
     assert task.notes[1] == (
+        "left out 1 audio file that the README calls faulty, such as AudioWAV/1076_MTI_SAD_XX.wav"
+    )
+    assert task.notes[2] == (
         "left out 1 audio file that is not named like 1001_DFA_ANG_XX.wav, such as "
         "AudioWAV/readme.wav"
     )

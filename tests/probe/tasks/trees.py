@@ -129,6 +129,7 @@ def crema_d(root: Path, actors: int = 91) -> Path:
         for emotion in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
             (root / "AudioWAV" / f"{actor}_DFA_{emotion}_XX.wav").touch()
     (root / "AudioWAV" / "1001_ITH_SAD_X.wav").touch()
+    (root / "AudioWAV" / "1076_MTI_SAD_XX.wav").touch()  # in the release, and has no audio
     clutter(root / "AudioWAV")
     (root / "VideoDemographics.csv").touch()
     return root

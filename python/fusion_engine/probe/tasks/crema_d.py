@@ -10,14 +10,16 @@ from .splits import draw_split
 _VALID, _TEST = 0.1, 0.2
 # ACTOR_SENTENCE_EMOTION_LEVEL; a few levels are X instead of XX.
 _NAME = re.compile(r"(?P<actor>\d{4})_[A-Z]{3}_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_[A-Z]+")
+# Said by the README to be faulty: (nearly) no audio, or another length than its sentence.
+_FAULTY = ("1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1076_MTI_SAD_XX")
 _LFS = b"version https://git-lfs"
 
 
 def read_crema_d(root: Path, seed: int) -> Task:
     """CREMA-D as in its repository: six emotions, read from the file names.
 
-    70 % of the actors train, 10 % validate and 20 % test. Audio with names of another form is left
-    out, with a note.
+    70 % of the actors train, 10 % validate and 20 % test. Left out, with a note: the four clips
+    that the README calls faulty, and audio with names of another form.
 
     Args:
         root: the repository's folder.
@@ -27,12 +29,18 @@ def read_crema_d(root: Path, seed: int) -> Task:
         DatasetError: ``AudioWAV`` is missing, empty or has Git LFS pointers instead of audio.
 
     Source: Cao et al., "CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset" (2014), and
-    the README of its repository; the shares of the actors as in TensorFlow Datasets' ``crema_d``.
+    the README of its repository; the shares of the actors, and 7 438 clips, as in TensorFlow
+    Datasets' ``crema_d``.
     """
     require(CREMA_D, root, "AudioWAV")
     folder = root / "AudioWAV"
     names = audio_in(CREMA_D, root, folder)
-    matches = {name: match for name in names if (match := _NAME.fullmatch(Path(name).stem))}
+    faulty = [name for name in names if Path(name).stem in _FAULTY]
+    matches = {
+        name: match
+        for name in names
+        if name not in faulty and (match := _NAME.fullmatch(Path(name).stem))
+    }
     actors = {match["actor"] for match in matches.values()}
     if len(actors) < 3:
         raise CREMA_D.error(
@@ -47,9 +55,10 @@ def read_crema_d(root: Path, seed: int) -> Task:
         Example(path=folder / name, label=match["emotion"], split=splits[match["actor"]])
         for name, match in matches.items()
     ]
-    others = [f"AudioWAV/{name}" for name in names if name not in matches]
+    others = [f"AudioWAV/{name}" for name in names if name not in matches and name not in faulty]
     notes = [
         f"the actors' split is drawn with seed {seed}: none is published",
+        *left_out([f"AudioWAV/{name}" for name in faulty], "the README calls faulty"),
         *left_out(others, "is not named like 1001_DFA_ANG_XX.wav"),
     ]
     return CREMA_D.task(examples, notes)
@@ -59,7 +68,7 @@ CREMA_D = TaskInfo(
     name="crema_d",
     title="CREMA-D",
     classes=6,
-    examples=7_442,
+    examples=7_438,
     seconds=2.5,
     protocol="70 / 10 / 20 % of the actors, drawn with a seed",
     homepage="https://github.com/CheyneyComputerScience/CREMA-D",
@@ -67,6 +76,6 @@ CREMA_D = TaskInfo(
     layout="""\
 └── AudioWAV/
     ├── 1001_DFA_ANG_XX.wav     actor, sentence, emotion, level
-    └── … (7 442 files)""",
+    └── … (7 442 files, four of them faulty)""",
     read=read_crema_d,
 )

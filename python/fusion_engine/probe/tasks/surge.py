@@ -19,14 +19,14 @@ def read_surge(root: Path, seed: int) -> Task:
     test. Audio with another stem is left out, with a note.
 
     Args:
-        root: the folder of the tones.
+        root: the folder of the tones, ``surge`` in the archive.
         seed: of the split.
 
     Raises:
         DatasetError: fewer than three tones.
 
     Source: Turian et al., "One Billion Audio Sounds from GPU-enabled Modular Synthesis" (2021),
-    which released the data set.
+    which released the data set (Zenodo record 4677097).
     """
     require(SURGE, root)
     tones: dict[str, list[tuple[Path, str]]] = {}
@@ -73,8 +73,8 @@ SURGE = TaskInfo(
     examples=None,
     seconds=4.0,
     protocol="80 / 10 / 10 % of the tones, drawn with a seed",
-    homepage="https://arxiv.org/abs/2104.12922 (the paper names the download)",
-    size="size not published",
+    homepage="https://zenodo.org/record/4677097 (surge-velocity64-2K.tar)",
+    size="7.6 GB on disk",
     layout="""\
 ├── …/                          a folder per tone, at any depth
 │   ├── 21.ogg                  a file per note, MIDI 21 to 108
