@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -223,7 +223,7 @@ def frontend_work(spec: FrontendSpec, samples: torch.Tensor) -> Work:
 
 
 def measure(
-    work: Work, check: Check, contenders: dict[str, Callable[[], Any]]
+    work: Work, check: Check, contenders: Mapping[str, Callable[[], Any]]
 ) -> Iterator[dict[str, Any]]:
     """A record of the kernel with the copy's time, and one of each contender.
 

@@ -13,6 +13,7 @@ from fusion_engine import Engine
 from fusion_engine.engine.backends.onnx_runtime import cuda_missing
 from fusion_engine.engine.precision import Precision
 from fusion_engine.engine.tensorrt import build, installed_runtimes
+from fusion_engine.errors import BackendError
 from fusion_engine.export import export, resolve
 
 Purpose = Literal["latency", "throughput"]
@@ -73,7 +74,10 @@ def onnxruntime_missing() -> str | None:
     """Why ONNX Runtime cannot use the GPU."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed: pip install onnxruntime-gpu"
-    reason = cuda_missing("cuda")
+    try:
+        reason = cuda_missing("cuda")
+    except BackendError as error:
+        return str(error)
     return None if reason is None else f"{reason}: pip install onnxruntime-gpu"
 
 

@@ -1,7 +1,7 @@
 """Timing on a GPU: calls in alternating rounds, kernels on a cold L2 cache, and what follows."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +27,7 @@ FLUSH_BYTES = 512 * 2**20
 Call = Callable[[], Any]
 
 
-def rounds(calls: dict[str, Call], time_one: Callable[[Call], float]) -> dict[str, list[Any]]:
+def rounds(calls: Mapping[str, Call], time_one: Callable[[Call], float]) -> dict[str, list[Any]]:
     """Seconds of single calls by contender and round, the contenders in turn: A B A B …"""
     counts = {}
     for name, call in calls.items():
@@ -106,7 +106,7 @@ def throughput_on_host(call: Call, clips: int, threads: int) -> float:
             pool.shutdown()
 
 
-def cold_rounds(kernels: dict[str, Call]) -> dict[str, list[Any]]:
+def cold_rounds(kernels: Mapping[str, Call]) -> dict[str, list[Any]]:
     """Seconds of single launches on a cold L2 cache, as ``rounds`` gives them.
 
     A large buffer is read before each launch. Reading leaves no line that has to be written back in
