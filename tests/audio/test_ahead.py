@@ -182,6 +182,31 @@ next(results)
     assert done.stderr == ""
 
 
+def test_garbage_may_be_collected_in_a_decoding_thread(clips):
+    """An iterator left behind in a cycle goes where a decoding thread holds its own locks."""
+    program = f"""
+import gc, threading
+from concurrent.futures import Future
+from pathlib import Path
+from fusion_engine.audio import ahead
+paths = [Path(p) for p in {[str(p) for p in clips]}]
+proceed, load, init = threading.Event(), ahead.load, Future.__init__
+ahead.load = lambda path, rate: (path == paths[0] or proceed.wait()) and load(path, rate)
+# The pool makes a Future with its locks held.
+Future.__init__ = lambda future: (gc.collect(), init(future))[1]
+box = [ahead.decode_ahead(paths, 16_000, workers=1, ahead=2)]
+gc.disable()
+next(box[0])
+box.append(box)
+del box
+proceed.set()
+for thread in threading.enumerate()[1:]:
+    thread.join(20)
+    assert not thread.is_alive()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+
+
 def test_missing_files_only():
     paths = [Path(f"missing-{i}.wav") for i in range(500)]
     results = list(decode_ahead(paths, RATE, workers=4, ahead=2))

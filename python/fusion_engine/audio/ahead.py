@@ -3,9 +3,11 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,14 @@ def _file_size(path: Path) -> int:
         return 0  # `load` will report it
 
 
-class _Window:
-    """The files being decoded, or decoded and not yet taken, in order.
+class DecodeAhead:
+    """The files of ``decode_ahead`` being decoded, or decoded and not yet taken, in order.
 
-    No thread ever waits for room in here: the end of a decode and every ``take`` start what there
+    No thread ever waits for room in here: the end of a decode and every ``next`` start what there
     is room for. So no thread is left hanging when the consumer stops, not even at exit.
+
+    No generator: one that is left behind is finalised in whatever thread collects garbage, and if
+    that is one of these, holding their locks, there it would wait for itself.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class _Window:
         except AudioError as error:
             result = error
         finally:
-            # Before the result can be seen, so that `take` finds the books balanced.
+            # Before the result can be seen, so that `next` finds the books balanced.
             with self._lock:
                 self._running -= 1
                 self._coming -= size
@@ -78,14 +83,23 @@ class _Window:
                 self._fill()
         return result
 
-    def take(self) -> tuple[Path, Decoded] | None:
-        """The next file in order, waited for; ``None`` after the last."""
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[Path, Decoded]:
+        """The next file in order, waited for."""
         with self._lock:
             self._fill()
-            if not self._window:
-                return None
-            path, future = self._window[0]
-        result = future.result()
+            first = self._window[0] if self._window else None
+        if first is None:
+            self.close()
+            raise StopIteration
+        path, future = first
+        try:
+            result = future.result()
+        except BaseException:
+            self.close()
+            raise
         with self._lock:
             self._window.popleft()
             self._held -= _samples(result)
@@ -95,6 +109,20 @@ class _Window:
     def close(self) -> None:
         """Start nothing more and wait for the decodes under way."""
         self._pool.shutdown(wait=True)
+        with self._lock:
+            self._todo.clear()
+            self._window.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def _samples(result: Decoded | None) -> int:
@@ -108,7 +136,7 @@ def decode_ahead(
     workers: int | None = None,
     ahead: int = 64,
     max_samples: int = 2**25,
-) -> Iterator[tuple[Path, Decoded]]:
+) -> DecodeAhead:
     """``load`` every path in a pool of threads; the decoders and soxr release the GIL.
 
     Args:
@@ -120,9 +148,9 @@ def decode_ahead(
             one byte each, are being decoded (2**25 float32 samples are 128 MiB). A longer file
             is decoded alone.
 
-    Yields:
-        ``(path, samples [N] or AudioError)`` in the order of ``paths``. Closing the iterator
-        early waits for the decodes under way and starts no others.
+    Returns:
+        An iterator of ``(path, samples [N] or AudioError)`` in the order of ``paths``, and a
+        context manager. Closing it early waits for the decodes under way and starts no others.
 
     Raises:
         ValueError: ``workers``, ``ahead`` or ``max_samples`` below 1.
@@ -134,12 +162,4 @@ def decode_ahead(
             f"workers, ahead and max_samples are {workers}, {ahead} and {max_samples}, expected "
             "at least 1 each"
         )
-    return _decode_ahead(_Window(paths, sample_rate, workers, ahead, max_samples))
-
-
-def _decode_ahead(window: _Window) -> Iterator[tuple[Path, Decoded]]:
-    try:
-        while (item := window.take()) is not None:
-            yield item
-    finally:
-        window.close()
+    return DecodeAhead(paths, sample_rate, workers, ahead, max_samples)
