@@ -61,6 +61,12 @@ class Embedder:
     threads: int
 
 
+@functools.cache
+def weighted(model: str, layers: tuple[int, ...]) -> tuple[Backbone, dict[str, torch.Tensor]]:
+    """A model with its random weights."""
+    return checked_state(resolve(model), layers, SEED)
+
+
 @dataclass(frozen=True)
 class Job:
     """What is embedded: clips of one length by one model, and the answers in FP64."""
@@ -69,10 +75,9 @@ class Job:
     seconds: int
     folder: Path
 
-    @functools.cached_property
+    @property
     def backbone(self) -> tuple[Backbone, dict[str, torch.Tensor]]:
-        backbone = resolve(self.model)
-        return checked_state(backbone, backbone.default_layers, SEED)
+        return weighted(self.model, resolve(self.model).default_layers)
 
     def network(self, dtype: torch.dtype) -> Fused:
         backbone, state = self.backbone
@@ -172,11 +177,17 @@ def embed(model: str, seconds: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Latency at batch 1 and throughput at the best batch, of us and of the peers."""
     job = Job(model, seconds, folder)
     found: dict[str, dict[str, Any]] = {}
-    with ExitStack() as stack:
-        latency(job, ready(job, "latency", 1, found, stack), found)
-    with ExitStack() as stack:
-        throughput(job, ready(job, "throughput", BATCHES[0], found, stack), found)
+    failure = None
+    try:
+        with ExitStack() as stack:
+            latency(job, ready(job, "latency", 1, found, stack), found)
+        with ExitStack() as stack:
+            throughput(job, ready(job, "throughput", BATCHES[0], found, stack), found)
+    except Exception as error:  # raised again below, behind what was found before
+        failure = error
     yield from ({"contender": name, **record} for name, record in found.items())
+    if failure is not None:
+        raise failure
 
 
 def ready(
@@ -313,21 +324,33 @@ def latency(job: Job, able: dict[str, Embedder], found: dict[str, dict[str, Any]
 def throughput(job: Job, able: dict[str, Embedder], found: dict[str, dict[str, Any]]) -> None:
     """A sweep on the device; then from the host with several threads at the best batch."""
     for name, embedder in able.items():
-        sweep = {
-            batch: gpu_timing.throughput_on_device(
-                partial(embedder.device, torch.from_numpy(job.samples(batch)).cuda()), batch
-            )
-            for batch in embedder.batches
-        }
-        best = max(sweep, key=lambda batch: sweep[batch])
-        record = found[name]
-        record["sweep_clips_per_s"] = {str(batch): rate for batch, rate in sweep.items()}
-        record["device_clips_per_s"], record["batch"] = sweep[best], best
-        record["throughput_tflops"] = gpu_timing.teraflops(job.operations * sweep[best], 1.0)
-        if embedder.threads:
-            record["host_clips_per_s"] = gpu_timing.throughput_on_host(
-                partial(embedder.host, job.samples(best)), best, embedder.threads
-            )
+        try:
+            found[name] |= swept(job, embedder)
+        except Exception as error:  # out of memory, say: the others go on
+            found[name]["failed"] = first_line(error)
+            logger.exception("%s, %s s: %s", job.model, job.seconds, name)
+
+
+def swept(job: Job, embedder: Embedder) -> dict[str, Any]:
+    """One contender's throughput."""
+    sweep = {
+        batch: gpu_timing.throughput_on_device(
+            partial(embedder.device, torch.from_numpy(job.samples(batch)).cuda()), batch
+        )
+        for batch in embedder.batches
+    }
+    best = max(sweep, key=lambda batch: sweep[batch])
+    record: dict[str, Any] = {
+        "sweep_clips_per_s": {str(batch): rate for batch, rate in sweep.items()},
+        "device_clips_per_s": sweep[best],
+        "batch": best,
+        "throughput_tflops": gpu_timing.teraflops(job.operations * sweep[best], 1.0),
+    }
+    if embedder.threads:
+        record["host_clips_per_s"] = gpu_timing.throughput_on_host(
+            partial(embedder.host, job.samples(best)), best, embedder.threads
+        )
+    return record
 
 
 def first_call(folder: Path) -> Iterator[dict[str, Any]]:

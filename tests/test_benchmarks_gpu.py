@@ -263,6 +263,27 @@ def test_a_wrong_contender_fails_and_the_others_are_measured(short_vggish, folde
     assert "sweep_clips_per_s" not in records["torch.compile max-autotune FP16"]
 
 
+def test_what_was_measured_before_a_failure_is_kept(short_vggish, folder, monkeypatch):
+    def full(call, clips, threads):
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(gpu_timing, "throughput_on_host", full)
+    records = {r["contender"]: r for r in cases_gpu.embed("vggish", 1, folder)}
+    eager = records["PyTorch eager FP32"]
+    assert eager["failed"] == "RuntimeError: out of memory"
+    assert eager["host_ms"]["p50"] > 0
+
+    def lost(calls, time_one):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(gpu_timing, "rounds", lost)
+    *found, last = cases_gpu_kernels.failing(
+        "fusion_engine", partial(cases_gpu.embed, "vggish", 1, folder)
+    )
+    assert [record["contender"] for record in found] == list(records)
+    assert last == {"contender": "fusion_engine", "failed": "RuntimeError: the device is gone"}
+
+
 def test_first_calls(short_vggish, folder, monkeypatch):
     monkeypatch.setattr(cases_gpu, "FIRST_MODEL", "vggish")
     monkeypatch.setattr(cases_gpu, "FIRST_CALLS", 2)
