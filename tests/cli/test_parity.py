@@ -16,7 +16,7 @@ SHORT = (Signal(kind="tone", seconds=0.5),)
 def _one_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole set takes a while, and is tested with the library."""
 
-    def short(spec: Spec) -> tuple[Signal, ...]:
+    def short(spec: Spec, *, least_frames: int) -> tuple[Signal, ...]:
         return SHORT
 
     monkeypatch.setattr("fusion_engine.parity.default_signals", short)
@@ -114,7 +114,7 @@ def test_progress_goes_to_a_terminal(copied: Path, tmp_path: Path) -> None:
     before = (
         "from fusion_engine import parity\n"
         "from fusion_engine.parity import Signal\n"
-        "parity.default_signals = lambda spec: (Signal(kind='tone', seconds=0.5),)\n"
+        "parity.default_signals = lambda spec, least_frames: (Signal(kind='tone', seconds=0.5),)\n"
     )
     status, text = on_a_terminal(command("parity", copied, before=before), columns=100)
     assert status == 0

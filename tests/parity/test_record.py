@@ -1,17 +1,19 @@
 """Certificates beside their artifacts, and those of plans."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fusion_engine import ArtifactError, BackendError
-from fusion_engine.artifact import report_path
+from fusion_engine.artifact import file_sha256, report_path
 from fusion_engine.engine.gpu import find_gpu
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.engine.tensorrt.sidecar import read_sidecar
 from fusion_engine.parity import Certificate, certify
 from fusion_engine.parity.record import record
+from fusion_engine.parity.subject import least_frames
 
 from .conftest import SHORT
 
@@ -48,7 +50,9 @@ def test_no_report_is_no_error(copied: Path, certificate: Certificate) -> None:
 def test_the_report_of_another_file_is_left_alone(copied: Path, certificate: Certificate) -> None:
     before = report_path(copied).read_bytes()
     copied.write_bytes(copied.read_bytes() + b"\0")
-    assert record(certificate, copied) is None
+    with pytest.raises(ArtifactError, match=r"not the bytes that the certificate of cnn14_1\.onnx"):
+        record(certificate, copied)
+    assert record(replace(certificate, artifact_sha256=file_sha256(copied)), copied) is None
     assert report_path(copied).read_bytes() == before
 
 
@@ -57,7 +61,9 @@ def test_a_plan_keeps_its_certificate(
     cnn14_artifact: Path, certificate: Certificate, tmp_path: Path
 ) -> None:
     plan = tmp_path / "small.plan"
-    build(cnn14_artifact, plan, precision="bf16", runtime="tensorrt_rtx")
+    build(cnn14_artifact, plan, precision="bf16", runtime="tensorrt_rtx", seconds=(2, 2, 4))
+    assert least_frames(plan) == 201
+    certificate = replace(certificate, artifact_sha256=file_sha256(plan))
     assert record(certificate, plan) == report_path(plan)
     sidecar = read_sidecar(plan)
     assert sidecar is not None

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,3 +45,17 @@ def test_default_signals_take_every_way(cnn14: Exported, vggish: Exported, ast: 
         assert any(count % 32 for count in frames)
         assert len(pieces_of(spec, max(frames))) > 1
     assert {signal.kind for signal in default_signals(spec)} == KINDS.keys()
+
+
+def test_default_signals_fit_what_takes_no_shorter_or_longer_clips(cnn14: Exported) -> None:
+    spec = read_spec(cnn14.artifact)
+    rate = spec.frontend.sample_rate
+
+    def frames(signals: tuple[Signal, ...]) -> list[int]:
+        return [spec.frontend.frames(len(signal.samples(rate))) for signal in signals]
+
+    least = frames(default_signals(spec, least_frames=201))
+    assert min(least) == 201  # a plan's profile
+    assert max(least) == max(frames(default_signals(spec)))
+    # Not to be cut, as with layer 7: the longest is what one run takes.
+    assert max(frames(default_signals(replace(spec, chunk_margin=None)))) == spec.max_frames == 320

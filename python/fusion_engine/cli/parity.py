@@ -86,9 +86,9 @@ def parity(
     """
     from ..parity import certify, default_signals
     from ..parity.record import record
+    from ..parity.subject import least_frames
 
-    spec = read_spec(artifact)
-    signals = default_signals(spec)
+    signals = default_signals(read_spec(artifact), least_frames=least_frames(artifact))
     files = audio or []
     try:
         with step_bar(artifact.name, steps=2 + len(signals) + len(files)) as step:

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..artifact import file_sha256, read_spec
-from ..errors import BackendError, ExportError, NumericalError
+from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
 from .reference import EMBEDDING, FRAME_FEATURES, Outputs, Precision, Reference
 from .signals import LONGEST_SECONDS, Samples, Signal, default_signals
 from .statistics import ErrorMeter
-from .subject import Subject, opened
+from .subject import Subject, least_frames, opened
 
 if TYPE_CHECKING:
     from ..export import Backbone
@@ -89,13 +89,18 @@ def certify(
     path = Path(artifact)
     step = progress or (lambda text: None)
     spec = read_spec(path)
-    chosen = tuple(default_signals(spec) if signals is None else signals)
+    sha256 = file_sha256(path)
+    if signals is None:
+        signals = default_signals(spec, least_frames=least_frames(path))
+    chosen = tuple(signals)
     if not chosen and not audio:
         raise ValueError("there is nothing to compare: give signals or audio")
     step("reading the weights")
     reference, source = _reference(path, spec, weights)
     step("opening the artifact")
     with opened(path, precision=precision, device=device, threads=threads) as subject:
+        if file_sha256(path) != sha256:
+            raise ArtifactError(f"{path}: changed while it was being opened; certify it again")
         meters = _Meters(subject, reference)
         clips = []
         for name, samples in _clips(chosen, audio, reference.backbone.frontend.sample_rate):
@@ -104,7 +109,7 @@ def certify(
             clips.append(_certified(name, samples, reference.backbone.frontend.sample_rate))
     return Certificate(
         artifact=path.name,
-        artifact_sha256=file_sha256(path),
+        artifact_sha256=sha256,
         model=spec.model,
         layers=tuple(layer.number for layer in spec.layers),
         precision=subject.precision,

@@ -37,8 +37,15 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in graph.initializer:
         if tensor.data_type in _half_types():
             tensor.CopyFrom(_wide(tensor))
+    typed = {value.name for value in (*graph.value_info, *graph.output)}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
+        unknown = [name for name in node.output if name and name not in typed]
+        if unknown:  # it might be in half precision, and would not be rounded
+            raise ArtifactError(
+                f"the typed graph does not say the type of {unknown[0]}, which {node.op_type} "
+                "gives: write it again with `fusion-engine build --typed-onnx`"
+            )
         _widen_attributes(node)
         nodes.append(node)
         for index, name in enumerate(node.output):

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from .._atomic import atomic_path
-from ..artifact import read_report, report_path
+from ..artifact import file_sha256, read_report, report_path
+from ..errors import ArtifactError
 from .certificate import Certificate
 
 
@@ -19,9 +20,15 @@ def record(certificate: Certificate, artifact: str | os.PathLike[str]) -> Path |
         the file; ``None`` where there is none for exactly this artifact.
 
     Raises:
-        ArtifactError: the plan's sidecar is damaged or another plan's.
+        ArtifactError: the certificate is another file's, or the plan's sidecar is damaged or
+            another plan's.
         FusionEngineError: it cannot be written.
     """
+    if file_sha256(artifact) != certificate.artifact_sha256:
+        raise ArtifactError(
+            f"{os.fspath(artifact)}: not the bytes that the certificate of {certificate.artifact} "
+            "is about; certify this file"
+        )
     beside = report_path(artifact)
     if Path(artifact).suffix == ".plan":
         from ..engine.tensorrt.sidecar import update_sidecar

@@ -1,7 +1,8 @@
 """The fixed, seeded audio on which every artifact is compared."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +43,16 @@ class Signal:
         return KINDS[self.kind](np.arange(count) / rate, rate, rng).astype(np.float32)
 
 
-def default_signals(spec: Spec) -> tuple[Signal, ...]:
+def default_signals(spec: Spec, *, least_frames: int | None = None) -> tuple[Signal, ...]:
     """Every kind of signal, in lengths that take every way through the engine.
 
     Shorter than the model's minimum, odd numbers of frames, several segments of a model that takes
     segments, and, for a model that cuts long clips into chunks, one clip longer than a run takes.
+    Where an artifact takes no shorter or no longer clips at all, none is.
+
+    Args:
+        spec: the artifact's.
+        least_frames: the shortest input, where that is longer than the model's minimum: some plans.
     """
     signals = [
         Signal(kind="noise", seconds=0.05),
@@ -64,11 +70,19 @@ def default_signals(spec: Spec) -> tuple[Signal, ...]:
         several = round(2.4 * run, 2)
         if signals[-1].seconds < several <= LONGEST_SECONDS:
             signals.append(Signal(kind="speech", seconds=several, seed=1))
-    elif spec.chunk_margin is not None:
+        return tuple(signals)
+    shortest, longest = 0.0, math.inf
+    if spec.chunk_margin is None:
+        longest = front.samples(spec.max_frames) / front.sample_rate
+    else:
         longer = round(1.05 * run + 1.234, 3)
         if longer <= LONGEST_SECONDS:
             signals.append(Signal(kind="speech", seconds=longer, seed=1))
-    return tuple(signals)
+    if least_frames is not None and least_frames > spec.min_frames:
+        shortest = front.samples(least_frames) / front.sample_rate
+    return tuple(
+        replace(signal, seconds=min(max(signal.seconds, shortest), longest)) for signal in signals
+    )
 
 
 def _peak(x: NDArray[np.float64], peak: float) -> NDArray[np.float64]:

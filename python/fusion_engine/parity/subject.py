@@ -59,20 +59,33 @@ def opened(
             f"{artifact} is in {spec.precision}, expected fp32 to emulate {precision}: give the "
             ".onnx that `fusion-engine export` wrote, or leave the precision out"
         )
-    if plan:
-        engine = Engine(artifact, device=device, threads=threads)
-        yield Subject(engine=engine, spec=spec, precision=spec.precision, emulated=False)
-    elif spec.precision in HALF or precision is not None:
-        used = precision or spec.precision
+    emulated = not plan and (precision is not None or spec.precision in HALF)
+    if emulated:
         with tempfile.TemporaryDirectory(prefix="fusion_engine-") as folder:
             path = Path(folder, "emulation.onnx")
             _write_emulation(artifact, None if spec.precision in HALF else precision, path)
             # The emulation is for the CPU: it rounds where a GPU would.
             engine = Engine(path, device="cpu", threads=threads)
-        yield Subject(engine=engine, spec=spec, precision=used, emulated=True)
     else:
         engine = Engine(artifact, device=device, threads=threads)
-        yield Subject(engine=engine, spec=spec, precision=spec.precision, emulated=False)
+    with engine:
+        used = precision or spec.precision
+        yield Subject(engine=engine, spec=spec, precision=used, emulated=emulated)
+
+
+def least_frames(artifact: Path) -> int:
+    """The shortest input: of a plan that of its profile, where its sidecar says; else the spec's.
+
+    Raises:
+        ArtifactError: the artifact is missing or damaged.
+    """
+    if artifact.suffix == ".plan":
+        from ..engine.tensorrt.sidecar import read_sidecar
+
+        sidecar = read_sidecar(artifact)
+        if sidecar is not None:
+            return sidecar.profile.frames.min
+    return read_spec(artifact).min_frames
 
 
 def _write_emulation(artifact: Path, precision: HalfPrecision | None, path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._atomic import atomic_path, write_error
+from ..artifact import file_sha256
 from ..errors import AudioError
 
 # Raised when the same name would mean other numbers.
@@ -31,12 +32,6 @@ _SETTLED_NS = 2_000_000_000
 _HASH_THREADS = 8
 
 Signature = tuple[int, ...]
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def key_of(description: Any) -> str:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from .._atomic import write_error
 from .._version import __version__
+from ..artifact import file_sha256
 from ..audio import decode_ahead
 from ..engine import Engine
 from ..errors import ArtifactError, AudioError
 from ..spec import Head, Spec
-from .cache import CACHE_VERSION, AudioFile, BlockStore, audio_files, file_sha256, key_of, signature
+from .cache import CACHE_VERSION, AudioFile, BlockStore, audio_files, key_of, signature
 from .tasks.base import Example, Task
 
 # Clips of a block: what a run that is stopped may lose.
@@ -140,6 +141,8 @@ def extract(
     """
     cache = Path(cache)
     store = BlockStore(cache / "embeddings")
+    if progress is not None:
+        progress(0, len(task.examples))  # the digests of new files take a while
     files = audio_files([example.path for example in task.examples], cache / "audio")
     total, dim = len(files), embedder.embedding_dim
     cropper = _Cropper(task, embedder.sample_rate, crop_seed)
@@ -170,18 +173,18 @@ def extract(
         if progress is not None:
             progress(done, total)
         todo = [file.path for number in missing for _, file in blocks[number]]
-        decoded = decode_ahead(todo, embedder.sample_rate)
-        for number in missing:
-            computed = np.empty((len(blocks[number]), dim), np.float32)
-            place = 0
-            for window in _windows(decoded, blocks[number], cropper, embedder.sample_rate):
-                computed[place : place + len(window)] = embedder.embed(window, head=head)
-                place += len(window)
-                if progress is not None:
-                    progress(done + place, total)
-            store.save(keys[number], computed)
-            _write_rows(rows, cache, number * BLOCK_CLIPS, computed)
-            done += place
+        with decode_ahead(todo, embedder.sample_rate) as decoded:
+            for number in missing:
+                computed = np.empty((len(blocks[number]), dim), np.float32)
+                place = 0
+                for window in _windows(decoded, blocks[number], cropper, embedder.sample_rate):
+                    computed[place : place + len(window)] = embedder.embed(window, head=head)
+                    place += len(window)
+                    if progress is not None:
+                        progress(done + place, total)
+                store.save(keys[number], computed)
+                _write_rows(rows, cache, number * BLOCK_CLIPS, computed)
+                done += place
         return np.memmap(rows, np.float32, "r", shape=(total, dim))
 
 
