@@ -22,6 +22,7 @@ import numpy as np
 from ...errors import ArtifactError, NumericalError
 from ...spec import METADATA_KEY, Spec
 from .attention import balance_attention
+from .masks import clamp_masks
 from .plan import PrecisionPlan, Rule
 from .rounding import HalfPrecision, Precision, half_bits, widened
 from .skeleton import Skeleton
@@ -111,6 +112,7 @@ class _Writer:
         self.model = skeleton.model
         _set_precision(self.model, precision)
         balance_attention(skeleton)
+        clamp_masks(skeleton, precision)
         self._plan = PrecisionPlan.of(skeleton)
         self._weights = skeleton.initializers
         self._precision = precision
@@ -157,7 +159,7 @@ class _Writer:
         """What holds ``name`` in the low precision or in FP32: itself, or a cast of it."""
         if name in self._weights:
             return self._weight_name(name, low=low)
-        is_low = name not in self._plan.lead
+        is_low = name not in self._plan.wide
         if low == is_low or (is_low and self._emulate):
             return name
         if (name, low) not in self._cast:

@@ -3,8 +3,8 @@
 The rules, by what the graph is made of; no model and no name of a tracer occurs in them. The errors
 are the largest of a layer's, as a fraction of its largest value, measured on the emulation:
 
-- The affine in front of the first layer (CNN14's bn0: a scale and a shift per mel bin) runs in
-  FP32 and the cast follows it. Log-mel reaches -100 dB, where the step of FP16 is 0.06 dB: cast
+- What leads from the input to the first layer (CNN14's bn0: a scale and a shift per mel bin) runs
+  in FP32 and the cast follows it. Log-mel reaches -100 dB, where the step of FP16 is 0.06 dB: cast
   first, it doubles the error of what the first convolution reads, and adds a tenth to layer 1's.
 - LayerNormalization, and the other normalisations that carry statistics, run in FP32 with a cast
   on each side: their epsilon may be 1e-12 (transformers' AST), which is zero in FP16. A scale and
@@ -12,7 +12,14 @@ are the largest of a layer's, as a fraction of its largest value, measured on th
 - Means and sums over an axis run in FP32: an accumulator in the low precision would turn the error
   of a mean over 187 frames from 4e-4 to 3.5e-3 (FP16) and from 3e-3 to 3e-2 (BF16), TensorRT
   documents no type for it, and they are tiny.
-- Attention scales q and k by d^-1/4 each before their product (`attention`).
+- Powers, roots, reciprocals, exponentials and logarithms run in FP32, and so does the arithmetic
+  that reads them or a mean: a norm that is spelled out (RMSNorm, Lp pooling) squares its input,
+  which overflows FP16 above 255, and divides by what may be as small as its epsilon. Only what
+  leaves the island is rounded. So is a number made of an integer: positions are exact in FP16 to
+  2048 alone, in BF16 to 256.
+- Recurrent layers run in FP32: their rounding would add up from step to step.
+- Attention scales q and k by d^-1/4 each before their product (`attention`), and what its masks
+  add stays finite (`masks`).
 - Everything else runs in the low precision, and the graph's outputs have it. Softmax needs no FP32
   of its own: its scores are a product in the low precision and its result is a factor of the next
   one, so that FP32 in between changes no bit where its sum is FP32, as in every library's kernel;
@@ -23,7 +30,8 @@ are the largest of a layer's, as a fraction of its largest value, measured on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -40,10 +48,10 @@ class Rule(Enum):
 
     UNTYPED = auto()
     """Has none: shapes, indices, masks."""
-    LEAD = auto()
-    """FP32 in, FP32 out: before anything is rounded."""
+    WIDE = auto()
+    """Computes in FP32, and its result stays FP32 until something else reads it."""
     FP32 = auto()
-    """Computes in FP32 on low-precision values and rounds its result."""
+    """Computes in FP32 and rounds its result."""
     ROUNDED = auto()
     """Computes in the low precision: accumulates in FP32, as tensor cores do, and rounds once."""
     EXACT = auto()
@@ -55,88 +63,48 @@ class Rule(Enum):
         return self in (Rule.ROUNDED, Rule.EXACT)
 
 
-_EXACT = frozenset(
-    [
-        "Abs",
-        "Concat",
-        "Equal",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "MaxPool",
-        "GlobalMaxPool",
-        "Min",
-        "Neg",
-        "Pad",
-        "ReduceMax",
-        "ReduceMin",
-        "Relu",
-        "Reshape",
-        "Shape",
-        "Sign",
-        "Size",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-        "Clip",
-    ]
+def _operators(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_EXACT = _operators(
+    """
+    Abs Ceil Clip Concat DepthToSpace Equal Expand Flatten Floor Gather GatherElements GatherND
+    GlobalMaxPool Greater GreaterOrEqual Identity IsNaN Less LessOrEqual Max MaxPool Min Neg
+    Pad ReduceMax ReduceMin Relu Reshape Round Shape Sign Size Slice SpaceToDepth Split Squeeze
+    ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
+    """
 )
-_ROUNDED = frozenset(
-    [
-        "Add",
-        "AveragePool",
-        "Conv",
-        "Div",
-        "Elu",
-        "Erf",
-        "Gelu",
-        "Gemm",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "MatMul",
-        "Mul",
-        "PRelu",
-        "Selu",
-        "Sigmoid",
-        "Softmax",
-        "Softplus",
-        "Sub",
-        "Tanh",
-    ]
+_ROUNDED = _operators(
+    """
+    Add AveragePool Conv Div Elu Erf Gelu Gemm HardSigmoid LeakyRelu MatMul Mul PRelu Selu
+    Sigmoid Softmax Softplus Softsign Sub Tanh
+    """
 )
-# Normalisations with their statistics, sums of any length, and what makes floats of something else.
-_FP32 = frozenset(
-    [
-        "BatchNormalization",
-        "Cast",
-        "Constant",
-        "ConstantOfShape",
-        "GlobalAveragePool",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "Range",
-        "ReduceMean",
-        "ReduceSum",
-    ]
+# Their results are as tame as their inputs: rounded at once. ONNX has no BF16 Einsum,
+# and TensorRT-RTX 1.7 neither parses BF16 HardSwish and Mish nor builds BF16 ConvTranspose.
+_FP32 = _operators(
+    """
+    BatchNormalization Cast Constant ConstantOfShape ConvTranspose Cos Einsum GRU GlobalAveragePool
+    HardSwish InstanceNormalization LSTM LayerNormalization LogSoftmax Mish RNN Resize Sin
+    """
 )
-_AFFINE = frozenset(["Add", "BatchNormalization", "Div", "Mul", "Sub"])
-_MOVES = frozenset(
-    ["Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
+# Their results may be huge or tiny: what reads them decides.
+_WIDE = _operators(
+    """
+    CumSum Exp Log Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean
+    ReduceProd ReduceSum ReduceSumSquare Sqrt
+    """
 )
-COVERED = _EXACT | _ROUNDED | _FP32
+_ARITHMETIC = _operators("Abs Add Ceil Clip Div Floor Max Min Mul Neg Round Sub")
+# What continues in FP32 on such results, and on the graph's inputs.
+_CARRIES = _ARITHMETIC | _operators(
+    """
+    BatchNormalization Expand Flatten Gather Identity Reshape Slice Squeeze Transpose Unsqueeze
+    Where
+    """
+)
+COVERED = _EXACT | _ROUNDED | _FP32 | _WIDE
 
 
 @dataclass(frozen=True)
@@ -146,12 +114,12 @@ class PrecisionPlan:
     Args:
         rules: one for each node, in order.
         floats: every FP32 value and initializer of the FP32 graph.
-        lead: the values, the graph's inputs among them, that stay FP32.
+        wide: the values, the graph's inputs among them, that stay FP32.
     """
 
     rules: tuple[Rule, ...]
     floats: frozenset[str]
-    lead: frozenset[str]
+    wide: frozenset[str]
 
     @classmethod
     def of(cls, skeleton: Skeleton) -> PrecisionPlan:
@@ -174,32 +142,50 @@ class PrecisionPlan:
         graph = skeleton.model.graph
         outputs = {value.name for value in graph.output}
         lead = {value.name for value in graph.input} & floats
+        wide = set(lead)
+        readers = defaultdict(set)
+        for node in graph.node:
+            for name in node.input:
+                readers[name].add(node.op_type)
         rules = []
         for node in graph.node:
-            rule = _rule(node, floats)
-            if _leads(node, lead, floats, skeleton) and not outputs.intersection(node.output):
-                rule = Rule.LEAD
-                lead.update(node.output)
+            rule = _rule(node, floats, types)
+            read = (floats & set(node.input)) - skeleton.initializers.keys()
+            # On what is wide, or on nothing but inputs of the graph.
+            carries = node.op_type in _CARRIES and (read & wide - lead or (read and read <= lead))
+            # The argument of a power, a root or a mean: its square or its floor may not fit.
+            prepares = rule.low and node.op_type in _ARITHMETIC
+            prepares = prepares and set() < readers[node.output[0]] <= _WIDE
+            if carries or prepares:
+                rule = Rule.WIDE
+            if rule is Rule.WIDE and outputs.intersection(node.output):
+                rule = Rule.FP32
+            if rule is Rule.WIDE:
+                wide.update(node.output)
+                if node.op_type in _CARRIES and read <= lead:
+                    lead.update(node.output)
             rules.append(rule)
-        return cls(tuple(rules), frozenset(floats), frozenset(lead))
+        return cls(tuple(rules), frozenset(floats), frozenset(wide))
 
 
-def _rule(node: onnx.NodeProto, floats: set[str]) -> Rule:
+def _rule(node: onnx.NodeProto, floats: set[str], types: Mapping[str, int]) -> Rule:
+    """The node's rule by itself, whatever it reads."""
     if not floats.intersection((*node.input, *node.output)):
         return Rule.UNTYPED
+    if node.op_type in _WIDE or _counts(node, floats, types):
+        return Rule.WIDE
     if node.op_type in _FP32:
         return Rule.FP32
     return Rule.EXACT if node.op_type in _EXACT else Rule.ROUNDED
 
 
-def _leads(node: onnx.NodeProto, lead: set[str], floats: set[str], skeleton: Skeleton) -> bool:
-    """Whether the node only moves, scales and shifts values that nothing has rounded."""
-    if node.op_type not in _AFFINE | _MOVES:
+def _counts(node: onnx.NodeProto, floats: set[str], types: Mapping[str, int]) -> bool:
+    """Whether the node makes a number of an integer."""
+    import onnx
+
+    if node.op_type != "Cast" or node.output[0] not in floats or node.input[0] in floats:
         return False
-    moved = [name for name in node.input if name in floats and name not in skeleton.initializers]
-    if len(moved) != 1 or moved[0] not in lead:
-        return False
-    return bool(node.op_type != "Div" or node.input[0] == moved[0])
+    return bool(types[node.input[0]] != onnx.TensorProto.BOOL)
 
 
 def _problems(skeleton: Skeleton, types: dict[str, int]) -> Iterator[str]:
@@ -220,3 +206,9 @@ def _problems(skeleton: Skeleton, types: dict[str, int]) -> Iterator[str]:
             yield f"{describe(node)} has values of type {proto.DataType.Name(kind)}"
         if proto.FLOAT in kinds and node.op_type not in COVERED:
             yield f"{describe(node)} is an operator without a rule"
+        if node.op_type == "Resize" and not _constant(node.input[2:3], skeleton):
+            yield f"{describe(node)} has scales that are computed"
+
+
+def _constant(names: Sequence[str], skeleton: Skeleton) -> bool:
+    return all(name in skeleton.initializers for name in names if name)

@@ -87,7 +87,7 @@ def serialize(
         builder = trt.Builder(library.logger)
         # TensorRT 11 and RTX know no other networks.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        _parse(library, network, graph)
+        parse(library, network, graph)
         _set_name(network, spec)
         tensors = _set_formats(trt, network, spec, options)
         config = _configure(library, builder, spec, options)
@@ -112,7 +112,7 @@ def serialize(
     )
 
 
-def _parse(library: Library, network: Any, graph: bytes) -> None:
+def parse(library: Library, network: Any, graph: bytes) -> None:
     parser = library.module.OnnxParser(network, library.logger)
     if not parser.parse(graph):
         errors = [

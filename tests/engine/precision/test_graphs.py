@@ -224,8 +224,8 @@ def relu(source: str = "log_mel", target: str = "layer_1") -> onnx.NodeProto:
     ("nodes", "message"),
     [
         (
-            [helper.make_node("Sqrt", ["log_mel"], ["a"]), relu("a")],
-            r"Sqrt \(on log_mel\) is an op",
+            [helper.make_node("Hardmax", ["log_mel"], ["a"]), relu("a")],
+            r"Hardmax \(on log_mel\) is an op",
         ),
         (
             [helper.make_node("Gelu", ["log_mel"], ["a"], domain="com.microsoft"), relu("a")],

@@ -29,13 +29,13 @@ def rules_of(model: onnx.ModelProto) -> dict[str, set[Rule]]:
             "cnn14",
             LAYERS["cnn14"],
             {
-                "Mul": {Rule.LEAD},
-                "Add": {Rule.LEAD, Rule.ROUNDED},  # bn0's shift; maximum and mean of layer 7
+                "Mul": {Rule.WIDE},
+                "Add": {Rule.WIDE},  # bn0's shift; maximum and mean of layer 7
                 "Conv": {Rule.ROUNDED},
                 "Relu": {Rule.EXACT},
                 "AveragePool": {Rule.ROUNDED},
                 "ReduceMax": {Rule.EXACT},
-                "ReduceMean": {Rule.FP32},
+                "ReduceMean": {Rule.WIDE},
                 "Gemm": {Rule.ROUNDED},
             },
         ),
@@ -43,7 +43,7 @@ def rules_of(model: onnx.ModelProto) -> dict[str, set[Rule]]:
             "ast",
             (1, 2),
             {
-                "Transpose": {Rule.LEAD, Rule.EXACT},  # the first one is of log-mel
+                "Transpose": {Rule.WIDE, Rule.EXACT},  # the first one is of log-mel
                 "Conv": {Rule.ROUNDED},
                 "Reshape": {Rule.EXACT},
                 "Pad": {Rule.EXACT},
