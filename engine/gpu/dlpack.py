@@ -1,7 +1,7 @@
 """DLPack capsules: exchange of device arrays with other libraries, without a copy.
 
 https://dmlc.github.io/dlpack/latest/python_spec.html. Capsules are made and read in the form that
-every consumer knows, ``dltensor``; cuda-core exports plain bytes only.
+every consumer knows, ``dltensor``.
 """
 
 import ctypes
@@ -47,12 +47,7 @@ _Managed._fields_ = (
     ("deleter", _Deleter),
 )
 
-_Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 # Prototypes of our own: those of ``ctypes.pythonapi`` are shared with every other user.
-_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor)(
-    ("PyCapsule_New", ctypes.pythonapi)
-)
-# The destructor gets a capsule without references: a raw pointer, which must not be counted.
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_IsValid", ctypes.pythonapi)
 )
@@ -63,38 +58,24 @@ _rename = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_SetName", ctypes.pythonapi)
 )
 
-# What each exported tensor needs until its consumer deletes it, by its address.
-_exported: dict[int, tuple[Any, ...]] = {}
 
+@dataclass(frozen=True)
+class _Exporter:
+    """What a NumPy array is made of, and keeps."""
 
-def _delete(managed: Any) -> None:
-    _exported.pop(ctypes.addressof(managed.contents), None)
-
-
-def _drop_capsule(capsule: int) -> None:
-    if _is_valid(capsule, _NAME):  # nobody took it
-        _exported.pop(_pointer(capsule, _NAME), None)
-
-
-# Kept here for as long as a capsule may call them.
-_deleter, _destructor = _Deleter(_delete), _Destructor(_drop_capsule)
+    __array_interface__: dict[str, Any]
+    owner: Any
 
 
 def export(address: int, shape: tuple[int, ...], device: tuple[int, int], owner: Any) -> Any:
     """A capsule of C-contiguous float32; ``owner`` lives until the consumer is done with it."""
-    sizes = (ctypes.c_int64 * len(shape))(*shape)
-    managed = _Managed()
-    managed.tensor = _Tensor(
-        data=address,
-        device=_Device(*device),
-        ndim=len(shape),
-        dtype=_Type(2, 32, 1),
-        shape=ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64)),
-    )
-    managed.deleter = _deleter
-    key = ctypes.addressof(managed)
-    _exported[key] = (managed, sizes, owner)
-    return _new(key, _NAME, _destructor)
+    face = {"version": 3, "typestr": "<f4", "shape": shape, "data": (address, False)}
+    # NumPy never reads the memory. Its deleter and destructor are native code, which works where a
+    # Python function would not: while an error is raised, and at the end of the process.
+    capsule = np.asarray(_Exporter(face, owner)).__dlpack__()
+    managed = ctypes.cast(_pointer(id(capsule), _NAME), ctypes.POINTER(_Managed))
+    managed.contents.tensor.device = _Device(*device)
+    return capsule
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from fusion_engine import _core
+from fusion_engine.engine.gpu import dlpack
 from fusion_engine.engine.gpu.backbone import LayerTensor
 from fusion_engine.engine.gpu.cuda import Cuda, Graph, Memory, OutOfMemory, Pinned, Stream
 from fusion_engine.engine.gpu.device import GpuInfo
@@ -43,7 +44,10 @@ class Machine:
         graphs: open graphs.
         waits: (waiting stream's handle, recorded stream's handle) of every wait.
         running: leases that run a backbone now, and ``most_running`` at any time.
+        kind: DLPack's kind of the device: consumers on the host take its arrays.
     """
+
+    kind = dlpack.CPU
 
     def __init__(self) -> None:
         self.capacity = 2**32
@@ -151,7 +155,7 @@ class HostCuda(Cuda):
         self.machine.synchronizing()
         assert stream.core.open
         address = self.machine.take(size)
-        return Memory(self, address, address, size)
+        return Memory(self, address, size)
 
     def pinned(self, size: int) -> Pinned:
         self.machine.synchronizing()
@@ -179,7 +183,7 @@ class HostCuda(Cuda):
 
     @property
     def dlpack_device(self) -> tuple[int, int]:
-        return 1, 0  # consumers on the host take it
+        return self.machine.kind, 0
 
     def device_of(self, address: int) -> int:
         return 0
@@ -203,12 +207,12 @@ class HostCuda(Cuda):
             self.machine.here.capture = None
         return Graph(CoreGraph(self.machine, steps))
 
-    def free(self, buffer: Any, stream: Stream) -> None:
+    def free(self, address: int, stream: Stream) -> None:
         assert stream.core.open
-        self.machine.give(buffer)
+        self.machine.give(address)
 
-    def free_later(self, buffer: Any, last: Any) -> None:
-        self.machine.give(buffer)
+    def free_later(self, address: int, last: Any, source: Any) -> None:
+        self.machine.give(address)
 
     def trim(self) -> None:
         self.machine.synchronizing()

@@ -1,6 +1,8 @@
 """Arrays in device memory, in and out, on the double: protocols, streams, lifetimes, errors."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -175,6 +177,38 @@ def test_a_capsule_that_nobody_takes(engine, machine):
     del capsule
     gc.collect()
     assert len(machine.blocks) == before - 1
+
+
+def test_a_consumer_that_refuses(engine, machine, monkeypatch):
+    """NumPy does so when it has the capsule, which it drops while its error is raised."""
+    result = engine.embed(on_gpu(noise(1.0)))
+    blocks = len(machine.blocks)
+    monkeypatch.setattr(type(machine), "kind", dlpack.CUDA)
+    with pytest.raises(Exception, match="Unsupported device in DLTensor"):
+        np.from_dlpack(result)
+    del result
+    gc.collect()
+    assert len(machine.blocks) == blocks - 1
+
+
+def test_consumers_that_live_to_the_end_of_the_process():
+    """Modules are torn down in no order: ours may be gone when the array is."""
+    code = """
+import sys, numpy, torch
+from fusion_engine.engine.gpu import dlpack
+
+class Array:
+    values = numpy.ones(1000, numpy.float32)
+    def __dlpack_device__(self):
+        return dlpack.CPU, 0
+    def __dlpack__(self, **options):
+        return dlpack.export(self.values.ctypes.data, (1000,), (dlpack.CPU, 0), self)
+
+for holder in (sys, numpy, torch):
+    holder.kept = torch.from_dlpack(Array()), numpy.from_dlpack(Array())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_values_that_are_not_finite(engine, open_plan, tmp_path):
