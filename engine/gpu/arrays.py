@@ -66,7 +66,9 @@ def _from_interface(audio: Any, cuda: Cuda, stream: Stream) -> Imported:
         else tuple(stride // dtype.itemsize for stride in given)
     )
     address = face["data"][0] or 0
-    return Imported(address, shape, strides, dtype, cuda.device_of(address), audio)
+    # An empty array is nowhere.
+    device = cuda.device_of(address) if address else cuda.info.index
+    return Imported(address, shape, strides, dtype, device, audio)
 
 
 def _check_device(device: int, expected: int) -> None:
@@ -100,13 +102,11 @@ class DeviceArray:
         ready: Any,
         flags: int,
         raise_for: Callable[[Flags, Flags], None],
-        source: Any,
     ) -> None:
         self.shape = shape
         self._cuda, self._memory, self._ready = cuda, memory, ready
         self._flags, self._raise_for = flags, raise_for
         self._clips = shape[0] if len(shape) == 2 else 1
-        self._source = source  # is read until ``ready``
 
     def __repr__(self) -> str:
         return f"<DeviceArray float32 {list(self.shape)} on cuda:{self._cuda.info.index}>"
@@ -120,7 +120,7 @@ class DeviceArray:
         """
         flags = np.empty((2, self._clips), np.uint32)
         self._fetch(flags, self._memory.address + self._flags)
-        self._source = None
+        self._memory.source = None  # it was read
         self._raise_for(flags[0], flags[1])
 
     def numpy(self) -> NDArray[np.float32]:

@@ -90,23 +90,26 @@ class Memory:
         address: where it is.
         size: in bytes.
         last: the event of the last work of ours that uses it.
+        source: what that work reads, and must outlive it.
     """
 
-    def __init__(self, cuda: "Cuda", buffer: Any, address: int, size: int) -> None:
+    def __init__(self, cuda: "Cuda", address: int, size: int) -> None:
         self.address, self.size = address, size
         self.last: Any = None
-        self._cuda, self._buffer = cuda, buffer
+        self.source: Any = None
+        self._cuda, self._open = cuda, True
 
     def close(self, stream: Stream) -> None:
         """Free it in the order of ``stream``."""
-        buffer, self._buffer = self._buffer, None
-        if buffer is not None:
-            self._cuda.free(buffer, stream)
+        if self._open:
+            self._open = False
+            self._cuda.free(self.address, stream)
 
-    def __del__(self) -> None:
-        buffer, self._buffer = self._buffer, None
-        if buffer is not None and not sys.is_finalizing():  # the process gives all back
-            self._cuda.free_later(buffer, self.last)
+    # Module globals may be gone by the end of the process, which gives all back by itself.
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self._open and not finalizing():
+            self._open = False
+            self._cuda.free_later(self.address, self.last, self.source)
 
 
 class Cuda:
@@ -130,13 +133,13 @@ class Cuda:
             self._pool = self._core.DeviceMemoryResource(
                 self._device, self._core.DeviceMemoryResourceOptions()
             )
-            self._host = self._core.LegacyPinnedMemoryResource()
             # Frees of results go here, and consumers wait for it: see ``free_later``.
             self._results = self._device.create_stream()
         finally:
             check(self._driver.cuCtxSetCurrent(before))
         self._capturing = threading.local()
-        self._deferred: deque[Any] = deque()
+        self._deferred: deque[tuple[int, Any, Any]] = deque()
+        self._reading: deque[tuple[Any, Any]] = deque()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -154,19 +157,19 @@ class Cuda:
     def allocate(self, size: int, stream: Stream) -> Memory:
         """Device memory, aligned to 256 bytes at least, for use behind this point of ``stream``."""
         self._free_deferred()
-        try:
-            buffer = self._pool.allocate(size, stream=stream.core)
-        except Exception as error:
-            raise _memory_error(error, size, "device") from error
-        return Memory(self, buffer, int(buffer.handle), size)
+        pool = self._pool.handle
+        result = self._driver.cuMemAllocFromPoolAsync(size, pool, stream.handle)
+        return Memory(self, self._address(result, size, "device"), size)
 
     def pinned(self, size: int) -> Pinned:
         """Page-locked host memory."""
-        try:
-            buffer = self._host.allocate(size)
-        except Exception as error:
-            raise _memory_error(error, size, "pinned host") from error
-        return Pinned(int(buffer.handle), size, buffer.close)
+        address = self._address(self._driver.cuMemAllocHost(size), size, "pinned host")
+        return Pinned(address, size, lambda: check(self._driver.cuMemFreeHost(address)))
+
+    def _address(self, result: tuple[Any, ...], size: int, where: str) -> int:
+        if result[0] == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise OutOfMemory(size, where)
+        return int(check(result))
 
     def copy(self, target: int, source: int, size: int, stream: Stream) -> None:
         """Queue a copy; the addresses say where from and where to."""
@@ -227,41 +230,43 @@ class Cuda:
         try:
             # Calls of other threads that cannot be captured do not break this one.
             builder.begin_building("thread_local")
-            try:
-                work()
-            except BaseException:
-                with suppress(Exception):  # it says again that the capture failed
-                    builder.end_building()
-                raise
+            work()
             builder.end_building()
             return Graph(builder.complete())
         finally:
             self._capturing.on = False
-            builder.close()
+            with suppress(Exception):  # of a capture that failed, it ends it and says so again
+                builder.close()
 
-    def free(self, buffer: Any, stream: Stream) -> None:
+    def free(self, address: int, stream: Stream) -> None:
         """Free in the order of ``stream``."""
-        buffer.close(stream.core)
+        check(self._driver.cuMemFreeAsync(address, stream.handle))
 
-    def free_later(self, buffer: Any, last: Any) -> None:
-        """Free a result that nothing refers to any more.
+    def free_later(self, address: int, last: Any, source: Any) -> None:
+        """Free a result that nothing refers to any more, behind the event ``last``.
 
         A consumer of DLPack drops an array while its own stream may still read it. Those that use
-        the default stream, or one that synchronises with it, are waited for here.
+        the default stream, or one that synchronises with it, are waited for here. ``source`` is
+        kept until ``last``.
         """
         if getattr(self._capturing, "on", False):
-            self._deferred.append((buffer, last))  # the garbage collector runs anywhere
+            # The garbage collector runs anywhere.
+            self._deferred.append((address, last, source))
             return
         with self.current():
             if last is not None:
                 self._results.wait(last)
+                if source is not None and not last.is_done:
+                    self._reading.append((last, source))
             self._results.wait(self._core.LEGACY_DEFAULT_STREAM)
-            buffer.close(self._results)
+            check(self._driver.cuMemFreeAsync(address, self._results.handle))
 
     def _free_deferred(self) -> None:
-        while self._deferred:
-            with suppress(IndexError):  # another thread was faster
+        with suppress(IndexError):  # another thread was faster
+            while self._deferred:
                 self.free_later(*self._deferred.popleft())
+            while self._reading and self._reading[0][0].is_done:
+                self._reading.popleft()
 
     def trim(self) -> None:
         """Give the system what the pool holds and nobody uses."""
@@ -271,9 +276,5 @@ class Cuda:
         """Give the pool back, once the results that are still alive are gone."""
         self._free_deferred()
         self._results.sync()
+        self._reading.clear()
         self._pool.close()
-
-
-def _memory_error(error: Exception, size: int, where: str) -> Exception:
-    """cuda-core names CUDA's error code in its message."""
-    return OutOfMemory(size, where) if "OUT_OF_MEMORY" in str(error) else error

@@ -165,7 +165,7 @@ class GpuRunner(Runner):
             raise
         self._meter.add(clips=clips, audio_seconds=clips * length / self.spec.frontend.sample_rate)
         ready = self._cuda.record(stream)
-        memory.last = ready
+        memory.last, memory.source = ready, array.owner
         return DeviceArray(
             self._cuda,
             memory,
@@ -173,7 +173,6 @@ class GpuRunner(Runner):
             ready=ready,
             flags=flags,
             raise_for=self._raise_for,
-            source=array.owner,
         )
 
     def _embed_resident_clip(

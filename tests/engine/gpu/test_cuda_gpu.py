@@ -1,6 +1,7 @@
 """The layer between the runtime and CUDA, on a GPU: what the double stands in for."""
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -141,6 +142,21 @@ def test_a_result_that_is_dropped_during_a_capture(cuda, stream):
     kept.close(stream)
 
 
+def test_what_is_read_outlives_a_result_that_is_dropped(cuda, stream):
+    other = torch.cuda.Stream()
+    with torch.cuda.stream(other):
+        torch.cuda._sleep(200_000_000)
+    cuda.wait_for_stream(stream, other.cuda_stream)
+    memory, source = cuda.allocate(256, stream), torch.zeros(4)
+    memory.last, memory.source = cuda.record(stream), source
+    alive = weakref.ref(source)
+    del memory, source
+    assert alive() is not None
+    stream.synchronize()
+    cuda.allocate(256, stream).close(stream)
+    assert alive() is None
+
+
 def test_more_than_there_is(cuda, stream):
     with pytest.raises(OutOfMemory, match="of device memory"):
         cuda.allocate(2**45, stream)
@@ -195,7 +211,6 @@ def test_results_in_torch(cuda, stream):
         ready=memory.last,
         flags=24,
         raise_for=lambda layers, samples: None,
-        source=None,
     )
     assert np.array_equal(array.numpy(), values)
     assert array.__dlpack_device__() == (dlpack.CUDA, 0)
