@@ -4,7 +4,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,19 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stats = EngineStats()
+        self._sums: dict[str, Any] = asdict(EngineStats())
 
     @property
     def stats(self) -> EngineStats:
         """What was added up so far."""
-        return self._stats
+        with self._lock:
+            return EngineStats(**self._sums)
 
     def add(self, **amounts: float) -> None:
         """Add to the fields named."""
         with self._lock:
-            old = self._stats
-            self._stats = replace(old, **{n: getattr(old, n) + v for n, v in amounts.items()})
+            for name, amount in amounts.items():
+                self._sums[name] += amount
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Everyday clips: one run for a batch of clips that are cut alike, from its second time on as one
 CUDA graph: samples in, log-mel, backbone, layer fusion, embeddings out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,10 @@ class BatchProgram:
         assert slot.device is not None
         assert slot.pinned is not None
         self._device, self._host = slot.device.address, slot.pinned
+        self._host_lengths = self._view(self._lengths, np.int64, clips)
+        self._host_samples = self._view(self._samples, key.dtype, clips, self.stride)
+        self._host_embedding = self._view(self._embedding, np.float32, clips, dim)
+        self._host_flags = self._view(self._flags, np.uint32, clips)
         slot.context.attach([self._device + offset for offset in with_context])
 
     def bind(self, pieces: Sequence[Piece]) -> None:
@@ -108,7 +113,7 @@ class BatchProgram:
             (self._counts, [piece.count for piece in pieces]),
         ):
             self._view(offset, np.int64, clips * len(pieces))[:] = values * clips
-        self._view(self._lengths, np.int64, clips)[:] = self._key.resident or 0
+        self._host_lengths[:] = self._key.resident or 0
         self._upload(self._offsets, self._index_bytes)
         if self._key.resident is not None:
             self._upload(self._lengths, 8 * clips)
@@ -116,22 +121,17 @@ class BatchProgram:
 
     def run(self, clips: Sequence[Samples]) -> tuple[NDArray[np.float32], Flags, bool]:
         """Embeddings [B, D] and flags of clips on the host, and whether it was one graph."""
-        samples = self._view(self._samples, self._key.dtype, len(clips) * self.stride)
-        lengths = self._view(self._lengths, np.int64, len(clips))
         for row, clip in enumerate(clips):
             length = min(len(clip), self.stride)
-            lengths[row] = length
-            target = samples[row * self.stride :][:length]
+            self._host_lengths[row] = length
+            target = self._host_samples[row, :length]
             if clip.dtype == np.int16 and self._key.dtype == "float32":
                 np.multiply(clip[:length], INT16_SCALE, out=target)
             else:
                 target[:] = clip[:length]
         graph = self._slot.run(self._work)
         self._slot.stream.synchronize()
-        dim = self._model.spec.embedding_dim
-        embedding = self._view(self._embedding, np.float32, len(clips) * dim).copy()
-        flags = self._view(self._flags, np.uint32, len(clips)).copy()
-        return embedding.reshape(len(clips), dim), flags, graph
+        return self._host_embedding.copy(), self._host_flags.copy(), graph
 
     def run_resident(self, rows: Sequence[int], embedding: int, flags: int, total: int) -> bool:
         """Embed rows in device memory, at these addresses, behind this point of the stream.
@@ -198,6 +198,6 @@ class BatchProgram:
             self._device + offset, self._host.address + offset, size, self._slot.stream
         )
 
-    def _view(self, offset: int, dtype: type | str, count: int) -> NDArray[Any]:
-        size = count * np.dtype(dtype).itemsize
-        return self._host.bytes[offset : offset + size].view(dtype)
+    def _view(self, offset: int, dtype: type | str, *shape: int) -> NDArray[Any]:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        return self._host.bytes[offset : offset + size].view(dtype).reshape(shape)

@@ -1,5 +1,6 @@
 """The runner on a GPU."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,8 @@ class GpuRunner(Runner):
         self.device = f"cuda:{cuda.info.index}"
         self.name = f"{backbone.name} on {cuda.info.name}"
         self._cuda, self._meter = cuda, meter
+        self._changed = threading.Condition()
+        self._calls, self._closed = 0, False
         self._cutting = self.cutting()
         limit = memory_limit or cuda.info.total_memory // 2
         with cuda.current():
@@ -77,7 +80,7 @@ class GpuRunner(Runner):
         self, clips: Sequence[Samples], frames: int, pieces: Sequence[Piece], head: Head
     ) -> tuple[NDArray[np.float32], Flags]:
         key = batch_key(len(clips), frames, pieces, dtype=sample_type(clips), head=head)
-        with self._timed(), self._slots.lease(key, self._binder(key, pieces)) as slot:
+        with self._call(), self._slots.lease(key, self._binder(key, pieces)) as slot:
             embedding, flags, graph = slot.program.run(clips)
             self._count(graph)
         return embedding, flags
@@ -85,7 +88,7 @@ class GpuRunner(Runner):
     def embed_long(  # noqa: D102
         self, samples: Samples, frames: int, pieces: Sequence[Piece], head: Head
     ) -> tuple[NDArray[np.float32], Flags]:
-        with self._timed(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
+        with self._call(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
             target = work.allocate(4 * self.spec.embedding_dim)
             work.fuse(head, target)
             embedding = np.empty((1, self.spec.embedding_dim), np.float32)
@@ -96,7 +99,7 @@ class GpuRunner(Runner):
     def embed_frames(  # noqa: D102
         self, samples: Samples, frames: int, pieces: Sequence[Piece], out: NDArray[np.float32]
     ) -> Flags:
-        with self._timed(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
+        with self._call(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
             work.fuse_frames(out)
             self._count(False, work.runs)
             return work.download_flags()[0]
@@ -104,13 +107,13 @@ class GpuRunner(Runner):
     def layer_outputs(  # noqa: D102
         self, samples: Samples, frames: int, pieces: Sequence[Piece]
     ) -> Iterator[Run]:
-        with self._timed(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
+        with self._call(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
             runs = list(work.layer_outputs())
             self._count(False, work.runs)
         return iter(runs)
 
     def embed_on_device(self, audio: Any, head: Head) -> DeviceArray:  # noqa: D102
-        with self._timed():
+        with self._call():
             stream = self._cuda.stream()
             try:
                 return self._embed_array(read_array(audio, self._cuda, stream), head, stream)
@@ -121,6 +124,9 @@ class GpuRunner(Runner):
         return self._slots.figures()
 
     def close(self) -> None:  # noqa: D102
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._calls == 0)
         with self._cuda.current():
             self._slots.close()
             self._model.tables.close(self._stream)
@@ -219,18 +225,25 @@ class GpuRunner(Runner):
         self._meter.add(runs=runs, uncaptured_runs=0 if graph else runs)
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """On the GPU; what CUDA and the kernels raise becomes a ``BackendError``."""
-        with self._meter.timed("gpu_seconds"):
-            try:
-                with self._cuda.current():
-                    yield
-            except OutOfMemory as error:
-                raise BackendError(f"out of memory: {error} were asked for") from error
-            except FusionEngineError:
-                raise
-            except Exception as error:
-                # cuda-core has no public base of its errors; the kernels raise RuntimeError.
-                if isinstance(error, RuntimeError) or type(error).__module__.startswith("cuda."):
-                    raise BackendError(f"{self.device} failed: {error}") from error
-                raise
+    def _call(self) -> Iterator[None]:
+        """A call under way; what CUDA and the kernels raise becomes a ``BackendError``."""
+        with self._changed:
+            if self._closed:
+                raise BackendError("this engine was closed: open the artifact again")
+            self._calls += 1
+        try:
+            with self._meter.timed("gpu_seconds"), self._cuda.current():
+                yield
+        except OutOfMemory as error:
+            raise BackendError(f"out of memory: {error} were asked for") from error
+        except FusionEngineError:
+            raise
+        except Exception as error:
+            # cuda-core has no public base of its errors; the kernels raise RuntimeError.
+            if isinstance(error, RuntimeError) or type(error).__module__.startswith("cuda."):
+                raise BackendError(f"{self.device} failed: {error}") from error
+            raise
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()

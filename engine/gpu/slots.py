@@ -129,14 +129,13 @@ class SlotPool:
         self._idle: list[Slot] = []  # the one that was used last is last
         self._leased = 0
         self._held = 0
-        self._closed = False
 
     @contextmanager
     def lease(self, key: Hashable, bind: Callable[[Slot], Any]) -> Iterator[Slot]:
         """A slot for ``key``, bound by ``bind`` where it was not, whose result is its program.
 
         Raises:
-            BackendError: memory ran out, or the engine was closed.
+            BackendError: memory ran out.
         """
         slot = self._take(key)
         try:
@@ -192,20 +191,13 @@ class SlotPool:
             }
 
     def close(self) -> None:
-        """Wait for the leases, and destroy the slots."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._leased == 0)
-            while self._idle:
-                self._drop(self._idle.pop())
+        """Destroy the slots; none is leased."""
+        self._drop_idle()
 
     def _take(self, key: Hashable) -> Slot | None:
         """The right to a slot, and the best one that is idle; ``None``: make a new one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._leased < self._contexts)
-            if self._closed:
-                raise BackendError("this engine was closed: open the artifact again")
+            self._changed.wait_for(lambda: self._leased < self._contexts)
             self._leased += 1
             for slot in reversed(self._idle):
                 if slot.key == key:

@@ -145,8 +145,10 @@ class _TensorRTContext(Context):
         shape = (segments, 1, frames, self._backbone.spec.frontend.n_mels)
         profile = self._backbone.profile(segments, frames)
         with self._library.listen() as heard:
-            done = self._context.set_optimization_profile_async(profile, stream.handle)
-            stream.synchronize()
+            done = True
+            if profile != self._context.active_optimization_profile:
+                done = self._context.set_optimization_profile_async(profile, stream.handle)
+                stream.synchronize()
             done = done and self._context.set_input_shape("log_mel", shape)
             missing = self._context.infer_shapes() if done else ["log_mel"]
             # 0 is an answer too: some networks need none.

@@ -91,18 +91,18 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.scratch = (0, 0)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.range: Any = None
+        self.active_optimization_profile = 0
 
     def __del__(self) -> None:
         self.engine.trt.contexts -= 1
 
     def set_optimization_profile_async(self, index: int, handle: int) -> bool:
         assert self.machine.streams[handle].open
-        self.range = self.engine.profiles[index]
+        self.active_optimization_profile = index
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self.range
+        least, _, most = self.engine.profiles[self.active_optimization_profile]
         if not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
             return False
         outputs = self.engine.session.run(None, {name: np.zeros((1, *shape[1:]), np.float32)})

@@ -219,14 +219,15 @@ def test_threads_with_little_memory(machine, open_plan):
         assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_closing_waits_for_the_calls_under_way(open_plan):
+@pytest.mark.parametrize("seconds", [1.0, 40.0], ids=["one run", "run by run"])
+def test_closing_waits_for_the_calls_under_way(seconds, open_plan):
     engine = open_plan("chunked")
     _module(engine).delay = 0.1
     started = threading.Event()
 
     def call():
         started.set()
-        return engine.embed(noise(1.0))
+        return engine.embed(noise(seconds))
 
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(call)
