@@ -67,7 +67,7 @@ def decode_name(name: str, *, where: str) -> Spec:
         preset, digest = front["preset"], front["sha256"]
         known = asdict(PRESETS[preset]) if preset in PRESETS else {}
         data[METADATA_KEY]["frontend"] = known | front["overrides"] | {"preset": preset}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{where}: the spec in its network's name is damaged ({error!r}). Build it again with "
             "`fusion-engine build`."

@@ -120,7 +120,8 @@ def read_plan(path: str | os.PathLike[str]) -> PlanInfo:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         header = RtxHeader.parse(data[:64])
         if header is not None and header.length != size:
-            raise ArtifactError(_wrong_size(path, size, header.length, _BUILD_AGAIN))
+            found = _wrong_size(size, header.length)
+            raise ArtifactError(f"{path}: {found}, as its first bytes say. {_BUILD_AGAIN}")
         name = find_name(data)
     if name is None:
         if sidecar is None:
@@ -152,7 +153,7 @@ def find_name(data: "mmap.mmap | bytes") -> str | None:
     text = data[start : start + MAX_BYTES].decode("utf-8", errors="replace")
     try:
         _, end = json.JSONDecoder().raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return text[:end]
 
@@ -160,7 +161,10 @@ def find_name(data: "mmap.mmap | bytes") -> str | None:
 def _check_bytes(path: Path, size: int, sidecar: Sidecar) -> None:
     rebuild = f"Build it again: {sidecar.rebuild_command(path)}"
     if size != sidecar.bytes:
-        raise ArtifactError(_wrong_size(path, size, sidecar.bytes, rebuild))
+        raise ArtifactError(
+            f"{path}: {_wrong_size(size, sidecar.bytes)}, or {sidecar_path(path).name} belongs to "
+            f"another one. {rebuild}"
+        )
     digest = file_sha256(path)
     if digest != sidecar.sha256:
         raise ArtifactError(
@@ -169,6 +173,6 @@ def _check_bytes(path: Path, size: int, sidecar: Sidecar) -> None:
         )
 
 
-def _wrong_size(path: Path, size: int, expected: int, mend: str) -> str:
-    what = "truncated" if size < expected else "damaged, or the sidecar is another plan's"
-    return f"{path}: {what}: {size} bytes, expected {expected}. {mend}"
+def _wrong_size(size: int, expected: int) -> str:
+    what = "truncated" if size < expected else "damaged"
+    return f"{what}: {size} bytes, expected {expected}"

@@ -154,7 +154,7 @@ def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar | None:
         raise _damaged(path, f"not UTF-8: {error}") from None
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON: {error}") from None
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:

@@ -61,6 +61,6 @@ def read_report(artifact: str | os.PathLike[str]) -> dict[str, Any] | None:
     try:
         report = json.loads(report_path(artifact).read_text(encoding="utf-8"))
         sha256 = file_sha256(artifact)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return report if isinstance(report, dict) and report.get("sha256") == sha256 else None

@@ -150,7 +150,7 @@ class Spec:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{where}: the spec is damaged (not JSON: {error})") from None
         if not isinstance(data, dict):
             raise ArtifactError(f"{where}: the spec is damaged (expected a JSON object)")

@@ -11,6 +11,7 @@ import pytest
 from fusion_engine import ArtifactError
 from fusion_engine.artifact import read_spec
 from fusion_engine.engine.tensorrt import PlanInfo, read_plan, update_sidecar
+from fusion_engine.engine.tensorrt.network_name import PREFIX
 from fusion_engine.engine.tensorrt.sidecar import read_sidecar, sidecar_path, write_sidecar
 
 pytestmark = pytest.mark.rtx
@@ -62,7 +63,7 @@ DAMAGES = [
     (flipped(1.0), "its SHA-256 is", None),
     (cut, "truncated: ", "truncated: "),
     (only_the_header, "truncated: ", "truncated: "),
-    (appended, "damaged, or the sidecar is another plan's: ", "damaged, or"),
+    (appended, "damaged: ", "damaged: "),
     (of_text, "truncated: 500 bytes", "no spec of fusion_engine in it: not a TensorRT plan"),
     (lambda path: path.write_bytes(b""), "empty, expected", "empty, expected"),
     (another_plan, "its SHA-256 is", None),
@@ -120,6 +121,13 @@ print(read, refused)
     assert refused > read > 0
 
 
+def test_a_spec_that_is_nested_without_end(tmp_path):
+    path = tmp_path / "a.plan"
+    path.write_bytes(bytes(8) + PREFIX.encode() + b"[" * 3900)
+    with pytest.raises(ArtifactError, match=r"the spec in its network's name is damaged"):
+        read_plan(path)
+
+
 def test_a_sidecar_of_another_spec(small):
     other = replace(small.sidecar, spec=replace(small.spec, head="max"))
     write_sidecar(sidecar_path(small.path), other)
@@ -131,6 +139,7 @@ def test_a_sidecar_of_another_spec(small):
     ("damage", "message"),
     [
         (lambda text: text[:100], "not JSON"),
+        (lambda text: "[" * 100_000, "not JSON: maximum recursion depth"),
         (lambda text: "[]", "its format version is None, expected 1"),
         (lambda text: text.replace('"format_version": 1', '"format_version": 7', 1), "is 7"),
         (lambda text: text.replace('"sha256"', '"sha265"', 1), "unknown fields ['sha265']"),
