@@ -88,7 +88,9 @@ class Heard:
 
 def installed_runtimes() -> list[Runtime]:
     """The libraries that are installed, the preferred one first; none is loaded."""
-    return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+    specs = {name: importlib.util.find_spec(name) for name in RUNTIMES}
+    # Without an origin it is a folder of that name, not a package.
+    return [name for name, spec in specs.items() if spec is not None and spec.origin is not None]
 
 
 def import_tensorrt(runtime: str | None = None) -> Library:
@@ -133,7 +135,7 @@ def _chosen(runtime: str | None) -> Runtime:
 def _load(name: Runtime) -> Library:
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # they load libraries by themselves
         raise BackendError(
             f"{name} cannot be imported ({error}). Install it: {INSTALL_HINTS[name]}"
         ) from error

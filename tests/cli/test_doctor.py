@@ -9,6 +9,7 @@ import pytest
 import fusion_engine as fe
 from fusion_engine import _core
 from fusion_engine.cli import doctor
+from fusion_engine.engine.gpu import GpuInfo
 
 
 @pytest.fixture
@@ -127,7 +128,11 @@ def test_an_onnxruntime_with_cuda(cli, machine, monkeypatch, answer, state):
     machine(nvidia_smi=answer)
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(doctor, "_has_kernels", lambda: True)
+    monkeypatch.setattr(doctor, "cuda_missing", lambda: None)
     assert findings(cli("doctor"))["run .onnx on a GPU"][0] == state
+    monkeypatch.setattr(doctor, "cuda_missing", lambda: "it was built without kernels")
+    assert findings(cli("doctor"))["run .onnx on a GPU"][0] == "no"
 
 
 @pytest.mark.rtx
@@ -150,6 +155,21 @@ def test_tensorrt_where_only_nvidia_smi_knows_of_a_gpu(cli, machine, monkeypatch
     monkeypatch.setattr(doctor, "find_gpu", find_gpu)
     state, reason = findings(cli("doctor"))["run plans of tensorrt_rtx"]
     assert (state, reason) == ("no", "the driver does not answer")
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("kernels", [True, False])
+def test_plans_run_where_the_kernels_are(cli, machine, monkeypatch, kernels):
+    found = GpuInfo(0, "NVIDIA H200", (9, 0), 141 << 30, 132, "13.0")
+    machine(nvidia_smi=GPU)
+    monkeypatch.setattr(doctor, "find_gpu", lambda: found)
+    monkeypatch.setattr(doctor, "_has_kernels", lambda: kernels)
+    state, reason = findings(cli("doctor"))["run plans of tensorrt_rtx"]
+    if kernels:
+        assert state == "yes"
+        assert reason.endswith("on NVIDIA H200 (SM 9.0), CUDA 13.0")
+    else:
+        assert (state, reason) == ("no", "the native module has no CUDA kernels")
 
 
 def test_no_tensorrt(cli, machine, monkeypatch):

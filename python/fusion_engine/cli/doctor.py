@@ -10,7 +10,7 @@ from typing import Literal
 import typer
 
 from .._version import __version__
-from ..engine.backends.onnx_runtime import import_onnxruntime
+from ..engine.backends.onnx_runtime import cuda_missing, import_onnxruntime
 from ..engine.gpu import find_gpu
 from ..engine.tensorrt.library import (
     INSTALL_HINTS,
@@ -27,6 +27,7 @@ Finding = tuple[State, str, str]
 
 _RUN_CPU, _RUN_GPU = "run .onnx on the CPU", "run .onnx on a GPU"
 _BUILD_PLANS, _RUN_PLANS = "build plans", "run plans"
+_NO_KERNELS = "the native module has no CUDA kernels"
 
 
 @app.command()
@@ -71,6 +72,14 @@ def _native_module() -> Finding:
     return "yes", name, f"{_core.__version__}, CUDA kernels: {kernels}"
 
 
+def _has_kernels() -> bool:
+    try:
+        from .. import _core
+    except ImportError:
+        return False
+    return _core.cuda_enabled
+
+
 def _gpu() -> Finding:
     name = "NVIDIA GPU"
     program = shutil.which("nvidia-smi")
@@ -81,7 +90,7 @@ def _gpu() -> Finding:
         result = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return "broken", name, f"nvidia-smi does not answer: {error}"
-    answer = " ".join((result.stdout + result.stderr).split())
+    answer = "; ".join(line.strip() for line in (result.stdout + result.stderr).splitlines())
     if result.returncode:
         return "broken", name, f"nvidia-smi failed: {answer}"
     return "yes", name, answer
@@ -112,6 +121,10 @@ def _runtimes(gpu: bool) -> Iterator[Finding]:
         yield "no", _RUN_GPU, f"this onnxruntime is for the CPU only: {mend}"
     elif not gpu:
         yield "no", _RUN_GPU, "onnxruntime has its CUDA provider, and there is no GPU"
+    elif not _has_kernels():
+        yield "no", _RUN_GPU, _NO_KERNELS
+    elif (reason := cuda_missing()) is not None:
+        yield "no", _RUN_GPU, reason
     else:
         yield "yes", _RUN_GPU, "through onnxruntime's CUDA provider"
 
@@ -130,24 +143,26 @@ def _tensorrt(gpu: bool) -> Iterator[Finding]:
         except BackendError as error:
             yield "broken", f"{_BUILD_PLANS} of {name}", str(error)
             continue
-        builds = gpu or library.is_rtx
-        yield (
-            "yes" if builds else "no",
-            f"{_BUILD_PLANS} of {name}",
-            f"{library}" + ("" if builds else ", which tunes on a GPU, and there is none"),
-        )
-        yield _runs_plans(library, gpu)
+        yield from _with_tensorrt(library, gpu)
 
 
-def _runs_plans(library: Library, gpu: bool) -> Finding:
-    what = f"{_RUN_PLANS} of {library.runtime}"
-    if not gpu:
-        return "no", what, f"{library} is installed, and there is no GPU"
-    try:
-        found = find_gpu()
-    except BackendError as error:
-        return "no", what, str(error)
-    return "yes", what, f"{library} on {found}, CUDA {found.driver}"
+def _with_tensorrt(library: Library, gpu: bool) -> Iterator[Finding]:
+    """What a TensorRT library can do; both tasks need more of a GPU than nvidia-smi."""
+    builds, runs = f"{_BUILD_PLANS} of {library.runtime}", f"{_RUN_PLANS} of {library.runtime}"
+    where, reason = "", f"{library} is installed, and there is no GPU"
+    if gpu:
+        try:
+            found = find_gpu()
+            where, reason = f"{library} on {found}, CUDA {found.driver}", ""
+        except BackendError as error:
+            reason = str(error)
+    if library.is_rtx:
+        yield "yes", builds, str(library)
+    else:
+        yield ("yes", builds, where) if where else ("no", builds, reason)
+    if where and not _has_kernels():
+        where, reason = "", _NO_KERNELS
+    yield ("yes", runs, where) if where else ("no", runs, reason)
 
 
 def _installed(package: str) -> str | None:
