@@ -113,6 +113,11 @@ def serialize(
 
 
 def parse(library: Library, network: Any, graph: bytes) -> None:
+    """Read a serialized ONNX ``graph`` into ``network``.
+
+    Raises:
+        BackendError: the parser's own messages, each with its node.
+    """
     parser = library.module.OnnxParser(network, library.logger)
     if not parser.parse(graph):
         errors = [

@@ -7,6 +7,7 @@ from ...spec import Spec
 
 DEFAULT_BATCH = (1, 8, 32)
 _OPT_SECONDS, _MAX_SECONDS = 10.0, 60.0
+_DAY = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +105,8 @@ def _range(what: str, values: tuple[int, int, int]) -> Range:
 
 def _count(spec: Spec, seconds: tuple[float, float, float]) -> tuple[int, int, int]:
     for value in seconds:
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"seconds {seconds}: expected finite lengths from 0 up")
+        if not 0 <= value <= _DAY:
+            raise ValueError(f"seconds {seconds}: expected lengths from 0 to {_DAY:.0f}")
     least, opt, most = (_frames(spec, value) for value in seconds)
     return least, opt, most
 

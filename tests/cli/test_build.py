@@ -85,6 +85,8 @@ def test_what_was_chosen_is_said(shell):
         (["--effort", "6"], 2, "'--effort'"),
         (["-o", "a.engine"], 2, "a.engine must end in .plan"),
         (["--precision", "fp32", "--typed-onnx", "t.onnx"], 2, "fp32 has no typed graph"),
+        (["--seconds", "1:2:1e308"], 2, "1e+308): expected lengths from 0 to 86400"),
+        (["--typed-onnx", "test.onnx"], 2, "typed_onnx is 'test.onnx', the artifact itself"),
         (["-o", "no/a.plan"], 1, "error: cannot write no/a.plan.json: No such file or directory"),
         (["--runtime", "tensorrt"], 1, 'Install it: pip install "fusion-engine[gpu]"'),
     ],
@@ -96,6 +98,12 @@ def test_what_is_refused(cli, args, status, message):
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert files() == ["test.onnx"]
+
+
+def test_a_folder_is_no_artifact(cli):
+    result = cli("build", ".")
+    assert result.status == 2
+    assert "'.' is a directory" in result.stderr
 
 
 def test_without_tensorrt(shell):
@@ -155,7 +163,7 @@ def test_info(cli):
     )
     assert fields["SHA-256"] == f"{info.sidecar.sha256}, as the sidecar says"
     assert fields["certificate"].startswith("none")
-    assert fields["runs here"].startswith(("no: device 'cuda': ", "yes, on "))
+    assert fields["runs here"].startswith(("no: no NVIDIA driver", "yes, on "))
     assert cli("info", "--json", "test.plan").stdout.count('"precision": "bf16"') == 1
     Path("test.plan.json").unlink()
     shown = cli("info", "test.plan").stdout

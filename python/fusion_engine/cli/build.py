@@ -42,7 +42,11 @@ def _counts(option: str, text: str | None) -> Counts | None:
 def build(
     artifact: Annotated[
         Path,
-        typer.Argument(metavar="ONNX", help="An .onnx file that `fusion-engine export` wrote."),
+        typer.Argument(
+            metavar="ONNX",
+            dir_okay=False,
+            help="An .onnx file that `fusion-engine export` wrote.",
+        ),
     ],
     output: Annotated[
         Path | None,
