@@ -23,7 +23,7 @@ INSTALL_HINTS: dict[Runtime, str] = {
     "tensorrt_rtx": 'pip install "fusion-engine[rtx]"',
 }
 # Below these, networks are not strongly typed throughout, or the API is another one.
-_LEAST: dict[Runtime, tuple[int, int]] = {"tensorrt": (10, 0), "tensorrt_rtx": (1, 4)}
+_LEAST: dict[Runtime, tuple[int, int]] = {"tensorrt": (10, 10), "tensorrt_rtx": (1, 4)}
 
 # TensorRT says a line per layer and tactic: below DEBUG.
 VERBOSE = 5

@@ -198,6 +198,8 @@ def _configure(library: Library, builder: Any, spec: Spec, options: BuildOptions
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.precision == "tf32":
         config.set_flag(trt.BuilderFlag.TF32)
+    # A shape then takes activation memory for itself, not for the profile's largest.
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     if library.is_rtx:
         # The engine's memory then never grows behind our back, which capturing a graph needs.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)

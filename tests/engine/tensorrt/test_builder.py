@@ -61,6 +61,15 @@ def test_activation_memory_follows_the_largest_input(cnn14_artifact):
     assert bytes_for(1, 1280) > 2 * least
 
 
+def test_activation_memory_follows_the_shape_of_a_run(cnn14_artifact, monkeypatch, library):
+    """By default in TensorRT for RTX, but not in TensorRT."""
+    features = []
+    config = library.module.IBuilderConfig
+    monkeypatch.setattr(config, "set_preview_feature", lambda *set_to: features.append(set_to[1:]))
+    build(cnn14_artifact, "a.plan", precision="fp32")
+    assert features == [(library.module.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)]
+
+
 def test_a_typed_graph_is_kept(cnn14_artifact):
     build(cnn14_artifact, "a.plan", precision="fp16", typed_onnx="typed.onnx")
     typed = onnx.load("typed.onnx")
