@@ -72,13 +72,14 @@ def find_gpu(device: str = "cuda") -> GpuInfo:
         )
     found = core.Device(index)
     capability = found.compute_capability
+    version = int(check(driver.cuDriverGetVersion()))
     return GpuInfo(
         index=index,
         name=found.name,
         compute_capability=(capability.major, capability.minor),
         total_memory=int(check(driver.cuDeviceTotalMem(check(driver.cuDeviceGet(index))))),
         multiprocessors=found.properties.multiprocessor_count,
-        driver=".".join(map(str, core.system.get_user_mode_driver_version())),
+        driver=f"{version // 1000}.{version % 1000 // 10}",
     )
 
 

@@ -57,7 +57,6 @@ def test_cuda_core_and_bindings():
         device,
         {
             "core": core,
-            "core.system": core.system,
             "driver": driver,
             "found": core.Device,
             "found.properties": _device.DeviceProperties,
