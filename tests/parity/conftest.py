@@ -40,6 +40,14 @@ def cnn14(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 
 
 @pytest.fixture(scope="session")
+def early(cnn14: Exported, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """CNN14's layers 1 and 3, where what is asked does not depend on the deeper ones."""
+    artifact = tmp_path_factory.mktemp("early") / "cnn14.onnx"
+    export("cnn14", artifact, weights=cnn14.weights, layers=[1, 3], frames=320)
+    return Exported(artifact, cnn14.weights)
+
+
+@pytest.fixture(scope="session")
 def vggish(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     """Layers 10, 13 and 15, the last two of one shape."""
     made = _exported(tmp_path_factory.mktemp("vggish"), "vggish", layers=[10, 13, 15])

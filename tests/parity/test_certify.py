@@ -45,10 +45,10 @@ def test_sound_artifacts_pass(model: str, precision, request: pytest.FixtureRequ
             assert c.artifact.error > 20 * c.pytorch_fp32.error
 
 
-def test_long_clips_run_in_chunks(cnn14: Exported) -> None:
+def test_long_clips_run_in_chunks(early: Exported) -> None:
     long = (Signal(kind="speech", seconds=3.4321),)
     assert long[0].samples(16_000).size // 160 > 320
-    assert certify(cnn14.artifact, weights=cnn14.weights, signals=long)
+    assert certify(early.artifact, weights=early.weights, signals=long)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fusion_engine import ExportError
-from fusion_engine.export import export, resolve
+from fusion_engine.export import export
 from fusion_engine.parity import Certificate, Signal, certify
 
 from .conftest import SHORT, Exported, edit_spec
@@ -55,9 +55,9 @@ def test_swapped_layers(vggish: Exported, edited, precision) -> None:
     }
 
 
-def test_layers_of_other_shapes(cnn14: Exported, edited) -> None:
+def test_layers_of_other_shapes(early: Exported, edited) -> None:
     def swap(model: onnx.ModelProto) -> None:
-        names = {"layer_3": "layer_6", "layer_6": "layer_3"}
+        names = {"layer_1": "layer_3", "layer_3": "layer_1"}
         for value in (*model.graph.node, *model.graph.output):
             if isinstance(value, onnx.NodeProto):
                 value.output[:] = [names.get(name, name) for name in value.output]
@@ -66,9 +66,9 @@ def test_layers_of_other_shapes(cnn14: Exported, edited) -> None:
         for value, shape in zip(model.graph.output, reversed(shapes), strict=True):
             value.type.CopyFrom(shape)
 
-    certificate = certify(edited(cnn14.artifact, swap), weights=cnn14.weights, signals=SHORT[:1])
+    certificate = certify(edited(early.artifact, swap), weights=early.weights, signals=SHORT[:1])
     assert not certificate
-    assert any("the model gives [256, 4, 8]" in problem for problem in certificate.problems)
+    assert any("the model gives [64, 16, 32]" in problem for problem in certificate.problems)
 
 
 @pytest.mark.parametrize("precision", [None, "fp16"])
@@ -102,29 +102,40 @@ def test_wrong_mel_scale(vggish: Exported, edited, precision) -> None:
     assert failed_inputs(certificate) == {"end_to_end"}
 
 
-def test_time_pool_off_by_one(vggish: Exported, edited, tmp_path: Path) -> None:
-    one = tmp_path / "one.onnx"
-    export("vggish", one, layers=[13], weights=vggish.weights)
-
+def test_time_pool_off_by_one(vggish: Exported, edited) -> None:
     def off_by_one(model: onnx.ModelProto) -> None:
-        edit_spec(model, lambda spec: replace(spec, layers=(replace(spec.layers[0], time_pool=1),)))
+        # Layer 13 alone: beside others its steps would not be theirs.
+        (output,) = (value for value in model.graph.output if value.name == "layer_13")
+        output = onnx.ValueInfoProto.FromString(output.SerializeToString())
+        del model.graph.output[:]
+        model.graph.output.append(output)
+        edit_spec(
+            model,
+            lambda spec: replace(
+                spec,
+                layers=(replace(spec.layers[1], time_pool=1),),
+                embedding_dim=spec.layers[1].dim,
+            ),
+        )
 
-    certificate = certify(edited(one, off_by_one), weights=vggish.weights, signals=SPEECH)
+    certificate = certify(
+        edited(vggish.artifact, off_by_one), weights=vggish.weights, signals=SPEECH
+    )
     assert not certificate
     # The layer itself is right.
     assert failed_outputs(certificate) == {"frame_features", "embedding"}
 
 
-def test_time_pools_that_contradict_each_other(cnn14: Exported, edited) -> None:
+def test_time_pools_that_contradict_each_other(early: Exported, edited) -> None:
     def off_by_one(model: onnx.ModelProto) -> None:
         edit_spec(
             model,
             lambda spec: replace(
-                spec, layers=(replace(spec.layers[0], time_pool=3), spec.layers[1])
+                spec, layers=(spec.layers[0], replace(spec.layers[1], time_pool=3))
             ),
         )
 
-    certificate = certify(edited(cnn14.artifact, off_by_one), weights=cnn14.weights, signals=SPEECH)
+    certificate = certify(edited(early.artifact, off_by_one), weights=early.weights, signals=SPEECH)
     assert not certificate
     assert len(certificate.problems) == 2
     assert "no frame features" in certificate.problems[0]
@@ -133,7 +144,9 @@ def test_time_pools_that_contradict_each_other(cnn14: Exported, edited) -> None:
 
 def test_wrong_weights(vggish: Exported, tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
-    torch.save(resolve("vggish").random_state(1), other)
+    state = torch.load(vggish.weights)
+    state["features.0.bias"][0] += 1e-6
+    torch.save(state, other)
     with pytest.raises(ExportError, match=r"other\.pth are not those of .*vggish\.onnx.*SHA-256"):
         certify(vggish.artifact, weights=other, signals=SPEECH)
 
@@ -160,9 +173,9 @@ def test_nan(vggish: Exported, edited) -> None:
     assert "layer_15 holds values that are not finite" in certificate.problems[-1]
 
 
-def test_fp16_overflow(tmp_path: Path) -> None:
+def test_fp16_overflow(vggish: Exported, tmp_path: Path) -> None:
     """A layer whose values exceed 1e5, scaled back behind it: sound in FP32 and BF16."""
-    state = resolve("vggish").random_state(0)
+    state = torch.load(vggish.weights)
     for name in ("features.0.weight", "features.0.bias"):
         state[name] *= 2e4  # what FP16 holds of weights, but not of sums
     state["features.3.weight"] /= 2e4

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fusion_engine.parity.certificate import LARGEST_BOUND, compared
 from fusion_engine.parity.statistics import ErrorMeter
 
 # A bin of the histogram behind the quantiles is 2^-8 of its value wide.
@@ -92,3 +93,23 @@ def test_nothing_finite() -> None:
     assert np.isnan(found.error)
     assert np.isnan(found.max_absdiff)
     assert found.non_finite == 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_where_pytorch_is_lost_nothing_passes_for_it(precision: str) -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.standard_normal((7, 40))
+    zeros, lost = ErrorMeter(), ErrorMeter()
+    zeros.add("a", np.zeros_like(expected), expected)
+    lost.add("a", expected + 0.6 * np.abs(expected).max(), expected)
+    comparison = compared(
+        "end_to_end",
+        "embedding",
+        precision,
+        artifact=zeros.result(),
+        pytorch=lost.result(),
+        pytorch_fp32=lost.result(),
+        fp32_frontend=True,
+    )
+    assert comparison.required_error == LARGEST_BOUND
+    assert not comparison
