@@ -34,8 +34,9 @@ class Engine:
     Args:
         path: an artifact: `.onnx`, or a TensorRT `.plan`.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which logs what it chose and why.
-        backend: ``onnxruntime`` or ``tensorrt`` (for an `.onnx` too, which is then built into a
-            plan in FP16 that is cached), or ``None`` for the one that the artifact's suffix names.
+        backend: ``onnxruntime`` or ``tensorrt``; ``None``: the one that the artifact's suffix
+            names. An `.onnx` with ``tensorrt`` computes in FP16: it is built into a plan on first
+            use, which the user's cache keeps.
         contexts: GPU: calls that run at once; others wait.
         threads: CPU threads of one call; ``None``: one for every core this process may use.
         normalization: mean and standard deviation of the log-mel in place of the artifact's, for
