@@ -42,7 +42,9 @@ class Engine:
         normalization: mean and standard deviation of the log-mel in place of the artifact's, for
             a model that normalises it (AST: published evaluations use the task's own statistics).
         warmup: pairs of batch size and seconds to run now, until they take the fast path, so that
-            the first real call of that shape is not the slow one.
+            the first real call of that shape is not the slow one. On a GPU that is float32 samples
+            from the host and the artifact's head: another type, head or a GPU's own array has a
+            fast path of its own, and makes it in its first two calls.
         memory_limit: GPU: bytes of device memory for the buffers of the shapes seen last;
             ``None``: half of the GPU's. Weights are not counted.
 
