@@ -122,8 +122,9 @@ class TaskInfo:
     """What is known of a task before its files are there.
 
     Attributes:
-        classes, examples: how many there are in the distributor's release; ``examples`` is
-            ``None`` where it differs from one download to the next.
+        classes, examples: how many there are in the distributor's release, without what its
+            authors call faulty; ``examples`` is ``None`` where it differs from one download to
+            the next.
         seconds: the clip length.
         protocol: how the examples are split.
         homepage: where to get the data set.

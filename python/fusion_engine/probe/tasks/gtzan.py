@@ -108,7 +108,7 @@ def _listed(root: Path, clips: dict[str, Path], broken: set[str]) -> dict[str, S
 
 
 def _clip(line: str) -> str:
-    name = line.rsplit("/")[-1]
+    name = line.rpartition("/")[2]
     genre, _, rest = name.partition(".")
     return f"{genre}.{rest.partition('.')[0]}"
 
