@@ -18,6 +18,16 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def early(tmp_path_factory):
+    """CNN14's first three blocks, in an order that is not that of their numbers."""
+    from fusion_engine.export import export
+
+    path = tmp_path_factory.mktemp("early") / "cnn14.onnx"
+    export("cnn14", path, layers=[2, 1, 3], weights="random:0", seconds=2)
+    return path
+
+
 @dataclass(frozen=True)
 class Problem:
     """Points around the centres of their classes, standardised by their own distribution."""

@@ -105,14 +105,6 @@ def test_the_pictures_are_there(layer_study):
         assert text in svg
 
 
-@pytest.fixture(scope="module")
-def early(tmp_path_factory):
-    """CNN14's first three blocks, in an order that is not that of their numbers."""
-    path = tmp_path_factory.mktemp("early") / "cnn14.onnx"
-    export("cnn14", path, layers=[2, 1, 3], weights="random:0", seconds=2)
-    return path
-
-
 @pytest.fixture
 def task(tmp_path):
     whole = read_task(RHYTHM, tmp_path / "audio")
