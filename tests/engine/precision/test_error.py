@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fusion_engine.engine.precision import HalfPrecision, emulated_model
+from fusion_engine.engine.precision import HalfPrecision, emulated_model, typed_model
 
 from .conftest import LAYERS, TORCH_TYPES, Case, run
 
@@ -34,6 +34,8 @@ def test_every_layer_against_fp64_and_pytorch(
     cases: Callable[[str], Case], name: str, precision: HalfPrecision
 ) -> None:
     case = cases(name)
+    typed = typed_model(case.graph(*case.layers), precision)
+    onnx.checker.check_model(typed, full_check=True)
     exact = case.published(torch.float64)
     torchs = case.published(TORCH_TYPES[precision])
     for number, got, other, want in zip(
