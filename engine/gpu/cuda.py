@@ -265,8 +265,11 @@ class Cuda:
         with suppress(IndexError):  # another thread was faster
             while self._deferred:
                 self.free_later(*self._deferred.popleft())
-            while self._reading and self._reading[0][0].is_done:
-                self._reading.popleft()
+            while self._reading:
+                reading = self._reading.popleft()
+                if not reading[0].is_done:
+                    self._reading.appendleft(reading)
+                    break
 
     def trim(self) -> None:
         """Give the system what the pool holds and nobody uses."""
