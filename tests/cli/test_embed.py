@@ -278,8 +278,8 @@ def vector_artifact(artifact):
     [
         ("no.onnx", None, "no.onnx: no such file"),
         ("text.onnx", b"hello", "text.onnx: ONNX Runtime cannot load it"),
-        ("cnn14.plan", b"plan", "runs no TensorRT plans"),
-        ("cnn14.bin", b"", "cnn14.bin: unknown kind '.bin', expected an .onnx file"),
+        ("cnn14.plan", b"plan", "cnn14.plan: "),
+        ("cnn14.bin", b"", "cnn14.bin: unknown kind '.bin', expected an .onnx or .plan file"),
     ],
 )
 def test_artifacts_that_are_none(cli, name, content, message):

@@ -106,7 +106,7 @@ def test_nothing_is_printed(
     export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=checkpoint, progress=steps.append)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
-    assert len(steps) == 3
+    assert len(steps) == 4
 
 
 @pytest.mark.parametrize(
