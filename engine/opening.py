@@ -2,16 +2,13 @@
 
 import logging
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import ArtifactError, BackendError
-from ..frontend import FrontendSpec
-from ..spec import Spec
 from .backends.onnx_runtime import OnnxRuntimeBackend, cuda_missing
 from .host import HostRunner
+from .options import Options
 from .runner import Runner
 from .stats import Meter
 
@@ -19,22 +16,6 @@ logger = logging.getLogger(__name__)
 
 BackendName = Literal["onnxruntime", "tensorrt"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``Engine`` was asked for, see there.
-
-    Args:
-        frontend: settings of the frontend for the artifact's spec.
-    """
-
-    device: str
-    backend: str | None
-    contexts: int
-    threads: int
-    memory_limit: int | None
-    frontend: Callable[[Spec], FrontendSpec]
 
 
 def open_runner(path: Path, options: Options, meter: Meter) -> Runner:

@@ -18,7 +18,8 @@ from ..frontend import FrontendSpec
 from ..spec import HEADS, Head, Spec
 from .gpu.arrays import is_on_gpu
 from .inputs import Clip, read_clip, read_clips
-from .opening import Options, open_runner
+from .opening import open_runner
+from .options import Options
 from .pieces import Piece, least_frames, pieces_of
 from .runner import Flags, Runner, check_finite
 from .stats import EngineStats, Meter

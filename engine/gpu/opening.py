@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..backends.onnx_runtime import cuda_missing
+from ..options import Options
 from ..stats import Meter
 from ..tensorrt import cached_plan, import_tensorrt, preflight
 from .backbone import Backbone
@@ -18,13 +18,10 @@ from .onnx import OnnxBackbone, cuda_providers, preload_cuda_libraries
 from .runner import GpuRunner
 from .tensorrt import TensorRTBackbone, deserialize
 
-if TYPE_CHECKING:
-    from ..opening import Options
-
 logger = logging.getLogger(__name__)
 
 
-def open_onnx(path: Path, options: "Options", meter: Meter) -> GpuRunner:
+def open_onnx(path: Path, options: Options, meter: Meter) -> GpuRunner:
     """An `.onnx` on ONNX Runtime's CUDA provider.
 
     Raises:
@@ -56,7 +53,7 @@ def open_onnx(path: Path, options: "Options", meter: Meter) -> GpuRunner:
     return _open(gpu, load, options, meter)
 
 
-def open_tensorrt(path: Path, options: "Options", meter: Meter) -> GpuRunner:
+def open_tensorrt(path: Path, options: Options, meter: Meter) -> GpuRunner:
     """A plan, or an `.onnx` that becomes one in the user's cache.
 
     Raises:
@@ -84,7 +81,7 @@ def open_tensorrt(path: Path, options: "Options", meter: Meter) -> GpuRunner:
 
 
 def _open(
-    gpu: GpuInfo, load: Callable[[Cuda], Backbone], options: "Options", meter: Meter
+    gpu: GpuInfo, load: Callable[[Cuda], Backbone], options: Options, meter: Meter
 ) -> GpuRunner:
     cuda = Cuda(gpu)
     with cuda.current(), ExitStack() as undo:
