@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +217,7 @@ def test_ctrl_c_stops_the_builder_and_leaves_what_was_there(cnn14_artifact, libr
         if not interrupted.is_set():
             interrupted.set()
             os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)  # such a small build would end before the main thread wakes
 
     with library.listen() as heard, pytest.raises(KeyboardInterrupt):
         build(cnn14_artifact, "a.plan", precision="fp32", progress=press)
