@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -14,18 +14,34 @@ BuildProgress = Callable[[str, int, int], None]
 
 
 def run_cancellable(work: Callable[[threading.Event], _T]) -> _T:
-    """``work(cancelled)`` in a thread of its own.
+    """``work(cancelled)`` in a thread of its own, which has ended when this returns or raises.
 
     Signals are the main thread's: an exception in a callback of TensorRT would be lost, so Ctrl-C
     sets ``cancelled`` here, and goes on once the work has stopped.
     """
-    cancelled = threading.Event()
-    with ThreadPoolExecutor(1, "fusion_engine-build") as pool:
+    cancelled, begun, lock = threading.Event(), threading.Event(), threading.Lock()
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        with lock:
+            if cancelled.is_set():
+                return
+            begun.set()
         try:
-            return pool.submit(work, cancelled).result()
-        except BaseException:
+            future.set_result(work(cancelled))
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, name="fusion_engine-build")
+    try:
+        # Ctrl-C may come in here too, when an executor would not know its thread yet.
+        thread.start()
+        return future.result()
+    finally:
+        with lock:
             cancelled.set()
-            raise
+        if begun.is_set():
+            thread.join()
 
 
 def make_monitor(module: Any, cancelled: threading.Event, progress: BuildProgress | None) -> Any:
