@@ -19,6 +19,7 @@ from fusion_engine.probe.linear import (
     WEIGHT_DECAY,
     ProbeStack,
 )
+from fusion_engine.probe.tasks.base import Split
 
 from .harness import Case, Check, Comparison, Measurement, WrongAnswerError, calls
 from .machine import ROOT, usable_cores
@@ -138,18 +139,7 @@ def evaluate_here() -> None:
     torch.set_num_threads(THREADS)
     x, y = generated(EXAMPLES, DIM, CLASSES)
     names = [f"{label:02}" for label in range(CLASSES)]
-    splits = (
-        "train",
-        "train",
-        "train",
-        "train",
-        "train",
-        "train",
-        "train",
-        "train",
-        "valid",
-        "test",
-    )
+    splits: list[Split] = ["train"] * 8 + ["valid", "test"]
     task = Task(
         name="generated",
         title="generated",
