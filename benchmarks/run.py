@@ -123,7 +123,7 @@ def _line(record: dict[str, Any]) -> str:
 def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="cases:\n" + "\n".join(f"  {case.name:22}{case.title}" for case in cases),
+        epilog="cases:\n" + "\n".join(f"  {case.name:26}{case.title}" for case in cases),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
