@@ -244,6 +244,18 @@ def test_devices():
             linear.check_device("cuda")
 
 
+def test_what_is_learnt_by_heart_leaves_no_denormal_numbers():
+    """A probability of e^-95 is denormal: products with such numbers take many times as long."""
+    stack = ProbeStack(3, 2, (1e-3,), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stack.weight.zero_()
+        stack.bias.copy_(torch.tensor([[95.0, 0.0]]))
+    assert 0 < stack.logits(torch.ones(1, 3)).softmax(2)[0, 0, 1] < torch.finfo(torch.float32).tiny
+    stack.step(torch.ones(1, 3), torch.tensor([0]))
+    # Adam's first step is the learning rate, whatever the gradient's size; of none it is nothing.
+    assert not stack.weight.any()
+
+
 @pytest.mark.gpu
 def test_on_a_gpu(trained):
     """The same seed starts from the same weights, and comes to as good a probe."""

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("probe-results")
 
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="pretrained|random:SEED|PATH",
+        help="For --model, as for `fusion-engine export`.",
+    ),
+]
 TaskNames = Annotated[
     list[str] | None,
     typer.Option(

@@ -23,6 +23,7 @@ from ._options import (
     TaskNames,
     Threads,
     TrainDevice,
+    Weights,
     make_folder,
     read_tasks,
 )
@@ -47,15 +48,7 @@ def layers(
             "first.",
         ),
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            "--weights",
-            "-w",
-            metavar="pretrained|random:SEED|PATH",
-            help="For --model, as for `fusion-engine export`.",
-        ),
-    ] = "pretrained",
+    weights: Weights = "pretrained",
     task: TaskNames = None,
     data: DataFolders = None,
     csv: CsvFiles = None,

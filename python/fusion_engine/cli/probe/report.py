@@ -23,6 +23,7 @@ from ._options import (
     TaskNames,
     Threads,
     TrainDevice,
+    Weights,
     make_folder,
     read_tasks,
 )
@@ -77,15 +78,7 @@ def report(
             "ast; may be repeated. The results go to the first FOLDER named.",
         ),
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            "--weights",
-            "-w",
-            metavar="pretrained|random:SEED|PATH",
-            help="For --model, as for `fusion-engine export`.",
-        ),
-    ] = "pretrained",
+    weights: Weights = "pretrained",
     task: TaskNames = None,
     data: DataFolders = None,
     csv: CsvFiles = None,
