@@ -56,18 +56,18 @@ class Stream:
 
 
 class Graph:
-    """Work that was captured, to be launched as one; ``core`` is cuda-core's graph."""
+    """Work that was captured, to be launched as one; ``handle`` is its ``CUgraphExec``."""
 
-    def __init__(self, core: Any) -> None:
-        self._graph = core
+    def __init__(self, driver: Any, handle: Any) -> None:
+        self._driver, self._handle = driver, handle
 
     def launch(self, stream: Stream) -> None:
         """Queue it."""
-        self._graph.launch(stream.core)
+        check(self._driver.cuGraphLaunch(self._handle, stream.handle))
 
     def close(self) -> None:
         """Destroy it; none of its launches is under way."""
-        self._graph.close()
+        check(self._driver.cuGraphExecDestroy(self._handle))
 
 
 class Pinned:
@@ -225,18 +225,25 @@ class Cuda:
         Raises:
             Exception: whatever ``work`` raises, or CUDA, when it holds what cannot be captured.
         """
-        builder = stream.core.create_graph_builder()
+        # Not by cuda-core's builder: CUDA itself destroys the graph of an invalidated capture, and
+        # the builder, up to 1.2 at least, does so again, which ends the process.
+        driver = self._driver
+        graph: Any = None
+        # Calls of other threads that cannot be captured do not break this one.
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        check(driver.cuStreamBeginCapture(stream.handle, mode))
         self._capturing.on = True
         try:
-            # Calls of other threads that cannot be captured do not break this one.
-            builder.begin_building("thread_local")
-            work()
-            builder.end_building()
-            return Graph(builder.complete())
+            try:
+                work()
+            finally:  # no graph comes with an error
+                error, graph = driver.cuStreamEndCapture(stream.handle)
+            check((error,))
+            return Graph(driver, check(driver.cuGraphInstantiate(graph, 0)))
         finally:
             self._capturing.on = False
-            with suppress(Exception):  # of a capture that failed, it ends it and says so again
-                builder.close()
+            if graph is not None:
+                check(driver.cuGraphDestroy(graph))
 
     def free(self, address: int, stream: Stream) -> None:
         """Free in the order of ``stream``."""

@@ -115,13 +115,13 @@ class CoreStream:
         self.open = False
 
 
-class CoreGraph:
+class HostGraph(Graph):
     def __init__(self, machine: Machine, work: list[Callable[[], None]]) -> None:
         self.machine, self.work = machine, work
         machine.graphs.add(id(self))
 
-    def launch(self, stream: CoreStream) -> None:
-        assert stream.open
+    def launch(self, stream: Stream) -> None:
+        assert stream.core.open
         assert id(self) in self.machine.graphs
         for step in self.work:
             step()
@@ -205,7 +205,7 @@ class HostCuda(Cuda):
             work()
         finally:
             self.machine.here.capture = None
-        return Graph(CoreGraph(self.machine, steps))
+        return HostGraph(self.machine, steps)
 
     def free(self, address: int, stream: Stream) -> None:
         assert stream.core.open
