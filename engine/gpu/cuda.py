@@ -21,6 +21,9 @@ from .dlpack import CUDA
 # Stream handles that have a meaning of their own (CUDA, DLPack, the CUDA array interface).
 LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
 
+# Whether this thread captures, on whichever GPU and for whichever engine: ``on``.
+_capturing = threading.local()
+
 
 class OutOfMemory(Exception):
     """An allocation of ``size`` bytes that the device or the host could not give."""
@@ -137,7 +140,6 @@ class Cuda:
             self._results = self._device.create_stream()
         finally:
             check(self._driver.cuCtxSetCurrent(before))
-        self._capturing = threading.local()
         self._deferred: deque[tuple[int, Any, Any]] = deque()
         self._reading: deque[tuple[Any, Any]] = deque()
 
@@ -232,7 +234,7 @@ class Cuda:
         # Calls of other threads that cannot be captured do not break this one.
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         check(driver.cuStreamBeginCapture(stream.handle, mode))
-        self._capturing.on = True
+        _capturing.on = True
         try:
             try:
                 work()
@@ -241,7 +243,7 @@ class Cuda:
             check((error,))
             return Graph(driver, check(driver.cuGraphInstantiate(graph, 0)))
         finally:
-            self._capturing.on = False
+            _capturing.on = False
             if graph is not None:
                 check(driver.cuGraphDestroy(graph))
 
@@ -256,7 +258,7 @@ class Cuda:
         the default stream, or one that synchronises with it, are waited for here. ``source`` is
         kept until ``last``.
         """
-        if getattr(self._capturing, "on", False):
+        if getattr(_capturing, "on", False):
             # The garbage collector runs anywhere.
             self._deferred.append((address, last, source))
             return

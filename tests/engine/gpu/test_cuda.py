@@ -1,12 +1,12 @@
 """The layer between the runtime and CUDA, on a driver that writes down what it is asked."""
 
-import threading
+from collections import deque
 from types import SimpleNamespace
 
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine.gpu.cuda import Cuda
+from fusion_engine.engine.gpu.cuda import Cuda, Memory
 
 STREAM = SimpleNamespace(handle=7)
 
@@ -68,8 +68,12 @@ def driver():
 
 @pytest.fixture
 def cuda(driver):
+    return on(driver)
+
+
+def on(driver):
     cuda = Cuda.__new__(Cuda)
-    cuda._driver, cuda._capturing = driver, threading.local()
+    cuda._driver, cuda._deferred = driver, deque()
     return cuda
 
 
@@ -106,3 +110,10 @@ def test_a_capture_that_was_invalidated_has_no_graph_to_destroy(cuda, driver, ra
         cuda.capture(STREAM, work)
     assert driver.calls == ["begin", "end"]
     assert not driver.graphs
+
+
+def test_the_result_of_another_engine_that_is_dropped_during_a_capture(cuda, driver):
+    """Its free would break this engine's capture as much as one of this engine's."""
+    other = on(SimpleNamespace())  # that knows no calls
+    cuda.capture(STREAM, lambda: Memory(other, 4096, 256).__del__())
+    assert [address for address, _, _ in other._deferred] == [4096]
