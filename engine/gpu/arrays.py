@@ -166,6 +166,8 @@ class DeviceArray:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         with self._cuda.current():
             stream = self._cuda.publish(self._ready)
+            # PyTorch does not read "stream".
+            self._cuda.wait(LEGACY_STREAM, self._ready)
         return {
             "shape": self.shape,
             "typestr": "<f4",
