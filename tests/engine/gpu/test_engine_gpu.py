@@ -176,7 +176,8 @@ def test_torch_in_and_out(small, dtype):
         assert_close(torch.from_dlpack(result).cpu().numpy(), expected, 1e-6)
         assert_close(torch.as_tensor(result, device="cuda").cpu().numpy(), expected, 1e-6)
         assert_close(result.numpy(), expected, 1e-6)
-    assert_close(small.embed(x[0].cuda()).numpy(), expected[0], 1e-6)
+    # Not a row of the batch, which may take other kernels.
+    assert_close(small.embed(x[0].cuda()).numpy(), small.embed(x[0].numpy()), 1e-6)
     long = torch.from_numpy(LONG)
     assert_close(small.embed(long.cuda()).numpy(), small.embed(LONG), 1e-5)
 
