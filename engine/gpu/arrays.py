@@ -38,7 +38,6 @@ def read_array(audio: Any, cuda: Cuda, stream: Stream) -> Imported:
         array = dlpack.take(audio.__dlpack__(stream=stream.handle))
     else:
         array = _from_interface(audio, cuda, stream)
-        _check_device(array.device, index)
     name = f"audio in GPU memory is {array.dtype} {list(array.shape)}"
     if array.dtype not in (np.float32, np.int16):
         raise TypeError(f"{name}; {EXPECTED}")
@@ -55,6 +54,10 @@ def read_array(audio: Any, cuda: Cuda, stream: Stream) -> Imported:
 def _from_interface(audio: Any, cuda: Cuda, stream: Stream) -> Imported:
     """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html."""
     face = audio.__cuda_array_interface__
+    address = face["data"][0] or 0
+    # An empty array is nowhere.
+    device = cuda.device_of(address) if address else cuda.info.index
+    _check_device(device, cuda.info.index)  # before CUDA refuses the other GPU's stream
     producer = face.get("stream", None if face["version"] >= 3 else LEGACY_STREAM)
     if producer is not None:
         cuda.wait_for_stream(stream, producer)
@@ -65,9 +68,6 @@ def _from_interface(audio: Any, cuda: Cuda, stream: Stream) -> Imported:
         if given is None
         else tuple(stride // dtype.itemsize for stride in given)
     )
-    address = face["data"][0] or 0
-    # An empty array is nowhere.
-    device = cuda.device_of(address) if address else cuda.info.index
     return Imported(address, shape, strides, dtype, device, audio)
 
 

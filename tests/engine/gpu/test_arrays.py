@@ -261,6 +261,14 @@ def test_arrays_that_do_not_fit(engine):
     assert engine.embed(OnGpu(zeros(16_000)), sample_rate=16_000).shape == (1280,)
 
 
+def test_an_array_of_the_interface_on_another_gpu(engine, machine, monkeypatch):
+    """CUDA refuses to record its stream here: that must not be asked for."""
+    monkeypatch.setattr(type(engine._runner._cuda), "device_of", lambda self, address: 1)
+    with pytest.raises(fe.AudioError, match="on cuda:1, and this engine runs on cuda:0"):
+        engine.embed(Interface(noise(1.0), stream=PRODUCER))
+    assert not machine.waits
+
+
 def test_an_engine_on_the_cpu(artifact):
     engine = fe.Engine(artifact("chunked"), device="cpu")
     with pytest.raises(fe.BackendError, match="in GPU memory, and this engine runs on 'cpu'"):
