@@ -33,11 +33,13 @@ class Clips:
         count: how many there are.
         single: the caller gave one clip, not a batch of one.
         items: paths are decoded only when the iterator comes to them.
+        held: the caller holds all samples as they are, so that all of them take no more memory.
     """
 
     count: int
     single: bool
     items: Iterator[Clip]
+    held: bool
 
 
 def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clips:
@@ -55,14 +57,16 @@ def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip
     """
     if _is_path(audio):
         _no_rate_for_paths(source_rate)
-        return Clips(1, True, _decoded([audio], sample_rate))
+        return Clips(1, True, _decoded([audio], sample_rate), False)
+    held = source_rate in (None, sample_rate)
     if isinstance(audio, Sequence):
-        return Clips(len(audio), False, _from_list(audio, source_rate, sample_rate))
+        items = _from_list(audio, source_rate, sample_rate)
+        return Clips(len(audio), False, items, held and not any(map(_is_path, audio)))
     array = _as_array(audio, "audio")
     if array.ndim == 2:
         rows = audio_io.batch_rows(array)
-        return Clips(len(rows), False, _from_list(rows, source_rate, sample_rate))
-    return Clips(1, True, _from_list([array], source_rate, sample_rate))
+        return Clips(len(rows), False, _from_list(rows, source_rate, sample_rate), held)
+    return Clips(1, True, _from_list([array], source_rate, sample_rate), held)
 
 
 def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:

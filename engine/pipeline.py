@@ -17,15 +17,15 @@ from ..errors import ArtifactError, BackendError
 from ..frontend import FrontendSpec
 from ..spec import HEADS, Head, Spec
 from .gpu.arrays import is_on_gpu
-from .inputs import Clip, read_clip, read_clips
+from .inputs import Clip, Clips, read_clip, read_clips
 from .opening import open_runner
 from .options import Options
 from .pieces import Piece, least_frames, pieces_of
 from .runner import Flags, Runner, check_finite
 from .stats import EngineStats, Meter
 
-# Clips are grouped by length within a window of this many seconds of audio, so that the memory
-# for a long list of files does not grow with the list.
+# Clips that are decoded or resampled are grouped by length within a window of this many seconds of
+# audio, so that the memory for a long list of files does not grow with the list.
 WINDOW_SECONDS = 600.0
 
 
@@ -187,7 +187,7 @@ class Engine:
             return self._runner.embed_on_device(audio, head)
         clips = read_clips(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
         out = np.empty((clips.count, self.embedding_dim), np.float32)
-        for first, window in self._windows(clips.items):
+        for first, window in self._windows(clips):
             self._embed_window(window, out[first : first + len(window)], head)
         return out.reshape(-1) if clips.single else out
 
@@ -293,11 +293,11 @@ class Engine:
         self._count([clip])
         return clip
 
-    def _windows(self, items: Iterator[Clip]) -> Iterator[tuple[int, list[Clip]]]:
+    def _windows(self, clips: Clips) -> Iterator[tuple[int, list[Clip]]]:
         """Runs of clips of bounded length, each with the index of its first clip."""
-        limit = round(WINDOW_SECONDS * self.sample_rate)
+        limit = math.inf if clips.held else WINDOW_SECONDS * self.sample_rate
         first, samples, window = 0, 0, list[Clip]()
-        for clip in items:
+        for clip in clips.items:
             window.append(clip)
             samples += len(clip.samples)
             if samples >= limit:

@@ -137,6 +137,17 @@ def test_a_batch_beyond_the_profile_is_split(open_plan, on_cpu):
         assert engine.stats.runs == 3
 
 
+def test_what_the_caller_holds_is_one_run(open_plan, monkeypatch):
+    """However much audio it is: a window bounds what has to be decoded."""
+    monkeypatch.setattr("fusion_engine.engine.pipeline.WINDOW_SECONDS", 2.0)
+    batch = np.stack([noise(1.0, seed) for seed in range(8)])
+    with open_plan("chunked") as engine:
+        for clips in (batch, list(batch)):
+            before = engine.stats.runs
+            engine.embed(clips)
+            assert engine.stats.runs == before + 1
+
+
 def test_the_profile_that_fits_is_taken(open_plan, on_cpu):
     profiles = [
         ((4, 1, 32, 64), (4, 1, 100, 64), (8, 1, 600, 64)),
