@@ -78,7 +78,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str, str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
             keys = [name for name in ("split", "fold") if name in header]
             if not {"file_name", "label"} <= set(header) or len(keys) != 1:
                 found = ", ".join(header) or "empty"
