@@ -110,6 +110,12 @@ def test_wrong_usage(cli, copied: Path, wrong: list[str]) -> None:
     assert cli("parity", copied, *wrong).status == 2
 
 
+def test_where_nothing_can_be_written_nothing_is_done(cli, copied: Path, tmp_path: Path) -> None:
+    result = cli("parity", copied, "-o", tmp_path / "nowhere" / "certificate.json")
+    assert (result.status, result.stdout) == (1, "")
+    assert "create the folder first" in result.stderr
+
+
 def test_progress_goes_to_a_terminal(copied: Path, tmp_path: Path) -> None:
     before = (
         "from fusion_engine import parity\n"

@@ -253,6 +253,20 @@ def test_report_of_nothing(cli):
     assert "probe-results" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["compare", "a.onnx", "b.onnx", "-t", "synthetic", "-o", "nowhere/out.json"],
+        ["report", "-m", "cnn14", "-t", "synthetic", "-o", "nowhere/out.md"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_where_nothing_can_be_written_nothing_is_done(cli, args):
+    result = cli("probe", *args)
+    assert (result.status, result.stdout, folder()) == (1, "", [])
+    assert "cannot write nowhere/out" in result.stderr
+
+
 def test_compare_an_artifact_with_itself(cli, two_layers, sounds):
     Path("a.onnx").symlink_to(two_layers)
     args = ["--csv", sounds, "--seeds", "1"]

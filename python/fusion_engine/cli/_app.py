@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperGroup
 
+from .._atomic import atomic_path
 from .._version import __version__
 
 # Not rich's own guess, which FORCE_COLOR overrides: no bar in a log file.
@@ -135,6 +136,20 @@ def output_path(*suffixes: str) -> Callable[[Path | None], Path | None]:
         return path
 
     return check
+
+
+class _Writable(Exception):
+    """Ends the writing of a file before anything is written."""
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before the work for it.
+
+    Raises:
+        FusionEngineError: it cannot be written.
+    """
+    with suppress(_Writable), atomic_path(path):
+        raise _Writable
 
 
 @contextmanager

@@ -10,12 +10,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from .._atomic import atomic_path
 from ..audio import decode_ahead, find_audio
 from ..errors import AudioError, FusionEngineError
 from ..output import Failures, open_writer
 from ..spec import Head
-from ._app import app, output_path, print_message, progress_bar
+from ._app import app, check_writable, output_path, print_message, progress_bar
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -82,7 +81,7 @@ def embed(
     # Here, so that the other commands run where the native module does not load.
     from ..engine import Engine
 
-    _check_writable(output)
+    check_writable(output)
     paths = find_audio(inputs)
     try:
         engine = Engine(artifact, device=device, threads=threads, normalization=normalization)
@@ -124,12 +123,6 @@ Report = Callable[[Path, FusionEngineError], None]
 
 class _NothingWritten(Exception):
     """Leaves a file that is being written as it was."""
-
-
-def _check_writable(output: Path) -> None:
-    """Refuse an output that cannot be written before anything is loaded."""
-    with suppress(_NothingWritten), atomic_path(output):
-        raise _NothingWritten
 
 
 def _windows(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..artifact import read_spec
-from ._app import app, output_path, print_message, step_bar
+from ._app import app, check_writable, output_path, print_message, step_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,6 +88,8 @@ def parity(
     from ..parity.record import record
     from ..parity.subject import least_frames
 
+    if output is not None:
+        check_writable(output)
     signals = default_signals(read_spec(artifact), least_frames=least_frames(artifact))
     files = audio or []
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._atomic import atomic_path
-from .._app import output_path, phase_bars, print_fields, print_message
+from .._app import check_writable, output_path, phase_bars, print_fields, print_message
 from . import probe
 from ._options import (
     CacheFolder,
@@ -82,6 +82,8 @@ def compare(
     from ...probe.compare import compare as compare_records
     from ...probe.records import ProbeRecord
 
+    if output is not None:
+        check_writable(output)
     saved = [path.suffix == ".json" for path in (a, b)]
     if all(saved):
         if task or csv:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._atomic import atomic_path
-from .._app import output_path, phase_bars, print_message, step_bar
+from .._app import check_writable, output_path, phase_bars, print_message, step_bar
 from . import probe
 from ._options import (
     DEFAULT_FOLDER,
@@ -106,6 +106,8 @@ def report(
     from ...probe.records import load_records
     from ...probe.report import FORMATS, build_report
 
+    for path in output or []:
+        check_writable(path)
     tables = read_published(published)
     folders = results or [DEFAULT_FOLDER]
     if model:
