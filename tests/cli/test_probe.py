@@ -181,6 +181,35 @@ def test_wrong_usage(cli, args, message):
     assert folder() == []
 
 
+@pytest.mark.parametrize("name", ["run", "layers"])
+def test_tasks_of_one_name(cli, two_layers, sounds, name):
+    """Their results would have one file, where the second would take the place of the first."""
+    Path("other").mkdir()
+    rows = sounds.read_text().splitlines()
+    moved = [rows[0], *(f"{sounds.parent}/{row}" for row in rows[1:])]
+    Path("other/sounds.csv").write_text("\n".join(moved))
+    for args in (
+        ["--csv", sounds, "--csv", "other/sounds.csv"],
+        ["-t", "synthetic", "-t", "synthetic_pitch"],
+    ):
+        result = cli("probe", name, two_layers, *args)
+        assert (result.status, result.stdout) == (2, "")
+        assert "two tasks are named" in result.stderr
+    assert folder() == ["other"]
+
+
+def test_a_class_that_cannot_be_learnt_is_refused_before_the_work(cli, two_layers, sounds):
+    """Also behind another task, which would be done first."""
+    text = sounds.read_text().replace("tone,train", "tone,test")
+    bad = sounds.with_name("untrained.csv")
+    bad.write_text(text)
+    result = cli("probe", "run", two_layers, "--csv", sounds, "--csv", bad)
+    assert (result.status, result.stdout) == (1, "")
+    assert "untrained: class 'tone' has no example in train" in result.stderr
+    assert folder() == []
+    assert not Path("cache").exists()
+
+
 def test_what_does_not_fit_the_artifact_is_wrong_usage(cli, two_layers, sounds):
     result = cli("probe", "run", two_layers, "--csv", sounds, "--normalization", "-4", "4")
     assert result.status == 2

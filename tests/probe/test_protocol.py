@@ -241,6 +241,22 @@ def test_a_class_without_training_examples_is_an_error():
         list(partitions(split_task(y, splits)))
 
 
+def test_a_class_that_cannot_be_learnt_in_a_later_fold_is_refused_first(problem):
+    """One example in fold 1 and two in fold 2: outside fold 2 none is left to train on."""
+    y = np.array([0] * 20 + [1] * 20 + [2] * 3)
+    folds = [1 + number % 2 for number in range(40)] + [2, 2, 1]
+    seen = []
+    with pytest.raises(DatasetError, match="outside fold 2"):
+        evaluate(fold_task(y, folds), problem.x[:43], progress=lambda *at: seen.append(at), **FAST)
+    assert seen == []
+
+
+def test_nothing_is_embedded_that_cannot_be_trained_on(tmp_path):
+    task = split_task(np.array([0, 0, 0, 1]), ["train", "valid", "test", "test"])
+    with pytest.raises(DatasetError, match="'c1' has no example in train"):
+        probe(tmp_path / "not-even-opened.onnx", task)
+
+
 def test_rows_that_are_not_finite(problem, in_splits):
     x = problem.x.copy()
     x[417, 3] = np.nan

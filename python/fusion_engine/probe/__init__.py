@@ -73,6 +73,7 @@ def probe(
     def stage(name: str) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, total: progress(name, done, total)
 
+    list(partitions(task))  # what cannot be trained on is refused before it is embedded
     engine, identity = open_engine(
         artifact, device=device, threads=threads, normalization=normalization
     )

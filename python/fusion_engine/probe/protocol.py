@@ -163,12 +163,12 @@ def evaluate(
         )
     targets = targets_of(task)
     predictions = np.full((len(seeds), len(targets)), NOT_TESTED, np.int64)
-    folds, count = [], len(task.folds) or 1
-    for number, part in enumerate(partitions(task)):
+    parts, folds = list(partitions(task)), []
+    for number, part in enumerate(parts):
 
         def advance(epoch: int, before: int = number * max_epochs) -> None:
             if progress is not None:
-                progress(before + epoch, count * max_epochs)
+                progress(before + epoch, len(parts) * max_epochs)
 
         scaler = Scaler(_rows(embeddings, part.train))
         trained = train_probes(

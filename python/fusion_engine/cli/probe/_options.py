@@ -1,5 +1,6 @@
 """What the commands of ``fusion-engine probe`` share."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,9 +103,10 @@ def read_tasks(
     """The tasks asked for; what must be known of them is said on stderr.
 
     Raises:
-        BadParameter: no task, or not as many folders as tasks that need one.
+        BadParameter: no task, two of one name, or not as many folders as tasks that need one.
         DatasetError: an unknown task, or one whose data are not as expected.
     """
+    from ...probe.protocol import partitions
     from ...probe.tasks import read_csv, read_task, task_names
 
     names, folders = names or [], list(data or [])
@@ -128,7 +130,14 @@ def read_tasks(
         root = synthetic if name in generated else folders.pop(0)
         tasks += [read_task(part, root, seed=split_seed) for part in task_names(name)]
     tasks += [read_csv(path, seconds=seconds) for path in csvs or []]
+    twice = [name for name, count in Counter(task.name for task in tasks).items() if count > 1]
+    if twice:
+        raise typer.BadParameter(
+            f"two tasks are named {twice[0]}, and their results would be one file: give each task "
+            "once, and each CSV a name of its own"
+        )
     for task in tasks:
+        list(partitions(task))  # what cannot be trained on is refused before it is embedded
         for note in task.notes:
             print_message(f"{task.title}: {note}")
     return tasks
