@@ -227,7 +227,7 @@ def test_layers_of_an_artifact(cli, two_layers, sounds):
     assert row[:3] == ["sounds", found[1,], found[2,]]
     assert average == ["average", *row[1:]]  # of one task
     assert {"layers.json", "layers.csv", "layers.png", "layers.svg"} <= set(folder("out"))
-    assert "cnn14_16k-1.sounds.probe.json" in folder("out")
+    assert "cnn14_16k-1.random-0.sounds.probe.json" in folder("out")
 
 
 def test_layers_of_a_model(layer_study):
@@ -270,7 +270,9 @@ def test_report_runs_the_presets(cli, monkeypatch, sounds):
     for name in ("cnn14-last", "cnn14-fusion", "cnn14-fusion − cnn14-last"):
         assert f"| {name} (random:0) | measured |" in result.stdout
     assert folder() == ["probe-results"]
-    assert folder("probe-results") == [f"{name}.sounds.probe.json" for name in sorted(presets)]
+    assert folder("probe-results") == [
+        f"{name}.random-0.sounds.probe.json" for name in sorted(presets)
+    ]
     result = cli("probe", "report", "--model", "cnn14_32k", *args[2:])
     assert result.status == 2
     assert "has no presets" in result.stderr

@@ -129,6 +129,18 @@ def test_a_choice_is_the_artifact_with_these_layers(early, tmp_path, task):
         assert len(set(record.result.predictions[0])) > 2
 
 
+def test_another_normalisation_is_said(early, tmp_path, task):
+    """In what made the result, which a report goes by, and with its numbers in the notes."""
+    usual = prober(early, tmp_path)
+    (plain,) = usual.probe(task, [(1,)])
+    (record,) = replace(usual, normalization=(-6.6, 5.1)).probe(task, [(1,)])
+    assert record.system == replace(plain.system, normalized=True)
+    assert record.file_name != plain.file_name
+    numbers = "log-mel normalised with mean -6.6 and std 5.1"
+    note = f"cnn14_16k-1 (random:0, task normalization): {numbers}"
+    assert record.result.notes == (*plain.result.notes, note)
+
+
 def test_one_pass_over_the_audio_serves_all_layers(early, tmp_path, task):
     shown = []
     one = prober(early, tmp_path, show=lambda *step: shown.append(step))

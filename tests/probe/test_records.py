@@ -26,6 +26,38 @@ def test_other_programs_can_read_it(tmp_path):
     assert data["result"]["accuracy"] == pytest.approx(0.55)
 
 
+def test_another_system_has_another_file():
+    changes = [
+        {},
+        {"weights": "random:0"},
+        {"weights": "random:1"},
+        {"weights": "best.pth", "weights_sha256": "1" * 64},
+        {"weights": "best.pth", "weights_sha256": "2" * 64},
+        {"precision": "fp16"},
+        {"head": "max"},
+        {"normalized": True},
+    ]
+    systems = [system(**change) for change in changes]
+    names = [record([0.5], of=one).file_name for one in systems]
+    assert names == [
+        "cnn14-fusion.gtzan.probe.json",
+        "cnn14-fusion.random-0.gtzan.probe.json",
+        "cnn14-fusion.random-1.gtzan.probe.json",
+        "cnn14-fusion.11111111.gtzan.probe.json",
+        "cnn14-fusion.22222222.gtzan.probe.json",
+        "cnn14-fusion.fp16.gtzan.probe.json",
+        "cnn14-fusion.max.gtzan.probe.json",
+        "cnn14-fusion.normalized.gtzan.probe.json",
+    ]
+    assert systems[-1].label == "cnn14-fusion (task normalization)"
+
+
+def test_a_record_from_before_normalisation_was_said():
+    data = json.loads(record([0.5]).to_json())
+    del data["system"]["normalized"]
+    assert ProbeRecord.from_json(json.dumps(data)) == record([0.5])
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_have_their_names(name):
     preset = PRESETS[name]

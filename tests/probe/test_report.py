@@ -153,15 +153,17 @@ def test_other_weights_and_precisions_have_their_own_rows():
         system((3, 6), weights="random:0", weights_sha256="1" * 64),
         system((3, 6)),
         system((3, 6), precision="fp16"),
+        system((7,), normalized=True),
         system((2, 6)),
     ]
     report = build_report([record([0.5], of=one) for one in systems], published())
     assert [row.system for row in report.rows] == [
         "cnn14-last (random:0)",
+        "cnn14-last (task normalization)",
         "cnn14-fusion (random:0)",
         "cnn14-fusion",
         "cnn14-fusion (fp16)",
-        # A difference of the same weights and precision alone.
+        # A difference of the same weights, precision and normalisation alone.
         "cnn14-fusion − cnn14-last (random:0)",
         "cnn14_16k-2-6",
     ]

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +38,8 @@ class Prober:
         identity: of the engine, for the cache.
         cache: the folder for embeddings.
         head: pooling over time; ``None``: the artifact's.
+        normalization: mean and standard deviation of the log-mel that the engine was opened with;
+            ``None``: the artifact's.
         seeds: of the probes.
         max_epochs: the most passes over the training set.
         train_device: where the probes are trained, ``cpu`` or a CUDA device of torch's.
@@ -48,6 +50,7 @@ class Prober:
     identity: str
     cache: Path
     head: Head | None = None
+    normalization: tuple[float, float] | None = None
     seeds: Sequence[int] = SEEDS
     max_epochs: int = MAX_EPOCHS
     train_device: str = "cpu"
@@ -88,6 +91,7 @@ class Prober:
             identity=identity,
             cache=cache_folder() / "probe" if cache is None else Path(cache),
             head=head,
+            normalization=normalization,
             seeds=tuple(seeds),
             max_epochs=max_epochs,
             train_device=train_device,
@@ -141,8 +145,13 @@ class Prober:
                 device=self.train_device,
                 progress=partial(self.show, what),
             )
+            own = self.normalization
+            system = System.of(self.engine.spec, choice, self.head, normalized=own is not None)
+            if own is not None:
+                note = f"{system.label}: log-mel normalised with mean {own[0]:g} and std {own[1]:g}"
+                result = replace(result, notes=(*result.notes, note))
             yield ProbeRecord(
-                system=System.of(self.engine.spec, choice, self.head),
+                system=system,
                 title=task.title,
                 folds=_folds(task),
                 result=result,

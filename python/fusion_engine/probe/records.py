@@ -27,6 +27,8 @@ class System:
         weights_sha256: of the weights.
         precision: of the backbone's arithmetic.
         head: pooling over time.
+        normalized: whether the log-mel was normalised with the task's statistics, which the notes
+            of the result say, in place of the model's own.
     """
 
     model: str
@@ -35,9 +37,17 @@ class System:
     weights_sha256: str
     precision: str
     head: Head
+    normalized: bool = False
 
     @classmethod
-    def of(cls, spec: Spec, layers: Sequence[int] | None = None, head: Head | None = None) -> Self:
+    def of(
+        cls,
+        spec: Spec,
+        layers: Sequence[int] | None = None,
+        head: Head | None = None,
+        *,
+        normalized: bool = False,
+    ) -> Self:
         """The system of an artifact, or of some of its layers."""
         return cls(
             model=spec.model,
@@ -48,6 +58,7 @@ class System:
             weights_sha256=spec.weights.sha256,
             precision=spec.precision,
             head=head or spec.head,
+            normalized=normalized,
         )
 
     @property
@@ -72,6 +83,7 @@ class System:
             )
             if value != usual
         ]
+        unusual += ["task normalization"] if self.normalized else []
         return f"{self.name} ({', '.join(unusual)})" if unusual else self.name
 
 
@@ -93,11 +105,19 @@ class ProbeRecord:
 
     @property
     def file_name(self) -> str:
-        """Where ``save`` puts it in a folder: ``cnn14-fusion.esc50.probe.json``."""
-        parts = [self.system.name]
-        parts += [
-            p for p in (self.system.precision, self.system.head) if p not in ("fp32", HEADS[0])
-        ]
+        """Where ``save`` puts it in a folder: ``cnn14-fusion.esc50.probe.json``.
+
+        What is not as published is in the name, so that another system has another file:
+        ``cnn14-fusion.random-0.fp16.esc50.probe.json``. Checkpoints are told apart by their
+        content: those of two trainings may have one name.
+        """
+        system, parts = self.system, [self.system.name]
+        if system.weights.startswith("random:"):
+            parts.append(system.weights.replace(":", "-"))
+        elif system.weights != "pretrained":
+            parts.append(system.weights_sha256[:8])
+        parts += [p for p in (system.precision, system.head) if p not in ("fp32", HEADS[0])]
+        parts += ["normalized"] if system.normalized else []
         return ".".join([*parts, self.result.task]) + SUFFIX
 
     def to_json(self) -> str:

@@ -171,7 +171,8 @@ def _model_rows(
 
 def _comparable(system: System) -> tuple[str, ...]:
     """What must be the same for a difference between layers to be one."""
-    return system.model, system.weights_sha256, system.precision, system.head
+    normalization = "task" if system.normalized else "model"
+    return system.model, system.weights_sha256, system.precision, system.head, normalization
 
 
 def _measured(system: System, records: Mapping[str, ProbeRecord]) -> Row:
