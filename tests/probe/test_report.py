@@ -181,6 +181,15 @@ def test_two_results_of_the_same():
         build_report([record([0.5]), record([0.6])], published())
 
 
+def test_results_of_other_splits_have_no_common_table():
+    """As GTZAN with its file lists and without."""
+    one, two = record([0.5], of=system((7,))), record([0.6], examples="2" * 64)
+    with pytest.raises(FusionEngineError, match=r"cnn14-last and cnn14-fusion were .* different"):
+        build_report([one, two], published())
+    # Another task has other clips, of course.
+    assert build_report([one, record([0.6], task="esc50", examples="2" * 64)], published())
+
+
 def test_no_result():
     with pytest.raises(FusionEngineError, match="no result"):
         build_report([], published())

@@ -117,10 +117,12 @@ def build_report(records: Iterable[ProbeRecord], tables: Published) -> Report:
         tables: the published numbers; rows without one for the tasks at hand are left out.
 
     Raises:
-        FusionEngineError: no record, or two of the same system and task.
+        FusionEngineError: no record, two of the same system and task, or records of a task on
+            other clips, labels or splits than the others.
     """
     records = tuple(records)
     found: dict[System, dict[str, ProbeRecord]] = {}
+    firsts: dict[str, ProbeRecord] = {}
     for record in records:
         of_system = found.setdefault(record.system, {})
         if record.result.task in of_system:
@@ -129,6 +131,13 @@ def build_report(records: Iterable[ProbeRecord], tables: Published) -> Report:
                 "one; name the files that you mean"
             )
         of_system[record.result.task] = record
+        first = firsts.setdefault(record.result.task, record)
+        if record.result.examples != first.result.examples:
+            raise FusionEngineError(
+                f"{record.result.task}: {first.system.label} and {record.system.label} were probed "
+                "on different clips, labels or splits, and a table would compare them; name the "
+                "files that belong together, or run one again with the other's options"
+            )
     if not found:
         raise FusionEngineError("there is no result, expected one or more of `probe run`")
     titles = {record.result.task: record.title for record in records}
