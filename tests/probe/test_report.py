@@ -106,7 +106,8 @@ def test_latex(tmp_path):
     assert r"Birds \& bees" in rows[0]
     assert r"14.5 $\pm$ 0.7" in rows[1]
     assert all(line.startswith("%") for line in text[: text.index(body)].splitlines())
-    if (latex := shutil.which("pdflatex")) is None:
+    latex, find = shutil.which("pdflatex"), shutil.which("kpsewhich")
+    if latex is None or find is None or subprocess.run([find, "booktabs.sty"]).returncode:
         return
     page = (
         rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
@@ -116,13 +117,21 @@ def test_latex(tmp_path):
 
 
 def test_every_special_character_of_latex():
-    one = record([0.5], of=system(weights=r"a&b%c$d#e_f{g}h~i^j\k"))
+    one = record([0.5], of=system(weights=r"a&b%c$d#e_f{g}h~i^j\k<l>m|n[o"))
     (row,) = [
         line
         for line in build_report([one], published()).render("tex").splitlines()
         if "measured" in line
     ]
     assert r"a\&b\%c\$d\#e\_f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in row
+    assert r"k\textless{}l\textgreater{}m\textbar{}n{[}o" in row
+
+
+def test_a_note_of_several_lines_is_a_comment_and_an_item():
+    """Those of a completed copy of the published numbers may be."""
+    report = build_report([record([0.5], notes=("one\n% two\nthree",))], published())
+    assert "% GTZAN: one % two three\n" in report.render("tex")
+    assert "- GTZAN: one % two three\n" in report.render("md")
 
 
 def test_what_is_not_known_is_named():

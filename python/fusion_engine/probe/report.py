@@ -70,7 +70,7 @@ class Report:
         lines = [_markdown_row(head), "|---|---|" + "--:|" * (len(self.tasks) + 1)]
         lines += [_markdown_row(self._cells(row)) for row in self.rows]
         lines += ["", "Accuracy in percent; ± is the standard deviation over the seeds.", ""]
-        lines += [f"- {note}" for note in self.notes]
+        lines += [f"- {' '.join(note.split())}" for note in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 
     def _csv(self) -> str:
@@ -90,7 +90,7 @@ class Report:
     def _latex(self) -> str:
         """A tabular for the package booktabs."""
         head = ["system", "", *self.tasks.values(), "average"]
-        lines = [f"% {note}" for note in self.notes]
+        lines = [f"% {' '.join(note.split())}" for note in self.notes]
         lines += [r"\begin{tabular}{ll" + "r" * (len(self.tasks) + 1) + "}", r"\toprule"]
         lines += [_latex_row(head), r"\midrule"]
         lines += [_latex_row(self._cells(row)) for row in self.rows]
@@ -245,6 +245,11 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # Other signs altogether in LaTeX's own encoding, and the start of an option behind a row's end.
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
     "±": r"$\pm$",
     "−": "$-$",
     "–": "--",
