@@ -155,10 +155,11 @@ Break = Callable[[Path], object]
         ),
         (
             "crema_d",
-            lambda root: (root / "AudioWAV/1001_DFA_ANG_XX.wav").write_text(
+            lambda root: (root / "AudioWAV/1050_DFA_ANG_XX.wav").write_text(
                 "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 72838\n"
             ),
-            "AudioWAV has Git LFS pointers and no audio: run `git lfs pull`",
+            "AudioWAV/1050_DFA_ANG_XX.wav is a Git LFS pointer and no audio, and so are 0 more: "
+            "run `git lfs pull`",
         ),
         (
             "gtzan",

@@ -46,9 +46,13 @@ def read_crema_d(root: Path, seed: int) -> Task:
         raise CREMA_D.error(
             root, f"{folder} has clips of {len(actors)} actors, too few for a split in three"
         )
-    if first_bytes(folder / next(iter(matches)), len(_LFS)) == _LFS:
+    # All of them: a `git lfs pull` that was stopped leaves the rest as pointers.
+    pointers = [name for name in matches if first_bytes(folder / name, len(_LFS)) == _LFS]
+    if pointers:
         raise CREMA_D.error(
-            root, f"{folder} has Git LFS pointers and no audio: run `git lfs pull` in {root}"
+            root,
+            f"{folder / pointers[0]} is a Git LFS pointer and no audio, and so are "
+            f"{len(pointers) - 1} more: run `git lfs pull` in {root}",
         )
     splits = draw_split(actors, _VALID, _TEST, seed)
     examples = [
