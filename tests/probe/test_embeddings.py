@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -244,6 +245,15 @@ def test_the_identity_names_what_changes_numbers(cnn14_artifact, tmp_path, monke
     assert open_engine(copy, device="cpu")[1] == first
     monkeypatch.setattr(Engine, "backend", "onnxruntime 0.1")
     assert open_engine(cnn14_artifact, device="cpu")[1] != first
+
+
+def test_the_identity_names_the_normalisation(cnn14_artifact, monkeypatch):
+    """AST's alone, for which another engine stands here."""
+    opened = SimpleNamespace(backend="onnxruntime", device="cpu")
+    monkeypatch.setattr(embeddings_module, "Engine", lambda *args, **options: opened)
+    choices = (None, (-4.2, 4.6), (-6.6, 5.1))
+    identities = {open_engine(cnn14_artifact, normalization=one)[1] for one in choices}
+    assert len(identities) == 3
 
 
 def settle(folder):

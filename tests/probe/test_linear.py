@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from inspect import signature
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from fusion_engine import BackendError
-from fusion_engine.probe import linear
+from fusion_engine.probe import evaluate, linear
+from fusion_engine.probe import probe as probe_artifact
 from fusion_engine.probe.linear import LEARNING_RATES, WEIGHT_DECAY, ProbeStack, train_probes
 
 EPS = float(np.finfo(np.float32).eps)
@@ -39,6 +41,18 @@ def peers(stack, rates, fused):
         )
         made.append((model, optimizer))
     return made
+
+
+def test_the_numbers_are_the_papers():
+    """And they are what is used when nobody says otherwise."""
+    assert linear.WEIGHT_DECAY == 1e-8
+    assert linear.BATCH_SIZE == 200
+    assert ProbeStack(3, 2, (1e-3,), generator())._optimizer.param_groups[0]["weight_decay"] == 1e-8
+    for function in (train_probes, evaluate, probe_artifact):
+        defaults = {p.name: p.default for p in signature(function).parameters.values()}
+        assert (defaults["max_epochs"], defaults["patience"]) == (200, 20)
+        assert defaults["learning_rates"] == (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+        assert defaults["seeds"] == (0, 1, 2)
 
 
 def test_gradients_are_those_of_autograd():
