@@ -19,6 +19,15 @@ def clips() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return out
 
 
+@pytest.mark.parametrize("order", [(1.5, 1.0), (1.0, 1.5)])
+def test_clips_of_one_name(order) -> None:
+    """Such as two signals that differ in their seed: the worse one counts, whichever comes last."""
+    meter = ErrorMeter()
+    for value in order:
+        meter.add("noise 1 s", np.array([value], np.float32), np.array([1.0]))
+    assert meter.result().error == 0.5
+
+
 def test_against_numpy(clips) -> None:
     meter = ErrorMeter()
     for name, (got, expected) in clips.items():

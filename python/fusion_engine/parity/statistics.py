@@ -116,7 +116,9 @@ class ErrorMeter:
         top = float(size.max())
         self._elements += a.size
         self._max_value = max(self._max_value, top)
-        self._errors[clip] = _ratio(float(difference.max()), top)
+        # Clips may share a name, as two signals that differ in their seed do.
+        error = _ratio(float(difference.max()), top)
+        self._errors[clip] = max(error, self._errors.get(clip, 0.0))
         norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
         self._l2.append(_ratio(float(np.linalg.norm(difference)), norm_b))
         product = norm_a * norm_b
