@@ -59,7 +59,7 @@ def test_emulation_is_kept_beside_it(cli, copied: Path) -> None:
     result = cli("parity", copied, "--precision", "bf16")
     assert result.status == 0
     assert "bf16, emulated with onnxruntime" in result.stdout
-    assert "bf16: passed" in cli("info", copied).stdout
+    assert "bf16: passed, emulated with onnxruntime" in cli("info", copied).stdout
 
 
 def test_an_artifact_that_fails(cli, copied: Path, tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ def _certificate(parity: dict[str, Any] | None) -> str:
     if parity is None:
         return "none: make one with `fusion-engine parity`"
     verdict = "passed" if parity.get("passed") else "failed"
-    return f"{verdict}, {parity.get('backend', 'unknown backend')}, {parity.get('created', '')}"
+    how = "emulated with " if parity.get("emulated") else ""
+    return (
+        f"{verdict}, {how}{parity.get('backend', 'unknown backend')}, {parity.get('created', '')}"
+    )
 
 
 def _runs_here(plan: PlanInfo) -> str:
