@@ -10,7 +10,7 @@ import soundfile
 
 from fusion_engine import ArtifactError, AudioError, BackendError, ExportError, NumericalError
 from fusion_engine.engine.precision import typed_model
-from fusion_engine.export import resolve
+from fusion_engine.export import export, resolve
 from fusion_engine.parity import Certificate, Signal, certify
 from fusion_engine.parity.certificate import FP32_BOUNDS, PYTORCH_FACTOR, ROUNDING
 
@@ -79,6 +79,17 @@ def test_named_audio(vggish: Exported, tmp_path) -> None:
         certify(
             vggish.artifact, weights=vggish.weights, signals=(), audio=[tmp_path / "missing.wav"]
         )
+
+
+def test_audio_longer_than_the_artifact_takes(cnn14: Exported, tmp_path, caplog) -> None:
+    """CNN14's layer 7 pools over the whole clip, which cannot be cut into chunks."""
+    artifact, clip = tmp_path / "whole.onnx", tmp_path / "clip.wav"
+    export("cnn14", artifact, weights=cnn14.weights, layers=[7], frames=64)
+    soundfile.write(clip, Signal(kind="tone", seconds=1.5).samples(16_000), 16_000)
+    certificate = certify(artifact, weights=cnn14.weights, signals=(), audio=[clip])
+    assert certificate
+    assert certificate.clips[0].seconds == pytest.approx(0.63, abs=0.01)
+    assert f"{clip}: its first 0.63" in caplog.text
 
 
 def test_weights_that_the_artifact_cannot_name(vggish: Exported) -> None:

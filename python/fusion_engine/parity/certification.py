@@ -24,7 +24,7 @@ from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
 from .reference import EMBEDDING, FRAME_FEATURES, Outputs, Precision, Reference
-from .signals import LONGEST_SECONDS, Samples, Signal, default_signals
+from .signals import LONGEST_SECONDS, Samples, Signal, default_signals, longest_seconds
 from .statistics import ErrorMeter
 from .subject import Subject, least_frames, opened
 
@@ -64,7 +64,8 @@ def certify(
             ``fusion-engine build --typed-onnx`` wrote, which is emulated on the CPU.
         weights: what it was exported with: ``pretrained``, ``random:SEED`` or the path of a
             checkpoint; ``None``: what its spec names, unless that is a file.
-        audio: files to compare beside the synthetic signals; of a long one its first 75 s.
+        audio: files to compare beside the synthetic signals; of a long one its first 75 s, or
+            the longest clip that an artifact takes which cannot cut it.
         signals: the synthetic signals; ``None``: ``default_signals``.
         precision: emulate this precision on the CPU, from an FP32 ``.onnx``.
         device: as for ``Engine``; an emulation always runs on the CPU.
@@ -103,7 +104,8 @@ def certify(
             raise ArtifactError(f"{path}: changed while it was being opened; certify it again")
         meters = _Meters(subject, reference)
         clips = []
-        for name, samples in _clips(chosen, audio, reference.backbone.frontend.sample_rate):
+        most = min(LONGEST_SECONDS, longest_seconds(spec))
+        for name, samples in _clips(chosen, audio, reference.backbone.frontend.sample_rate, most):
             step(f"comparing {name}")
             meters.add(name, samples)
             clips.append(_certified(name, samples, reference.backbone.frontend.sample_rate))
@@ -272,17 +274,21 @@ def _configured(backbone: Backbone, spec: Spec) -> Backbone:
 
 
 def _clips(
-    signals: Iterable[Signal], audio: Iterable[str | os.PathLike[str]], rate: int
+    signals: Iterable[Signal],
+    audio: Iterable[str | os.PathLike[str]],
+    rate: int,
+    seconds: float,
 ) -> Iterator[tuple[str, Samples]]:
+    """Names and samples; of the audio the first ``seconds``."""
     from ..audio import load
 
     for signal in signals:
         yield signal.name, signal.samples(rate)
-    most = round(LONGEST_SECONDS * rate)
+    most = round(seconds * rate)
     for file in audio:
         samples = load(file, rate)
         if len(samples) > most:
-            logger.warning("%s: its first %g s are compared", file, LONGEST_SECONDS)
+            logger.warning("%s: its first %g s are compared", file, seconds)
         yield os.fspath(file), samples[:most]
 
 

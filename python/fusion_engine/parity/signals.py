@@ -43,6 +43,13 @@ class Signal:
         return KINDS[self.kind](np.arange(count) / rate, rate, rng).astype(np.float32)
 
 
+def longest_seconds(spec: Spec) -> float:
+    """The longest clip that an artifact takes; infinite where longer ones are cut."""
+    if spec.segment is not None or spec.chunk_margin is not None:
+        return math.inf
+    return spec.frontend.samples(spec.max_frames) / spec.frontend.sample_rate
+
+
 def default_signals(spec: Spec, *, least_frames: int | None = None) -> tuple[Signal, ...]:
     """Every kind of signal, in lengths that take every way through the engine.
 
@@ -71,10 +78,8 @@ def default_signals(spec: Spec, *, least_frames: int | None = None) -> tuple[Sig
         if signals[-1].seconds < several <= LONGEST_SECONDS:
             signals.append(Signal(kind="speech", seconds=several, seed=1))
         return tuple(signals)
-    shortest, longest = 0.0, math.inf
-    if spec.chunk_margin is None:
-        longest = front.samples(spec.max_frames) / front.sample_rate
-    else:
+    shortest, longest = 0.0, longest_seconds(spec)
+    if spec.chunk_margin is not None:
         longer = round(1.05 * run + 1.234, 3)
         if longer <= LONGEST_SECONDS:
             signals.append(Signal(kind="speech", seconds=longer, seed=1))
