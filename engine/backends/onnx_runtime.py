@@ -1,5 +1,6 @@
 """ONNX Runtime: sessions on the CPU or the GPU, and the backend on the CPU."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from ...errors import ArtifactError, BackendError
 from ...spec import METADATA_KEY, Spec
 from .base import Backend
+
+logger = logging.getLogger(__name__)
 
 INSTALL_HINT = 'pip install "fusion-engine[cpu]"'
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -65,7 +68,7 @@ class OnnxSession:
 
     Raises:
         ArtifactError: missing, damaged, no spec, or a spec that does not fit the graph.
-        BackendError: onnxruntime is missing, or fell back to another provider.
+        BackendError: onnxruntime is missing, lacks an operator, or fell back to another provider.
     """
 
     def __init__(self, path: Path, *, providers: list[Any], threads: int | None = None) -> None:
@@ -79,6 +82,11 @@ class OnnxSession:
         try:
             self.session = self.runtime.InferenceSession(os.fspath(path), options, providers)
         except Exception as error:  # onnxruntime's own classes share no public base
+            if type(error).__name__ == "NotImplemented":
+                raise BackendError(
+                    f"{path}: ONNX Runtime cannot run it here ({first_line(error)}). If it is the "
+                    "typed graph of a plan, run the FP32 artifact that it was made from."
+                ) from error
             raise ArtifactError(
                 f"{path}: ONNX Runtime cannot load it ({first_line(error)}). It may be truncated "
                 "or no ONNX file: export it again with `fusion-engine export`."
@@ -129,6 +137,12 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         self._onnx = OnnxSession(path, providers=["CPUExecutionProvider"], threads=threads)
         self.spec, self.name = self._onnx.spec, self._onnx.name
+        if any(node.type == "tensor(float16)" for node in self._onnx.session.get_outputs()):
+            logger.warning(
+                "%s is a graph in FP16, which the CPU computes in FP32: what FP16 loses is not in "
+                "its embeddings. `fusion-engine parity` measures it",
+                path,
+            )
 
     def run(self, log_mel: NDArray[np.float32]) -> list[NDArray[np.float32]]:  # noqa: D102
         try:

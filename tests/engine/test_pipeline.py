@@ -14,6 +14,7 @@ import soundfile
 import soxr
 
 import fusion_engine as fe
+from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.export import export
 from fusion_engine.spec import METADATA_KEY, Spec
 
@@ -371,6 +372,23 @@ def test_devices(artifacts, caplog):
     with caplog.at_level(logging.INFO, logger="fusion_engine"):
         fe.Engine(path)
     assert ["device auto: cpu" in record.message for record in caplog.records].count(True) == 1
+
+
+def test_a_typed_graph_is_not_taken_for_half_precision(artifacts, tmp_path, caplog):
+    """FP16 runs in FP32, and says so; BF16 does not run; the emulation rounds as it should."""
+    model = onnx.load(artifacts(2))
+    for name, graph in (
+        ("fp16", typed_model(model, "fp16")),
+        ("bf16", typed_model(model, "bf16")),
+        ("emulated", emulated_model(model, "fp16")),
+    ):
+        onnx.save(graph, tmp_path / f"{name}.onnx")
+    fe.Engine(tmp_path / "emulated.onnx", device="cpu")
+    assert not caplog.records
+    fe.Engine(tmp_path / "fp16.onnx", device="cpu")
+    assert "fp16.onnx is a graph in FP16, which the CPU computes in FP32" in caplog.text
+    with pytest.raises(fe.BackendError, match="run the FP32 artifact that it was made from"):
+        fe.Engine(tmp_path / "bf16.onnx", device="cpu")
 
 
 def test_threads_and_warmup_change_no_bit(artifacts):
