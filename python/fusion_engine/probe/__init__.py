@@ -8,7 +8,7 @@ from .._cache import cache_folder
 from ..spec import Head
 from .embeddings import Embedder, extract, layer_columns, open_engine
 from .linear import LEARNING_RATES, MAX_EPOCHS, PATIENCE, SEEDS, LinearProbe, train_probes
-from .protocol import evaluate, partitions
+from .protocol import check_trainable, evaluate, partitions
 from .result import FoldResult, ProbeResult
 from .tasks import Example, Task
 
@@ -73,7 +73,7 @@ def probe(
     def stage(name: str) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, total: progress(name, done, total)
 
-    list(partitions(task))  # what cannot be trained on is refused before it is embedded
+    check_trainable(task)
     engine, identity = open_engine(
         artifact, device=device, threads=threads, normalization=normalization
     )

@@ -19,7 +19,7 @@ from ..errors import ArtifactError
 from ..spec import Head
 from .embeddings import extract, layer_columns, open_engine
 from .linear import MAX_EPOCHS, SEEDS
-from .protocol import evaluate, partitions
+from .protocol import check_trainable, evaluate
 from .records import ProbeRecord, System
 from .tasks import Task
 
@@ -125,7 +125,7 @@ class Prober:
                 f"the artifact has layers {', '.join(map(str, columns))}, and layers "
                 f"{', '.join(map(str, absent))} were asked for; export one that holds them"
             )
-        list(partitions(task))  # what cannot be trained on is refused before it is embedded
+        check_trainable(task)
         embeddings = extract(
             self.engine,
             task,

@@ -67,6 +67,16 @@ def partitions(task: Task) -> Iterator[Partition]:
         yield partition
 
 
+def check_trainable(task: Task) -> None:
+    """Refuse what cannot be trained on, before it is embedded.
+
+    Raises:
+        DatasetError: as ``partitions``.
+    """
+    for _ in partitions(task):
+        pass
+
+
 def _hold_out(targets: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
     """A mask of the examples that are held out."""
     held_out = np.zeros(len(targets), bool)

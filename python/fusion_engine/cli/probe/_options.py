@@ -106,7 +106,7 @@ def read_tasks(
         BadParameter: no task, two of one name, or not as many folders as tasks that need one.
         DatasetError: an unknown task, or one whose data are not as expected.
     """
-    from ...probe.protocol import partitions
+    from ...probe.protocol import check_trainable
     from ...probe.tasks import read_csv, read_task, task_names
 
     names, folders = names or [], list(data or [])
@@ -137,7 +137,7 @@ def read_tasks(
             "once, and each CSV a name of its own"
         )
     for task in tasks:
-        list(partitions(task))  # what cannot be trained on is refused before it is embedded
+        check_trainable(task)
         for note in task.notes:
             print_message(f"{task.title}: {note}")
     return tasks
