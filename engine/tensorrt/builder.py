@@ -136,8 +136,8 @@ def build(
         )
         write_sidecar(beside, sidecar)
         # The old sidecar goes, then the plan changes, then the new one comes: wherever that is
-        # cut short, no sidecar is beside a plan that it does not describe.
-        sidecar_path(plan).unlink(missing_ok=True)
+        # cut short, no sidecar is beside a plan that it does not describe. Links are followed.
+        Path(os.path.realpath(sidecar_path(plan))).unlink(missing_ok=True)
     info = read_plan(plan)
     logger.info("%s: %d bytes, built in %.1f s", plan, sidecar.bytes, result.seconds)
     return info

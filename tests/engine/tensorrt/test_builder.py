@@ -273,6 +273,18 @@ def test_an_old_plan_is_replaced_with_its_sidecar(cnn14_artifact):
     assert read_plan("a.plan") == second != first
 
 
+def test_links_stay_links(cnn14_artifact):
+    Path("store").mkdir()
+    for name in ("a.plan", "a.plan.json"):
+        Path(name).symlink_to(Path("store", name))
+    for precision in ("fp32", "bf16"):
+        info = build(cnn14_artifact, "a.plan", precision=precision)
+        assert info.sidecar.spec.precision == precision
+        assert Path("a.plan").is_symlink()
+        assert Path("a.plan.json").is_symlink()
+        assert read_plan("store/a.plan").sidecar == info.sidecar
+
+
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 def test_the_timing_cache_is_kept(library, gpu, monkeypatch, tmp_path):
     """tensorrt_rtx has the calls and keeps nothing; what tensorrt keeps goes the same way."""
