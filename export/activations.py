@@ -116,7 +116,7 @@ def largest_activations(
     Args:
         path: the artifact.
         values: from ``watched_values``.
-        inputs: log-mel [B, 1, T, n_mels]; the loudest clip of each is run.
+        inputs: log-mel [B, 1, T, n_mels].
 
     Returns:
         max |value| by key, in the order of the graph; the larger one where a module runs twice.
@@ -141,16 +141,10 @@ def largest_activations(
             session = runtime.InferenceSession(
                 os.fspath(copy), options, providers=["CPUExecutionProvider"]
             )
-            runs = [session.run(names, {"log_mel": _loudest(log_mel)}) for log_mel in inputs]
+            runs = [session.run(names, {"log_mel": log_mel}) for log_mel in inputs]
         except Exception as error:  # onnxruntime's own classes share no public base
             raise ExportError(f"ONNX Runtime cannot measure the activations: {error}") from error
     for outputs in runs:
         for key, value in zip(values.values(), outputs, strict=True):
             largest[key] = float(np.maximum(largest[key], value))
     return {key: float(f"{value:.6g}") for key, value in largest.items()}
-
-
-def _loudest(log_mel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The clip [1, 1, T, n_mels] of the highest mean: one is enough, and runs take their time."""
-    index = int(log_mel.mean(axis=(1, 2, 3)).argmax())
-    return log_mel[index : index + 1]
