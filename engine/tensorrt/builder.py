@@ -157,7 +157,15 @@ def _typed_graph(artifact: str | os.PathLike[str], precision: Precision) -> byte
     if precision in ("fp32", "tf32"):
         return Path(artifact).read_bytes()
     _check_activations(artifact, precision)
-    data: bytes = typed_model(onnx.load(artifact), precision).SerializeToString()
+    try:
+        data: bytes = typed_model(onnx.load(artifact), precision).SerializeToString()
+    except (KeyError, TypeError, ValueError) as error:
+        # Names that lead nowhere or are no text, sizes that do not fit: what reads a graph with the
+        # onnx package trips over them.
+        raise ArtifactError(
+            f"{artifact}: its graph is damaged ({error!r}). Export it again with "
+            "`fusion-engine export`."
+        ) from error
     return data
 
 

@@ -189,6 +189,25 @@ def test_a_graph_that_is_not_the_spec_s(cnn14_artifact):
 
 
 @pytest.mark.parametrize(
+    ("found", "damage"),
+    [
+        (b"conv_block1.conv1.weight", b"conv_block1.conv1.weighs"),
+        (b"conv_block1.conv1.weight", b"conv_block1.conv1.\xffeight"),
+        # [64, 1, 3, 3] of a weight, as a tensor begins.
+        (b"\x08\x40\x08\x01\x08\x03\x08\x03", b"\x08\x40\x08\x01\x08\x03\x08\x02"),
+    ],
+    ids=["name", "no text", "size"],
+)
+def test_a_graph_that_is_damaged(cnn14_artifact, found, damage):
+    data = cnn14_artifact.read_bytes()
+    assert found in data
+    Path("a.onnx").write_bytes(data.replace(found, damage, 1))
+    with pytest.raises(ArtifactError, match=r"fusion-engine export"):
+        build("a.onnx", "a.plan", precision="bf16")
+    assert files() == ["a.onnx"]
+
+
+@pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"precision": "int8"}, ValueError, "precision is 'int8', expected one of"),
