@@ -79,6 +79,10 @@ def build(
         raise ValueError(f"effort is {effort}, expected 0 to 5")
     if typed_onnx is not None and precision in ("fp32", "tf32"):
         raise ValueError(f"precision {precision} has no typed graph: the artifact is the one")
+    if typed_onnx is not None and Path(typed_onnx).suffix != ".onnx":
+        raise ValueError(
+            f"typed_onnx is {os.fspath(typed_onnx)!r}, expected a name that ends in .onnx"
+        )
     if typed_onnx is not None and os.path.realpath(typed_onnx) == os.path.realpath(onnx):
         raise ValueError(f"typed_onnx is {os.fspath(typed_onnx)!r}, the artifact itself")
     spec = read_spec(onnx)

@@ -215,6 +215,8 @@ def test_a_graph_that_is_damaged(cnn14_artifact, found, damage):
         ({"runtime": "cuda"}, ValueError, "runtime is 'cuda', expected one of"),
         ({"plan": "a.engine"}, ValueError, "expected a name that ends in .plan"),
         ({"precision": "fp32", "typed_onnx": "t.onnx"}, ValueError, "has no typed graph"),
+        ({"typed_onnx": "a.plan"}, ValueError, "'a.plan', expected a name that ends in .onnx"),
+        ({"typed_onnx": "T.ONNX"}, ValueError, "'T.ONNX', expected a name that ends in .onnx"),
         ({"frames": (16, 32, 64)}, ValueError, "takes at least 32 frames"),
         ({"plan": "no/a.plan"}, FusionEngineError, "cannot write no/a.plan.json: No such file"),
         ({"onnx": "no.onnx"}, ArtifactError, "no such file"),
