@@ -105,6 +105,8 @@ def build(
         beside = stack.enter_context(atomic_path(sidecar_path(plan)))
         temporary = stack.enter_context(atomic_path(plan))
         graph = _typed_graph(onnx, precision)
+        # Before the work, which may take minutes: a later export is not what it was built from.
+        source = Source(name=Path(onnx).name, sha256=file_sha256(onnx))
         if typed is not None:
             typed.write_bytes(graph)
         try:
@@ -135,7 +137,7 @@ def build(
             linear_outputs=linear_outputs,
             tensors=result.tensors,
             activation_bytes=result.activation_bytes,
-            source=Source(name=Path(onnx).name, sha256=file_sha256(onnx)),
+            source=source,
             spec=spec,
         )
         write_sidecar(beside, sidecar)

@@ -288,6 +288,16 @@ def test_a_crash_between_the_files_leaves_no_sidecar_that_lies(cnn14_artifact, m
     assert read_plan("a.plan").spec.precision == "bf16"
 
 
+def test_an_artifact_that_is_written_anew_meanwhile(cnn14_artifact):
+    Path("a.onnx").write_bytes(cnn14_artifact.read_bytes())
+
+    def write(*_):
+        Path("a.onnx").write_bytes(b"another")
+
+    info = build("a.onnx", "a.plan", precision="fp32", progress=write)
+    assert info.sidecar.source.sha256 == file_sha256(cnn14_artifact)
+
+
 def test_an_old_plan_is_replaced_with_its_sidecar(cnn14_artifact):
     first = build(cnn14_artifact, "a.plan", precision="fp32")
     second = build(cnn14_artifact, "a.plan", precision="bf16")
