@@ -26,6 +26,9 @@ def load_timing_cache(config: Any, path: Path) -> None:
         data = path.read_bytes()
     except FileNotFoundError:
         data = b""
+    except OSError as error:
+        logger.warning("the timing cache is not read, and starts anew: %s", error)
+        data = b""
     cache = config.create_timing_cache(data)
     # It refuses what is damaged or another version's.
     if not (cache and config.set_timing_cache(cache, ignore_mismatch=False)):

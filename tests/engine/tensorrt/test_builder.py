@@ -330,8 +330,11 @@ def test_the_timing_cache_is_kept(library, gpu, monkeypatch, tmp_path):
     load_timing_cache(config, path)
 
 
-def test_a_timing_cache_that_cannot_be_kept(library, caplog, tmp_path):
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_a_timing_cache_that_can_be_neither_read_nor_kept(library, caplog, tmp_path):
     (tmp_path / "cache").touch()
     config = library.module.Builder(library.logger).create_builder_config()
+    load_timing_cache(config, tmp_path / "cache" / "timing" / "a.cache")
+    assert "the timing cache is not read, and starts anew: [Errno 20]" in caplog.text
     save_timing_cache(config, tmp_path / "cache" / "timing" / "a.cache")
     assert "the timing cache was not kept" in caplog.text
