@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import ArtifactError
 from ...frontend.spec import PRESETS
-from ...spec import METADATA_KEY, Spec, decode
+from ...spec import METADATA_KEY, Spec, check_version
 
 # How a name begins, and what is looked for in a plan's bytes.
 PREFIX = f'{{"{METADATA_KEY}":'
@@ -62,17 +62,19 @@ def decode_name(name: str, *, where: str) -> Spec:
             "Build it with `fusion-engine build`."
         )
     try:
-        data = json.loads(name)
-        front: dict[str, Any] = decode(dict[str, Any], data[METADATA_KEY]["frontend"], "frontend")
+        data = json.loads(name)[METADATA_KEY]
+        if isinstance(data, dict):
+            check_version(data, where)
+        front = data["frontend"]
         preset, digest = front["preset"], front["sha256"]
         known = asdict(PRESETS[preset]) if preset in PRESETS else {}
-        data[METADATA_KEY]["frontend"] = known | front["overrides"] | {"preset": preset}
+        data["frontend"] = known | front["overrides"] | {"preset": preset}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{where}: the spec in its network's name is damaged ({error!r}). Build it again with "
             "`fusion-engine build`."
         ) from None
-    spec = Spec.from_json(json.dumps(data[METADATA_KEY]), where=where)
+    spec = Spec.from_json(json.dumps(data), where=where)
     if spec.frontend.sha256() != digest:
         raise ArtifactError(
             f"{where}: its frontend {preset!r} has other settings in this fusion_engine (SHA-256 "

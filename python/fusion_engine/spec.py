@@ -154,13 +154,7 @@ class Spec:
             raise ArtifactError(f"{where}: the spec is damaged (not JSON: {error})") from None
         if not isinstance(data, dict):
             raise ArtifactError(f"{where}: the spec is damaged (expected a JSON object)")
-        version = data.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ArtifactError(
-                f"{where}: spec format version {version!r}, this fusion_engine {__version__} reads "
-                f"{FORMAT_VERSION}. Upgrade fusion_engine, or export the model again with "
-                "`fusion-engine export`."
-            )
+        check_version(data, where)
         try:
             spec: Self = decode(cls, data, "spec")
         except ArtifactError as error:
@@ -168,6 +162,21 @@ class Spec:
                 f"{where}: {error}. Export the model again with `fusion-engine export`."
             ) from None
         return spec
+
+
+def check_version(data: Mapping[str, Any], where: str) -> None:
+    """Refuse a spec of another format version; only of this one is known what else is in it.
+
+    Raises:
+        ArtifactError: it is another one.
+    """
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where}: spec format version {version!r}, this fusion_engine {__version__} reads "
+            f"{FORMAT_VERSION}. Upgrade fusion_engine, or export the model again with "
+            "`fusion-engine export`."
+        )
 
 
 def _problems(spec: Spec) -> list[str]:

@@ -120,6 +120,9 @@ def test_too_many_layers():
         (lambda name: name.replace('"panns_16k"', '"panns_64k"'), "lacks ['sample_rate'"),
         (lambda name: name.replace('"max_frames":6001', '"max_frames":6'), "are no range"),
         (lambda name: name.replace('"format_version":1', '"format_version":9'), "version 9"),
+        (lambda name: '{"fusion_engine":{"format_version":2,"front":3}}', "format version 2, this"),
+        (lambda name: '{"fusion_engine":{"format_version":1,"frontend":3}}', "is damaged (Type"),
+        (lambda name: '{"fusion_engine":3}', "is damaged (TypeError"),
     ],
 )
 def test_what_is_refused(damage, message):
