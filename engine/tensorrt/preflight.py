@@ -6,10 +6,11 @@ load plans only from sources you trust.
 
 import logging
 import os
+from dataclasses import replace
 
 from ...errors import BackendError
 from ..gpu.device import GpuInfo
-from .library import Library, import_tensorrt
+from .library import Library, import_tensorrt, installed_runtimes
 from .plan_file import PlanInfo, read_plan
 from .sidecar import this_system
 
@@ -28,11 +29,11 @@ def preflight(
 
     Raises:
         ArtifactError: as ``read_plan``.
-        BackendError: built by another library or version, for another GPU or system. The message
-            has the command that builds it again.
+        BackendError: the library that built it is missing, or is another version here; built for
+            another GPU or system. The message has the command that builds it again.
     """
     info = read_plan(path)
-    check_machine(info, library=library or import_tensorrt(info.runtime), gpu=gpu)
+    check_machine(info, library=library or _library_of(info), gpu=gpu)
     if info.sidecar is None:
         known = "" if info.header is None else ", except for what its first bytes say"
         logger.warning(
@@ -42,6 +43,19 @@ def preflight(
             known,
         )
     return info
+
+
+def _library_of(info: PlanInfo) -> Library:
+    """The library that the plan needs."""
+    try:
+        return import_tensorrt(info.runtime)
+    except BackendError as error:
+        message = f"{info.path}: {error}"
+        others = [name for name in installed_runtimes() if name != info.runtime]
+        if info.sidecar is not None and others:
+            command = replace(info.sidecar, runtime=others[0]).rebuild_command(info.path)
+            message += f". Or build it for {others[0]}, which is installed: {command}"
+        raise BackendError(message) from error
 
 
 def check_machine(info: PlanInfo, *, library: Library, gpu: GpuInfo | None) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import shlex
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import typer
 from fusion_engine import ArtifactError, BackendError
 from fusion_engine.cli import app
 from fusion_engine.engine.tensorrt import build, preflight
+from fusion_engine.engine.tensorrt import library as library_module
 from fusion_engine.engine.tensorrt.sidecar import sidecar_path, write_sidecar
 
 pytestmark = pytest.mark.rtx
@@ -79,6 +81,17 @@ def test_another_gpu(small, library, gpu, caplog):
     assert caplog.messages == []
     preflight(small.path, library=tensorrt, gpu=replace(gpu, name="NVIDIA H100"))
     assert "may be slower than a plan built here" in caplog.text
+
+
+def test_a_library_that_is_missing(small, library, gpu, monkeypatch):
+    of_tensorrt(small, library, gpu)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.delitem(library_module._loaded, "tensorrt", raising=False)
+    with pytest.raises(BackendError) as error:
+        preflight(small.path, gpu=gpu)
+    assert str(error.value).startswith(f"{small.path}: tensorrt cannot be imported (")
+    assert 'pip install "fusion-engine[gpu]"' in str(error.value)
+    assert f"-o {small.path} --runtime tensorrt_rtx --precision bf16" in str(error.value)
 
 
 def test_another_system(small, library):
