@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusion_engine.artifact import read_spec
+from fusion_engine.engine.gpu import GpuInfo
 from fusion_engine.engine.tensorrt import read_plan
 
 from .conftest import command, on_a_terminal
@@ -169,6 +170,17 @@ def test_info(cli):
     shown = cli("info", "test.plan").stdout
     assert f"built by        tensorrt_rtx {version}, as its first bytes say\n" in shown
     assert "SHA-256         not checked: no sidecar is beside the plan\n" in shown
+
+
+def test_info_on_a_gpu(cli, monkeypatch):
+    gpu = GpuInfo(0, "NVIDIA H200", (9, 0), 1 << 30, 132, "13.0")
+    monkeypatch.setattr("fusion_engine.engine.gpu.find_gpu", lambda: gpu)
+    assert cli("build", "test.onnx", "--precision", "bf16").status == 0
+    on = "on NVIDIA H200 (SM 9.0) with tensorrt_rtx "
+    assert f"runs here       yes, {on}" in cli("info", "test.plan").stdout
+    Path("test.plan.json").unlink()
+    # The system that it was built on, for one, is not known.
+    assert f"runs here       perhaps, {on}" in cli("info", "test.plan").stdout
 
 
 def test_info_on_damaged_plans(shell):

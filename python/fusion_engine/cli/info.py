@@ -154,7 +154,11 @@ def _runs_here(plan: PlanInfo) -> str:
             check_machine(plan, library=library, gpu=gpu)
     except FusionEngineError as error:
         problems.append(f"no: {error}")
-    return "\n".join(problems) or f"yes, on {gpu} with {library}"
+    if problems:
+        return "\n".join(problems)
+    if plan.sidecar is None:
+        return f"perhaps, on {gpu} with {library}: no sidecar says what it was built for"
+    return f"yes, on {gpu} with {library}"
 
 
 def _onnx_fields(artifact: Path) -> Fields:
