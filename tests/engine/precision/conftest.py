@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,6 +35,51 @@ def run(model: onnx.ModelProto, log_mel: NDArray[np.float32]) -> Arrays:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     return session.run(None, {"log_mel": log_mel})
+
+
+def computed(typed: onnx.ModelProto, log_mel: NDArray[np.float32]) -> Arrays:
+    """What a typed graph gives: each operator by itself in FP32, rounded where its type says so."""
+    inferred = onnx.shape_inference.infer_shapes(typed, check_type=True, strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
+    types |= {v.name: v.type.tensor_type.elem_type for v in inferred.output}
+    values = {"log_mel": log_mel}
+    for tensor in typed.graph.initializer:
+        values[tensor.name] = widened(onnx.numpy_helper.to_array(tensor), tensor.data_type)
+    for node in typed.graph.node:
+        if node.op_type == "Cast":
+            results = {node.output[0]: values[node.input[0]].astype(np.float32)}
+        else:
+            results = alone(node, {name: values[name] for name in node.input if name})
+        values |= {name: widened(value, types[name]) for name, value in results.items()}
+    return [values[output.name] for output in typed.graph.output]
+
+
+def widened(values: NDArray[Any], kind: int) -> NDArray[Any]:
+    """FP32 numbers of the type ``kind``, where that is a half precision."""
+    if kind not in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)).astype(np.float32)
+
+
+def alone(node: onnx.NodeProto, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The node's outputs by name."""
+    given = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+        )
+        for name, value in inputs.items()
+    ]
+    names = [name for name in node.output if name]
+    outputs = [onnx.ValueInfoProto(name=name) for name in names]
+    graph = onnx.helper.make_graph([node], "alone", given, outputs)
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10
+    )
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return dict(zip(names, session.run(names, inputs), strict=True))
 
 
 class Case:

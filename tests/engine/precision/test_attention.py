@@ -42,8 +42,22 @@ FORMS: dict[str, Form] = {
 UNTOUCHED: dict[str, Form] = {
     "the sum divided": lambda q, k, v: ((scores(q, k) + BIAS) / DIM**0.5).softmax(3) @ v,
     "no scale": lambda q, k, v: scores(q, k).softmax(3) @ v,
+    "a negative scale": lambda q, k, v: scores(q * -0.5, k).softmax(3) @ v,
     "the result": lambda q, k, v: (scores(q, k).softmax(3) @ v) / 3,
 }
+
+
+def q_read_twice(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    q = q * DIM**-0.5
+    return scores(q, k).softmax(3) @ v + q
+
+
+def scores_read_twice(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    raw = scores(q, k)
+    return (raw / DIM**0.5).softmax(3) @ v + raw.mean(3, keepdim=True)
+
+
+UNTOUCHED |= {"q read twice": q_read_twice, "the scores read twice": scores_read_twice}
 
 
 class Attention(torch.nn.Module):

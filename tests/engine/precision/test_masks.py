@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch.nn import functional as F
 
 from fusion_engine import NumericalError
@@ -14,7 +14,7 @@ from fusion_engine.engine.precision import HalfPrecision, emulated_model, typed_
 from .conftest import run
 from .test_attention import DIM, Form, scores, traced
 from .test_error import ROUNDOFF
-from .test_graphs import both
+from .test_graphs import both, graph_of, relu
 
 T = 96
 LATER = torch.ones(T, T, dtype=torch.bool).triu(1)
@@ -56,6 +56,19 @@ def test_a_row_that_is_masked_throughout() -> None:
     for precision in ("fp16", "bf16"):
         (got,) = run(emulated_model(model, precision), log_mel)
         assert np.isfinite(got).all()
+
+
+def test_a_mask_that_is_more_than_a_mask_is_refused() -> None:
+    nodes = [
+        relu(target="x"),
+        helper.make_node("Add", ["x", "mask"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"]),
+        helper.make_node("Mul", ["x", "mask"], ["product"]),
+        helper.make_node("Add", ["weights", "product"], ["layer_1"]),
+    ]
+    model = graph_of(nodes, mask=np.array([0, 0, 0, -1e9], np.float32))
+    with pytest.raises(NumericalError, match=r"fp16 cannot hold these weights: mask \(1e\+09\)"):
+        typed_model(model, "fp16")
 
 
 def test_a_constant_that_is_no_mask_is_refused() -> None:
