@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from fusion_engine import ArtifactError, BackendError, FusionEngineError, NumericalError
 from fusion_engine.artifact import file_sha256, read_spec, report_path
-from fusion_engine.engine.tensorrt import build, builder, read_plan
+from fusion_engine.engine.tensorrt import build, builder, network_name, read_plan
 from fusion_engine.engine.tensorrt.network import INPUT
 from fusion_engine.engine.tensorrt.timing_cache import (
     load_timing_cache,
@@ -94,6 +94,36 @@ def test_tf32_is_off_unless_it_is_asked_for(cnn14_artifact, monkeypatch, library
     for precision in ("fp32", "tf32", "bf16"):
         assert build(cnn14_artifact, "a.plan", precision=precision).spec.precision == precision
     assert flags == [False, True, False]
+
+
+def test_what_the_builder_is_told(cnn14_artifact, monkeypatch, library):
+    """The effort, and that the memory of a run is the caller's, as capturing graphs needs."""
+    told = []
+    serialized = library.module.Builder.build_serialized_network
+    own_memory = library.module.BuilderFlag.REQUIRE_USER_ALLOCATION
+
+    def spy(self, network, config):
+        told.append((config.builder_optimization_level, config.get_flag(own_memory)))
+        return serialized(self, network, config)
+
+    monkeypatch.setattr(library.module.Builder, "build_serialized_network", spy)
+    build(cnn14_artifact, "a.plan", precision="fp32")
+    build(cnn14_artifact, "a.plan", precision="fp32", effort=0)
+    assert told == [(3, True), (0, True)]
+
+
+def test_a_name_that_tensorrt_drops(cnn14_artifact, monkeypatch):
+    """It does so in silence."""
+    model = onnx.load(cnn14_artifact)
+    (entry,) = model.metadata_props
+    entry.value = entry.value.replace('"random:0"', f'"{"x" * 4095}"')
+    onnx.save(model, "a.onnx")
+    with pytest.raises(ArtifactError, match=r"the spec takes \d+ bytes, and a plan holds 4000"):
+        build("a.onnx", "a.plan", precision="fp32")
+    monkeypatch.setattr(network_name, "MAX_BYTES", 10_000)
+    with pytest.raises(BackendError, match=r"did not take the spec as the network's name"):
+        build("a.onnx", "a.plan", precision="fp32")
+    assert files() == ["a.onnx"]
 
 
 def with_activations(artifact, **activations):
@@ -176,6 +206,28 @@ def test_a_failure_carries_tensorrt_s_own_words(cnn14_artifact, model, message):
     assert len(text.partition(message)[2]) > 40
     assert files() == ["a.onnx", "a.plan"]
     assert Path("a.plan").read_text() == "old"
+
+
+def test_channels_that_are_no_multiple_of_8_stay_linear(cnn14_artifact):
+    spec = read_spec(cnn14_artifact)
+    layer = replace(spec.layers[0], channels=12)
+    spec = replace(spec, layers=(layer,), embedding_dim=layer.dim)
+    kernel = helper.make_tensor("kernel", TensorProto.FLOAT, [12, 1, 1, 1], [0.5] * 12)
+    model = artifact_of([node("Conv", "kernel", strides=[2, 2])], [kernel])
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 12
+    model.metadata_props.add(key=METADATA_KEY, value=spec.to_json())
+    onnx.save(model, "a.onnx")
+    _, output = build("a.onnx", "a.plan", precision="bf16").sidecar.tensors
+    assert (output.shape, output.format) == ((-1, 12, -1, 32), "linear")
+
+
+def test_an_output_of_another_type(cnn14_artifact):
+    model = artifact_of([node("Cast", to=TensorProto.FLOAT16)])
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model.metadata_props.add(key=METADATA_KEY, value=read_spec(cnn14_artifact).to_json())
+    onnx.save(model, "a.onnx")
+    with pytest.raises(BackendError, match=r"layer_1 became DataType.HALF, expected float32"):
+        build("a.onnx", "a.plan", precision="fp32")
 
 
 def test_a_graph_that_is_not_the_spec_s(cnn14_artifact):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusion_engine import BackendError
-from fusion_engine.engine.tensorrt import cached_plan, read_plan
+from fusion_engine.engine.tensorrt import cached_plan, plan_cache, read_plan
 from fusion_engine.engine.tensorrt.sidecar import sidecar_path
 
 pytestmark = pytest.mark.rtx
@@ -56,6 +56,22 @@ def test_what_the_key_holds(cnn14_artifact, gpu, tmp_path):
     assert len(set(paths)) == len(paths)
     # The same options in other words.
     assert plan_of(cnn14_artifact, gpu, frames=(101, 201, 301)) == paths[4]
+
+
+def test_the_key_holds_where_and_by_what_it_is_built(cnn14_artifact, gpu, library, monkeypatch):
+    built = []
+    monkeypatch.setattr(plan_cache, "build", lambda *args, **options: built.append(options))
+    paths = [plan_of(cnn14_artifact, gpu)]
+    for name, value in (
+        ("import_tensorrt", lambda _: replace(library, version="9.9")),
+        ("this_system", lambda: "win32-AMD64"),
+        ("__version__", "9.9"),
+    ):
+        with monkeypatch.context() as change:
+            change.setattr(plan_cache, name, value)
+            paths.append(plan_of(cnn14_artifact, gpu))
+    assert len(set(paths)) == len(paths)
+    assert [options["gpu"] for options in built] == [gpu] * len(paths)
 
 
 @pytest.mark.parametrize("damage", ["bytes", "no sidecar"])
