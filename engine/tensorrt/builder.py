@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..._atomic import atomic_path
-from ...artifact import file_sha256, read_report, read_spec
+from ...artifact import read_report, read_spec
 from ...errors import ArtifactError, BackendError
 from ..gpu.device import GpuInfo, find_gpu
 from ..precision import Precision, check_ranges, typed_model
@@ -104,9 +104,10 @@ def build(
         typed = None if typed_onnx is None else stack.enter_context(atomic_path(typed_onnx))
         beside = stack.enter_context(atomic_path(sidecar_path(plan)))
         temporary = stack.enter_context(atomic_path(plan))
-        graph = _typed_graph(onnx, precision)
-        # Before the work, which may take minutes: a later export is not what it was built from.
-        source = Source(name=Path(onnx).name, sha256=file_sha256(onnx))
+        # Read once: a later export, while this works for minutes, is not what it was built from.
+        data = Path(onnx).read_bytes()
+        source = Source(name=Path(onnx).name, sha256=hashlib.sha256(data).hexdigest())
+        graph = _typed_graph(onnx, data, precision)
         if typed is not None:
             typed.write_bytes(graph)
         try:
@@ -156,15 +157,16 @@ def _plan_path(plan: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _typed_graph(artifact: str | os.PathLike[str], precision: Precision) -> bytes:
-    """The artifact's graph in the precision's types, serialized."""
+def _typed_graph(artifact: str | os.PathLike[str], data: bytes, precision: Precision) -> bytes:
+    """The graph of an artifact's ``data`` in the precision's types, serialized."""
     import onnx
 
     if precision in ("fp32", "tf32"):
-        return Path(artifact).read_bytes()
+        return data
     _check_activations(artifact, precision)
     try:
-        data: bytes = typed_model(onnx.load(artifact), precision).SerializeToString()
+        model = onnx.load_model_from_string(data)
+        typed: bytes = typed_model(model, precision).SerializeToString()
     except (KeyError, TypeError, ValueError) as error:
         # Names that lead nowhere or are no text, sizes that do not fit: what reads a graph with the
         # onnx package trips over them.
@@ -172,7 +174,7 @@ def _typed_graph(artifact: str | os.PathLike[str], precision: Precision) -> byte
             f"{artifact}: its graph is damaged ({error!r}). Export it again with "
             "`fusion-engine export`."
         ) from error
-    return data
+    return typed
 
 
 def _check_activations(artifact: str | os.PathLike[str], precision: Precision) -> None:
