@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 OPSET = 18
 INPUT = "log_mel"
 
+# Up to here torch before 2.11 counts a convolution's values in 32 bits, and says so of an input
+# without a limit; later ones take any length.
+_MOST_FRAMES = 2**19 - 1
+
 
 def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
     """An ONNX model of ``module``, with the spec in its metadata.
@@ -35,7 +39,8 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
     sizes = {0: torch.export.Dim("batch", min=1)}
     frames = spec.max_frames
     if spec.segment is None:
-        sizes[2] = torch.export.Dim("frames", min=spec.min_frames)
+        most = max(spec.max_frames, _MOST_FRAMES)
+        sizes[2] = torch.export.Dim("frames", min=spec.min_frames, max=most)
         frames = 2 * spec.min_frames
     example = torch.zeros(2, 1, frames, spec.frontend.n_mels)
     with _quiet():

@@ -25,8 +25,13 @@ from typer.core import TyperGroup
 from .._atomic import atomic_path
 from .._version import __version__
 
-# Not rich's own guess, which FORCE_COLOR overrides: no bar in a log file.
-_stderr = Console(stderr=True, force_terminal=sys.stderr is not None and sys.stderr.isatty())
+# Not rich's own guess, which FORCE_COLOR overrides: no bar in a log file. Interactive, or rich
+# before 14.3 ends a bar that is not shown with an empty line.
+_stderr = Console(
+    stderr=True,
+    force_terminal=sys.stderr is not None and sys.stderr.isatty(),
+    force_interactive=True,
+)
 
 _ANYWHERE = ("--debug", "--verbose", "-v")
 
