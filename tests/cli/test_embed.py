@@ -343,6 +343,31 @@ def test_a_signal_leaves_nothing_half_written(artifact, number):
     assert Path("out.parquet").read_text() == "old"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_whose_exception_is_dropped_stops_all_the_same(shell, artifact, number):
+    """As it is in a finaliser, or in an import that a C extension tries."""
+    write_clip(Path("a.wav"))
+    default = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"
+    before = (
+        "import os, signal\n"
+        "from fusion_engine.engine import Engine\n"
+        f"signal.signal({number:d}, signal.{default})\n"
+        "embed = Engine.embed\n"
+        "class Dropped:\n"
+        "    def __del__(self):\n"
+        f"        os.kill(os.getpid(), {number:d})\n"
+        "def spy(self, audio, **options):\n"
+        "    if len(audio):\n"
+        "        Dropped()\n"
+        "    return embed(self, audio, **options)\n"
+        "Engine.embed = spy"
+    )
+    result = shell("embed", artifact, *["a.wav"] * 200, "-o", "out.parquet", before=before)
+    assert "Exception ignored in" in result.stderr
+    assert result.status == 128 + number
+    assert names() == ["a.wav", artifact]
+
+
 def test_a_progress_bar_on_a_terminal(artifact):
     write_clip(Path("a.wav"))
     Path("[red].wav").write_text("hello")

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import FusionEngineError
-from ._app import app, print_error, settings
+from ._app import app, go_on, print_error, settings
 
 # Importing a module registers its command; this is also the order in `--help`.
 from . import export, build, embed, info, parity, models, doctor, probe  # isort: skip
@@ -24,9 +24,9 @@ def main() -> None:
     Exit status: 0 done, 1 an error that was explained, 2 wrong usage, and 128 + N after signal N
     (130 for Ctrl-C), when nothing half-written is left either.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # `nohup` ignores SIGHUP, and that stays.
-        if signal.getsignal(number) is signal.SIG_DFL:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names need not be text.
@@ -54,5 +54,6 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _stop(number: int, _: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+def _stop(number: int, _: FrameType | None) -> None:
+    settings.stopped = number
+    go_on()

@@ -1,7 +1,9 @@
 """The application object that the commands register with, and what they share."""
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -38,12 +40,27 @@ _ANYWHERE = ("--debug", "--verbose", "-v")
 
 @dataclass
 class Settings:
-    """Options of the whole program."""
+    """What holds for the whole program: options, and the signal that ends it."""
 
     debug: bool = False
+    stopped: int | None = None
 
 
 settings = Settings()
+
+
+def go_on() -> None:
+    """End the work if a signal asked for it.
+
+    Its handler does, but what it raises is dropped in a finaliser, or in an import that a C
+    extension tries. So long work comes by here at every step of its progress.
+    """
+    # A builder's own thread is stopped by the main one.
+    if settings.stopped is None or threading.current_thread() is not threading.main_thread():
+        return
+    if settings.stopped == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + settings.stopped)
 
 
 class _Group(TyperGroup):
@@ -166,7 +183,12 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
         *columns, *times, console=_stderr, disable=not _stderr.is_terminal, transient=True
     ) as progress:
         task: TaskID = progress.add_task(description, total=total)
-        yield lambda steps: progress.advance(task, steps)
+
+        def advance(steps: int) -> None:
+            go_on()
+            progress.advance(task, steps)
+
+        yield advance
 
 
 @contextmanager
@@ -186,6 +208,7 @@ def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
         tasks = dict[str, TaskID]()
 
         def show(phase: str, step: int, steps: int) -> None:
+            go_on()
             if step < steps:
                 if phase not in tasks:
                     tasks[phase] = progress.add_task(phase, total=steps)
@@ -208,6 +231,7 @@ def step_bar(label: str, steps: int) -> Iterator[Callable[[str], None]]:
 
         def step(text: str) -> None:
             nonlocal advance, started
+            go_on()
             if started == 1:
                 advance = stack.enter_context(progress_bar(label, steps))
             if advance is not None:

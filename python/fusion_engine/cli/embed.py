@@ -95,6 +95,8 @@ def embed(
         suppress(_NothingWritten),
         open_writer(output, engine.spec, clips=len(paths)) as writer,
         progress_bar("Embedding", len(paths)) as advance,
+        # Closed here: a thread that a signal caught starting is known to nobody else at exit.
+        decode_ahead(paths, engine.sample_rate) as decoded,
     ):
 
         def report(path: Path, error: FusionEngineError) -> None:
@@ -102,7 +104,7 @@ def embed(
             print_message(f"failed: {error}")
             advance(1)
 
-        for window in _windows(decode_ahead(paths, engine.sample_rate), engine, report):
+        for window in _windows(decoded, engine, report):
             rows = list(_embed(engine, window, head, report))
             if rows:
                 names, durations, embeddings = zip(*rows, strict=True)
