@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from fusion_engine._install import install
 from fusion_engine import Engine
 from fusion_engine.engine.backends.onnx_runtime import cuda_missing
 from fusion_engine.engine.precision import Precision
@@ -67,7 +68,7 @@ def tensorrt_missing() -> str | None:
     """Why no plan can be built and run."""
     if installed_runtimes():
         return None
-    return 'neither tensorrt nor tensorrt_rtx is installed: pip install "fusion-engine[gpu]"'
+    return f"neither tensorrt nor tensorrt_rtx is installed: {install('gpu')}"
 
 
 def onnxruntime_missing() -> str | None:

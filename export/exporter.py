@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._atomic import atomic_path
+from .._install import install
 from ..engine.backends.onnx_runtime import import_onnxruntime
 from ..errors import BackendError, ExportError
 from ..frontend import FrontendSpec
@@ -207,7 +208,7 @@ def require_libraries() -> None:
         except ImportError as error:
             raise BackendError(
                 f"an export needs {name}, which cannot be imported ({error}). "
-                'Install it: pip install "fusion-engine[export]"'
+                f"Install it: {install('export')}"
             ) from error
     import_onnxruntime()
 

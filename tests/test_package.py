@@ -157,7 +157,7 @@ def test_one_version(in_wheel):
     code = "import fusion_engine as fe; print(fe.__version__, fe._core.__version__)"
     code = f"import fusion_engine._core; {code}"
     assert in_wheel(sys.executable, "-c", code).split() == [fe.__version__] * 2
-    code = "from importlib.metadata import version; print(version('fusion-engine'))"
+    code = "from importlib.metadata import version; print(version('audio-fusion-engine'))"
     assert in_wheel(sys.executable, "-c", code).strip() == fe.__version__
     assert _core.__version__ == fe.__version__
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._install import install
 from ...errors import ArtifactError, BackendError
 from ...spec import METADATA_KEY, Spec
 from .base import Backend
 
 logger = logging.getLogger(__name__)
 
-INSTALL_HINT = 'pip install "fusion-engine[cpu]"'
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
@@ -29,7 +29,7 @@ def import_onnxruntime() -> Any:
     except ImportError as error:
         raise BackendError(
             f"onnxruntime, which runs .onnx artifacts, cannot be imported ({error}). "
-            f"Install it: {INSTALL_HINT}"
+            f"Install it: {install('cpu')}"
         ) from error
     return onnxruntime
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..._install import install
 from ...errors import BackendError
-
-INSTALL_HINT = 'pip install "fusion-engine[gpu]"'
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def import_cuda() -> tuple[ModuleType, ModuleType]:
     except ImportError as error:
         raise BackendError(
             f"cuda-core and cuda-bindings, which the GPU runtime is built on, cannot be imported "
-            f"({error}). Install them: {INSTALL_HINT}"
+            f"({error}). Install them: {install('gpu')}"
         ) from error
     return cuda.core, driver
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from ..._install import install
 from ...errors import BackendError
 
 logger = logging.getLogger(__name__)
@@ -18,10 +19,7 @@ Runtime = Literal["tensorrt", "tensorrt_rtx"]
 # In the order of preference.
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
-INSTALL_HINTS: dict[Runtime, str] = {
-    "tensorrt": 'pip install "fusion-engine[gpu]"',
-    "tensorrt_rtx": 'pip install "fusion-engine[rtx]"',
-}
+EXTRAS: dict[Runtime, str] = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
 # Below these, networks are not strongly typed throughout, or the API is another one.
 _LEAST: dict[Runtime, tuple[int, int]] = {"tensorrt": (10, 10), "tensorrt_rtx": (1, 4)}
 
@@ -121,8 +119,8 @@ def _chosen(runtime: str | None) -> Runtime:
     if not installed:
         raise BackendError(
             "neither tensorrt nor tensorrt_rtx is installed. On a machine with a data-centre GPU: "
-            f"{INSTALL_HINTS['tensorrt']}. With a GeForce or RTX GPU, or to build plans for one on "
-            f"a machine without: {INSTALL_HINTS['tensorrt_rtx']}"
+            f"{install('gpu')}. With a GeForce or RTX GPU, or to build plans for one on "
+            f"a machine without: {install('rtx')}"
         )
     logger.info(
         "runtime: %s, %s",
@@ -137,14 +135,14 @@ def _load(name: Runtime) -> Library:
         module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:  # they load libraries by themselves
         raise BackendError(
-            f"{name} cannot be imported ({error}). Install it: {INSTALL_HINTS[name]}"
+            f"{name} cannot be imported ({error}). Install it: {install(EXTRAS[name])}"
         ) from error
     version = str(module.__version__)
     least = _LEAST[name]
     if tuple(int(part) for part in version.split(".")[:2]) < least:
         raise BackendError(
             f"{name} {version} is too old, expected {least[0]}.{least[1]} or newer. "
-            f"Upgrade it: {INSTALL_HINTS[name].replace('install', 'install -U')}"
+            f"Upgrade it: {install(EXTRAS[name], upgrade=True)}"
         )
     logger.info("loaded %s %s", name, version)
     ears = _Ears()

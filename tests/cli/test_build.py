@@ -89,7 +89,7 @@ def test_what_was_chosen_is_said(shell):
         (["--seconds", "1:2:1e308"], 2, "1e+308): expected lengths from 0 to 86400"),
         (["--typed-onnx", "test.onnx"], 2, "typed_onnx is 'test.onnx', the artifact itself"),
         (["-o", "no/a.plan"], 1, "error: cannot write no/a.plan.json: No such file or directory"),
-        (["--runtime", "tensorrt"], 1, 'Install it: pip install "fusion-engine[gpu]"'),
+        (["--runtime", "tensorrt"], 1, 'Install it: pip install ".[gpu]"'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -111,7 +111,7 @@ def test_without_tensorrt(shell):
     result = shell("build", "test.onnx", "--runtime", "tensorrt_rtx", before=NO_TENSORRT)
     assert result.status == 1
     assert result.stderr.startswith("error: tensorrt_rtx cannot be imported (")
-    assert result.stderr.endswith('Install it: pip install "fusion-engine[rtx]"\n')
+    assert result.stderr.endswith('Install it: pip install ".[rtx]" (in a clone of fusion_engine)\n')
 
 
 def test_ctrl_c():

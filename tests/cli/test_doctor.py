@@ -106,7 +106,7 @@ def test_an_onnxruntime_that_does_not_load(cli, machine, monkeypatch):
     assert result.status == 1
     state, found = findings(result)["run .onnx on the CPU"]
     assert state == "broken"
-    assert 'pip install "fusion-engine[cpu]"' in found
+    assert 'pip install ".[cpu]"' in found
 
 
 def test_what_is_merely_not_installed(cli, machine, monkeypatch):
@@ -119,7 +119,7 @@ def test_what_is_merely_not_installed(cli, machine, monkeypatch):
     assert found["run .onnx on the CPU"][0] == "no"
     assert found["export models"] == (
         "no",
-        'torch and onnxscript missing: pip install "fusion-engine[export]"',
+        'torch and onnxscript missing: pip install ".[export]"',
     )
 
 
@@ -180,7 +180,7 @@ def test_no_tensorrt(cli, machine, monkeypatch):
     for what in ("build plans", "run plans"):
         state, hint = findings(result)[what]
         assert state == "no"
-        assert 'pip install "fusion-engine[rtx]"' in hint
+        assert 'pip install ".[rtx]"' in hint
 
 
 def test_a_tensorrt_that_does_not_load(cli, machine, monkeypatch):

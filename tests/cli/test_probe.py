@@ -359,4 +359,4 @@ def test_no_torch_is_needed_to_look_around(shell):
     assert shell("probe", "report", one.name, before=forbidden).status == 0
     result = shell("probe", "run", "a.onnx", "--task", "synthetic_rhythm", before=forbidden)
     assert result.status == 1
-    assert 'pip install "fusion-engine[probe]"' in result.stderr
+    assert 'pip install ".[probe]"' in result.stderr

@@ -193,7 +193,7 @@ def test_a_missing_library_names_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(BackendError, match=rf'{library}.*pip install "fusion-engine\[{extra}\]"'):
+    with pytest.raises(BackendError, match=rf'{library}.*pip install "\.\[{extra}\]"'):
         export("cnn14", tmp_path / "a.onnx", weights="random:0")
     assert list(tmp_path.iterdir()) == []
 

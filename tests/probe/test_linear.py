@@ -294,4 +294,4 @@ def test_torch_is_imported_at_use_and_its_absence_explained():
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert 'pip install "fusion-engine[probe]"' in done.stdout
+    assert 'pip install ".[probe]"' in done.stdout

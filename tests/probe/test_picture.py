@@ -70,5 +70,5 @@ def test_nothing_half_drawn(tmp_path, study):
 
 def test_without_matplotlib(tmp_path, study, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(BackendError, match=r'pip install "fusion-engine\[probe\]"'):
+    with pytest.raises(BackendError, match=r'pip install "\.\[probe\]"'):
         draw(tmp_path / "layers.png", study)

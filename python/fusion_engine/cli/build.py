@@ -115,7 +115,7 @@ def build(
 
     A plan runs with the version of the library that built it. Plans of tensorrt are bound to the
     kind of GPU that they were built on; those of tensorrt_rtx run on any from Ampere on. Needs
-    TensorRT: pip install "fusion-engine[gpu]" or "fusion-engine[rtx]"
+    TensorRT: pip install ".[gpu]" or ".[rtx]", in a clone of fusion_engine.
 
     \b
     Examples:

@@ -9,11 +9,11 @@ from typing import Literal
 
 import typer
 
+from .._install import install
 from .._version import __version__
 from ..engine.backends.onnx_runtime import cuda_missing, import_onnxruntime
 from ..engine.gpu import find_gpu
 from ..engine.tensorrt.library import (
-    INSTALL_HINTS,
     Library,
     import_tensorrt,
     installed_runtimes,
@@ -52,7 +52,7 @@ def _findings() -> Iterator[Finding]:
     yield from _tensorrt(gpu[0] == "yes")
     missing = [name for name in ("torch", "onnxscript") if _installed(name) is None]
     if missing:
-        needed = f'{" and ".join(missing)} missing: pip install "fusion-engine[export]"'
+        needed = f"{' and '.join(missing)} missing: {install('export')}"
         yield "no", "export models", needed
     else:
         yield "yes", "export models", f"torch {_installed('torch')}"
@@ -63,7 +63,7 @@ def _native_module() -> Finding:
     try:
         from .. import _core
     except ImportError as error:
-        return "broken", name, f"it does not load ({error}): reinstall fusion-engine"
+        return "broken", name, f"it does not load ({error}): reinstall audio-fusion-engine"
     if _core.__version__ != __version__:
         return "broken", name, f"{_core.__version__}, expected {__version__}: reinstall"
     kernels = "not built in; pip needs nvcc, and FUSION_ENGINE_CUDA=ON insists"
@@ -133,7 +133,7 @@ def _tensorrt(gpu: bool) -> Iterator[Finding]:
     """The TensorRT libraries, and what they can do on a machine with or without a ``gpu``."""
     libraries = installed_runtimes()
     if not libraries:
-        hint = f"no TensorRT: {' or '.join(INSTALL_HINTS.values())}"
+        hint = f"no TensorRT: {install('gpu')} or {install('rtx')}"
         yield "no", _BUILD_PLANS, hint
         yield "no", _RUN_PLANS, hint
         return

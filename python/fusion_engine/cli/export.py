@@ -105,7 +105,7 @@ def export(
     """Export a model to an .onnx artifact.
 
     Its outputs are the layers you choose, and the file appears only once they agree with PyTorch's.
-    Needs PyTorch: pip install "fusion-engine[export]"
+    Needs PyTorch: pip install ".[export]", in a clone of fusion_engine.
 
     \b
     Examples:

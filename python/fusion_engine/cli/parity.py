@@ -76,7 +76,7 @@ def parity(
     Layer outputs, frame features and embeddings over synthetic signals, and over the audio you
     name, are compared with the published model in FP64, number by number, beside the error that
     PyTorch itself makes in the artifact's precision. The exit status is 1 when the artifact fails.
-    Needs PyTorch: pip install "fusion-engine[export]"
+    Needs PyTorch: pip install ".[export]", in a clone of fusion_engine.
 
     \b
     Examples:

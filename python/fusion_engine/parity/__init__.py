@@ -4,7 +4,7 @@
 >>> certificate = certify("cnn14_3_6.onnx")
 >>> assert certificate, certificate.failures
 
-Needs torch, which is imported at the first call: ``pip install "fusion-engine[export]"``.
+Needs torch, which is imported at the first call: ``pip install ".[export]"``.
 """
 
 from .certificate import Certificate, CertifiedClip, Comparison

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..artifact import file_sha256, read_spec
+from .._install import install
 from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
@@ -303,7 +304,7 @@ def _require_torch() -> None:
     except ImportError as error:
         raise BackendError(
             f"a parity certificate needs torch, which cannot be imported ({error}). "
-            'Install it: pip install "fusion-engine[export]"'
+            f"Install it: {install('export')}"
         ) from error
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._install import install
 from ..errors import BackendError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def import_torch() -> Any:
     except ImportError as error:
         raise BackendError(
             f"torch, which trains linear probes, cannot be imported ({error}). "
-            'Install it: pip install "fusion-engine[probe]"'
+            f"Install it: {install('probe')}"
         ) from error
     return torch
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .._atomic import atomic_path
+from .._install import install
 from ..errors import BackendError
 
 # Okabe and Ito's colours without yellow, which is too light for a line, told apart by most people
@@ -47,7 +48,7 @@ def draw_layers(
     except ImportError as error:
         raise BackendError(
             f"matplotlib, which draws the pictures, cannot be imported ({error}). "
-            'Install it: pip install "fusion-engine[probe]"'
+            f"Install it: {install('probe')}"
         ) from error
     layers = sorted(next(iter(accuracy.values())))
     position = {layer: place for place, layer in enumerate(layers)}

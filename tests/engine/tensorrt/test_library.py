@@ -54,11 +54,11 @@ def test_none_is_installed(monkeypatch):
     with pytest.raises(BackendError) as error:
         import_tensorrt()
     for extra in ("gpu", "rtx"):
-        assert f'pip install "fusion-engine[{extra}]"' in str(error.value)
+        assert f'pip install ".[{extra}]"' in str(error.value)
 
 
 def test_one_that_is_not_installed():
-    message = r'tensorrt cannot be imported \(.*\)\. Install it: pip install "fusion-engine\[gpu\]"'
+    message = r'tensorrt cannot be imported \(.*\)\. Install it: pip install "\.\[gpu\]"'
     with pytest.raises(BackendError, match=message):
         import_tensorrt("tensorrt")
 

@@ -90,7 +90,7 @@ def test_a_library_that_is_missing(small, library, gpu, monkeypatch):
     with pytest.raises(BackendError) as error:
         preflight(small.path, gpu=gpu)
     assert str(error.value).startswith(f"{small.path}: tensorrt cannot be imported (")
-    assert 'pip install "fusion-engine[gpu]"' in str(error.value)
+    assert 'pip install ".[gpu]"' in str(error.value)
     assert f"-o {small.path} --runtime tensorrt_rtx --precision bf16" in str(error.value)
 
 
