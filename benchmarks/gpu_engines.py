@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from fusion_engine._install import install
 from fusion_engine import Engine
+from fusion_engine._install import install
 from fusion_engine.engine.backends.onnx_runtime import cuda_missing
 from fusion_engine.engine.precision import Precision
 from fusion_engine.engine.tensorrt import build, installed_runtimes

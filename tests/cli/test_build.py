@@ -111,7 +111,9 @@ def test_without_tensorrt(shell):
     result = shell("build", "test.onnx", "--runtime", "tensorrt_rtx", before=NO_TENSORRT)
     assert result.status == 1
     assert result.stderr.startswith("error: tensorrt_rtx cannot be imported (")
-    assert result.stderr.endswith('Install it: pip install ".[rtx]" (in a clone of fusion_engine)\n')
+    assert result.stderr.endswith(
+        'Install it: pip install ".[rtx]" (in a clone of fusion_engine)\n'
+    )
 
 
 def test_ctrl_c():

@@ -87,7 +87,9 @@ def test_without_torch(shell):
     result = shell(*args, before=NO_TORCH)
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr.startswith("error: an export needs torch, which cannot be imported (")
-    assert result.stderr.endswith('Install it: pip install ".[export]" (in a clone of fusion_engine)\n')
+    assert result.stderr.endswith(
+        'Install it: pip install ".[export]" (in a clone of fusion_engine)\n'
+    )
     assert not Path("out.onnx").exists()
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .._install import install
 from .._version import __version__
 from ..artifact import file_sha256, read_spec
-from .._install import install
 from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared

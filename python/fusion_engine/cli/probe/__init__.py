@@ -7,8 +7,7 @@ from .._app import app
 
 probe = typer.Typer(
     help="Evaluate embeddings with linear probes, as in the paper.",
-    epilog="Every COMMAND has a --help of its own. Needs PyTorch: "
-    + install("probe"),
+    epilog="Every COMMAND has a --help of its own. Needs PyTorch: " + install("probe"),
     no_args_is_help=True,
     rich_markup_mode=None,
 )
