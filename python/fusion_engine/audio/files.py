@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import AudioError
 from .arrays import MAX_RATE, MIN_RATE, check_finite, check_rate
-from .container import PatchedFile, open_complete
+from .container import PatchedFile, examine
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 
@@ -96,8 +96,13 @@ def load(path: str | os.PathLike[str], sample_rate: int) -> NDArray[np.float32]:
         if info.st_size == 0:
             raise AudioError(f"{path}: is empty (0 bytes), expected audio; copy or record it again")
         # libsndfile gets no name: it would trust the suffix more than the content.
-        with open_complete(path) as file:
-            source = file if isinstance(file, PatchedFile) else file.fileno()
+        with PatchedFile(path) as file:
+            contents = examine(file, info.st_size)
+            if contents.fault:
+                raise AudioError(f"{path}: {contents.fault}; copy or record it again")
+            file.seek(0)
+        with PatchedFile(path, contents.patches) as file:
+            source = file if contents.patches else file.fileno()
             with soundfile.SoundFile(source, closefd=False) as sound:
                 return _read(sound, str(path), sample_rate)
     except soundfile.SoundFileError as error:

@@ -1,0 +1,27 @@
+"""What a look at an audio file's container found."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a container says of its samples, held against the file.
+
+    Attributes:
+        kind: the container ("WAV", "RF64", "AIFF", "OGG", "FLAC", "MP3" and others); "" if unknown.
+        stated_frames: samples per channel, where a header states them exactly; None if it does not
+            or only guesses: decode to the end.
+        fault: how the file contradicts itself or is damaged, as part of a sentence.
+        patches: (offset, bytes) that the decoder must read in place of the file's own, so that it
+            reads all there is and nothing makes it hang.
+        sequential: to be decoded as a stream of unknown length; a guess would end it early.
+        decoder: what can read it.
+    """
+
+    kind: str
+    stated_frames: int | None = None
+    fault: str | None = None
+    patches: tuple[tuple[int, bytes], ...] = ()
+    sequential: bool = False
+    decoder: Literal["libsndfile", "ffmpeg"] = "libsndfile"
