@@ -112,10 +112,10 @@ def _merged(
 
 
 def _decoded(paths: Sequence[str | os.PathLike[str]], sample_rate: int) -> Iterator[Clip]:
-    for path, samples in audio_io.decode_ahead([Path(p) for p in paths], sample_rate):
-        if isinstance(samples, AudioError):
-            raise samples
-        yield Clip(str(path), samples)
+    for path, recording in audio_io.decode_ahead([Path(p) for p in paths], sample_rate):
+        if isinstance(recording, AudioError):
+            raise recording
+        yield Clip(str(path), recording.samples)
 
 
 def _is_path(item: Any) -> bool:

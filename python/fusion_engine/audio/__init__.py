@@ -2,6 +2,15 @@
 
 from .ahead import decode_ahead
 from .arrays import as_samples, batch_rows
-from .files import AUDIO_SUFFIXES, find_audio, load
+from .files import AUDIO_SUFFIXES, Channel, Recording, find_audio, load
 
-__all__ = ["AUDIO_SUFFIXES", "as_samples", "batch_rows", "decode_ahead", "find_audio", "load"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "Channel",
+    "Recording",
+    "as_samples",
+    "batch_rows",
+    "decode_ahead",
+    "find_audio",
+    "load",
+]

@@ -9,13 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import AudioError
-from .files import load
+from .files import Recording, load
 
-Decoded = NDArray[np.float32] | AudioError
+Decoded = Recording | AudioError
 
 
 def _file_size(path: Path) -> int:
@@ -126,7 +123,7 @@ class DecodeAhead:
 
 
 def _samples(result: Decoded | None) -> int:
-    return result.size if isinstance(result, np.ndarray) else 0
+    return result.samples.size if isinstance(result, Recording) else 0
 
 
 def decode_ahead(
@@ -149,7 +146,7 @@ def decode_ahead(
             is decoded alone.
 
     Returns:
-        An iterator of ``(path, samples [N] or AudioError)`` in the order of ``paths``, and a
+        An iterator of ``(path, Recording or AudioError)`` in the order of ``paths``, and a
         context manager. Closing it early waits for the decodes under way and starts no others.
 
     Raises:

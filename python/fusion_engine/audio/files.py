@@ -3,8 +3,9 @@
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from ..errors import AudioError
 from .arrays import MAX_RATE, MIN_RATE, check_finite, check_rate
 from .container import PatchedFile, examine
+
+Channel = Literal["mix", "first", "all"] | int
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 
@@ -62,7 +65,24 @@ def _walk(folder: Path) -> Iterable[Path]:
                 yield Path(parent, name)
 
 
-def load(path: str | os.PathLike[str], sample_rate: int) -> NDArray[np.float32]:
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A decoded file.
+
+    Args:
+        samples: float32 [N] at the rate asked for, or [C, N] where all channels were.
+        partial: the file contradicts itself or is damaged, and what is there was taken.
+        silent: every sample is zero.
+        clipped_scale: a sample lies beyond ±16, which no audio in [-1, 1] does.
+    """
+
+    samples: NDArray[np.float32]
+    partial: bool = False
+    silent: bool = False
+    clipped_scale: bool = False
+
+
+def load(path: str | os.PathLike[str], sample_rate: int) -> Recording:
     """Decode a file to mono samples at ``sample_rate``.
 
     Everything that libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and others. The
@@ -72,9 +92,6 @@ def load(path: str | os.PathLike[str], sample_rate: int) -> NDArray[np.float32]:
     Args:
         path: a regular file.
         sample_rate: the rate wanted, in Hz.
-
-    Returns:
-        [N].
 
     Raises:
         AudioError: a file that is missing, not readable, not audio, damaged, truncated (an MP3
@@ -104,7 +121,7 @@ def load(path: str | os.PathLike[str], sample_rate: int) -> NDArray[np.float32]:
         with PatchedFile(path, contents.patches) as file:
             source = file if contents.patches else file.fileno()
             with soundfile.SoundFile(source, closefd=False) as sound:
-                return _read(sound, str(path), sample_rate)
+                return Recording(_read(sound, str(path), sample_rate))
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
         raise AudioError(

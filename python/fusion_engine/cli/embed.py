@@ -10,7 +10,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ..audio import decode_ahead, find_audio
+from ..audio import Recording, decode_ahead, find_audio
 from ..errors import AudioError, FusionEngineError
 from ..output import Failures, open_writer
 from ..spec import Head
@@ -128,7 +128,7 @@ class _NothingWritten(Exception):
 
 
 def _windows(
-    decoded: Iterator[tuple[Path, NDArray[np.float32] | AudioError]],
+    decoded: Iterator[tuple[Path, Recording | AudioError]],
     engine: "Engine",
     report: Report,
 ) -> Iterator[list[Decoded]]:
@@ -138,8 +138,8 @@ def _windows(
         if isinstance(result, AudioError):
             report(path, result)
             continue
-        window.append((path, result))
-        samples += len(result)
+        window.append((path, result.samples))
+        samples += len(result.samples)
         if len(window) == WINDOW_FILES or samples >= WINDOW_SECONDS * engine.sample_rate:
             yield window
             window, samples = [], 0

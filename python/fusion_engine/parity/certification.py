@@ -287,7 +287,7 @@ def _clips(
         yield signal.name, signal.samples(rate)
     most = round(seconds * rate)
     for file in audio:
-        samples = load(file, rate)
+        samples = load(file, rate).samples
         if len(samples) > most:
             logger.warning("%s: its first %g s are compared", file, seconds)
         yield os.fspath(file), samples[:most]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._atomic import write_error
 from .._version import __version__
 from ..artifact import file_sha256
-from ..audio import decode_ahead
+from ..audio import Recording, decode_ahead
 from ..engine import Engine
 from ..errors import ArtifactError, AudioError
 from ..spec import Head, Spec
@@ -218,18 +218,18 @@ class _Cropper:
 
 
 def _windows(
-    decoded: Iterator[tuple[Path, NDArray[np.float32] | AudioError]],
+    decoded: Iterator[tuple[Path, Recording | AudioError]],
     block: Sequence[tuple[Example, AudioFile]],
     cropper: _Cropper,
     sample_rate: int,
 ) -> Iterator[list[NDArray[np.float32]]]:
     """The clips of a block, cropped, some at a time."""
     window, samples = list[NDArray[np.float32]](), 0
-    for (example, file), (_, clip) in zip(block, islice(decoded, len(block)), strict=True):
-        if isinstance(clip, AudioError):
-            raise clip
+    for (example, file), (_, recording) in zip(block, islice(decoded, len(block)), strict=True):
+        if isinstance(recording, AudioError):
+            raise recording
         file.check_unchanged()
-        window.append(cropper(clip, example, file))
+        window.append(cropper(recording.samples, example, file))
         samples += len(window[-1])
         if len(window) == _WINDOW_CLIPS or samples >= _WINDOW_SECONDS * sample_rate:
             yield window

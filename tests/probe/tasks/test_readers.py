@@ -67,7 +67,7 @@ def test_clips_of_any_rate_and_stereo_are_left_to_the_decoder(tmp_path: Path) ->
     task = read_task("esc50", trees.esc50(tmp_path))
     for example in task.examples:
         # 10 ms at the model's rate, whatever the file's.
-        assert load(example.path, 16_000).shape == (160,)
+        assert load(example.path, 16_000).samples.shape == (160,)
 
 
 def test_urbansound8k(tmp_path: Path) -> None:
