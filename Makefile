@@ -1,5 +1,6 @@
 # `make demo` does the main job on real audio, `make test` proves it. Both set up all they need in
 # .venv; nothing but Python 3.11 to 3.13, a C++ compiler and make has to be there.
+# `make sanitize-cpu` runs the native tests under sanitizers.
 # On a machine with an NVIDIA GPU and nvcc, `make gpu` tests what needs them, `make sanitize` looks
 # for bad memory accesses and races, and `make bench-gpu` fills the README's table.
 PYTHON ?= python3
@@ -27,13 +28,17 @@ SANITIZER = $(firstword $(shell command -v compute-sanitizer 2>/dev/null) \
 # For example `make bench-gpu BENCH_FLAGS="--case gpu-cnn14-10s --output part.json"`.
 BENCH_FLAGS ?=
 
-.PHONY: demo test lint types unit cuda bench gpu sanitize bench-gpu clean
+# What `make sanitize-cpu` runs on the host code, whose CUDA algorithms it covers.
+SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tests/csrc/test_frontend.py
+SANITIZE_PIP = $(PIP) install -q --no-deps --no-build-isolation --upgrade -C cmake.build-type=None
+
+.PHONY: demo test lint types unit cuda sanitize-cpu bench gpu sanitize bench-gpu clean
 
 demo: export FUSION_ENGINE_CUDA ?= OFF
 demo: $(VENV)/demo
 	$(BIN)/python examples/demo.py
 
-test: lint types unit cuda
+test: lint types unit cuda sanitize-cpu
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
@@ -56,6 +61,22 @@ else
 	FUSION_ENGINE_CUDA=ON $(PIP) install -q --no-deps --upgrade --target $(CUDA_SITE) .
 	PYTHONPATH=$(CUDA_SITE) $(BIN)/python -m pytest tests/csrc
 endif
+
+# The native tests on builds that stop at a bad access, undefined behaviour or a race. Python and
+# NumPy are not instrumented, so the runtime is loaded before them; leaks of theirs are not ours. An
+# allocation that is too big is a MemoryError here as elsewhere.
+sanitize-cpu: export FUSION_ENGINE_CUDA = OFF
+sanitize-cpu: $(VENV)/test
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(SANITIZE_PIP) --target build/asan-site -C build-dir=build/asan \
+		-C cmake.define.FUSION_ENGINE_SANITIZE="address,undefined" .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(SANITIZE_PIP) --target build/tsan-site -C build-dir=build/tsan \
+		-C cmake.define.FUSION_ENGINE_SANITIZE=thread .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/asan-site \
+		$(BIN)/python -m pytest $(SANITIZE_TESTS)
+	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+		TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1 \
+		PYTHONPATH=build/tsan-site $(BIN)/python -m pytest tests/csrc/test_hostile.py -k "threads or kind"
 
 bench: $(VENV)/test
 	$(PIP) install -q -c constraints.txt openvino

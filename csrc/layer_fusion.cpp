@@ -1,7 +1,6 @@
 // Checks of layer fusion's arguments, and the choice of item axis.
 #include "layer_fusion.h"
 
-#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -13,6 +12,11 @@ namespace {
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
 std::string layer_name(std::int32_t index) { return "outputs[" + std::to_string(index) + "]"; }
+
+void check_range(const char* what, std::int64_t value, std::int64_t most) {
+    if (value >= 0 && value <= most) return;
+    fail("got " + std::to_string(value) + " " + what + "; expected 0 to " + std::to_string(most));
+}
 
 void check_segment(const FusionInput& input, bool has_time, std::int64_t s) {
     const std::int64_t begin = input.begin(s);
@@ -74,7 +78,14 @@ ItemAxis choose_item_axis(const LayerOutput& layer, std::int64_t segments, int m
     return channels > freq ? ItemAxis{true, channels} : ItemAxis{false, freq};
 }
 
+void check_state(std::int64_t clips, std::int64_t dim) {
+    check_range("clips", clips, kMaxSegments);
+    check_range("values of D", dim, kMaxDim);
+}
+
 void complete_input(FusionInput& input) {
+    check_range("clips", input.clips, kMaxSegments);
+    check_range("segments", input.segments, kMaxSegments);
     std::int64_t dim = 0;
     std::int32_t first_map = -1;
     input.frames = 1;
@@ -106,8 +117,8 @@ void complete_input(FusionInput& input) {
         if (first_map < 0) first_map = l;
         input.frames = frames;
     }
-    if (dim > std::numeric_limits<std::int32_t>::max()) {
-        fail("the layers add up to D = " + std::to_string(dim) + "; expected less than 2^31");
+    if (dim > kMaxDim) {
+        fail("the layers add up to D = " + std::to_string(dim) + "; expected at most 2^28");
     }
     input.dim = static_cast<std::int32_t>(dim);
     if (input.offsets == nullptr && input.clips != input.segments) {
@@ -126,6 +137,9 @@ std::vector<std::int64_t> check_arrays(const FusionInput& input, const FusionOut
         std::int64_t frames = 0;
         for (std::int64_t s = input.first_segment(b); s < input.first_segment(b + 1); ++s) {
             check_segment(input, has_time, s);
+            if (input.count(s) > kMaxCounted - frames) {
+                fail("clip " + std::to_string(b) + " counts more than 2^31 frames");
+            }
             frames += input.count(s);
         }
         if (frames == 0 && output.embedding != nullptr) {

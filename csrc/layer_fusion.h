@@ -11,6 +11,11 @@
 namespace fusion_engine {
 
 constexpr int kMaxLayers = 32;  // one bit of a clip's flags each
+// So that 32-bit arithmetic on channels, frames and items has room, and 64-bit sums of a call too.
+constexpr std::int64_t kMaxExtent = 1 << 30;  // of an axis of a layer output
+constexpr std::int64_t kMaxDim = 1 << 28;
+constexpr std::int64_t kMaxSegments = (std::int64_t{1} << 31) - 1;
+constexpr std::int64_t kMaxCounted = std::int64_t{1} << 31;  // frames of a clip in one call
 
 // A map [S, C, T, F], or a vector [S, C] (time 1, freq 1). Strides count elements.
 struct LayerOutput {
@@ -79,6 +84,9 @@ struct FusionOutput {
 // Sets dim, frames and checks what can be checked without reading the arrays.
 // Throws std::invalid_argument.
 void complete_input(FusionInput& input);
+
+// The sizes of a state. Throws std::invalid_argument.
+void check_state(std::int64_t clips, std::int64_t dim);
 
 // Checks host arrays against the input. Returns the counted frames of each clip.
 // Throws std::invalid_argument, also for a clip with no counted frame when fused in one shot.

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -13,7 +14,9 @@
 
 // The wheel targets baseline x86-64; the loader picks the widest version the processor has.
 // Every version does the same operations in the same order, so the results are the same.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+// A sanitizer's runtime is not ready yet when the loader asks for the version.
+#if defined(__x86_64__) && !defined(FUSION_ENGINE_SANITIZED) && defined(__GLIBC__) && \
+    defined(__GNUC__) && !defined(__clang__)
 #define FUSION_MULTIVERSION __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define FUSION_MULTIVERSION
@@ -24,9 +27,9 @@ namespace fusion_engine {
 namespace {
 
 constexpr int kLanes = 16;
-constexpr std::int64_t kTaskBytes = 128 << 10;
+constexpr double kTaskBytes = 128 << 10;
 // Half a millisecond of work: less is not worth starting a thread for.
-constexpr std::int64_t kBytesPerThread = 8 << 20;
+constexpr double kBytesPerThread = 8 << 20;
 
 // GCC's vector types: elementwise arithmetic and comparison, of any width on any target.
 template <int N>
@@ -290,8 +293,9 @@ void run(const FusionInput& input, const FusionOutput& output, Task& task) {
     }
 }
 
-std::int64_t bytes_per_value(const LayerOutput& layer, std::int64_t counted) {
-    return counted * layer.time_pool * size_of(layer.dtype);
+// As double: of repeated rows the product can exceed 64 bits.
+double bytes_per_value(const LayerOutput& layer, std::int64_t counted) {
+    return static_cast<double>(counted) * layer.time_pool * size_of(layer.dtype);
 }
 
 std::vector<Task> make_tasks(const FusionInput& input, const std::vector<std::int64_t>& counted) {
@@ -305,9 +309,9 @@ std::vector<Task> make_tasks(const FusionInput& input, const std::vector<std::in
                                       ? ItemAxis{true, 1}
                                       : choose_item_axis(layer, input.segments, kLanes, false);
             const std::int32_t items = item_count(layer, axis);
-            const std::int64_t item_bytes = axis.width * bytes_per_value(layer, frames);
-            const auto step = static_cast<std::int32_t>(std::clamp<std::int64_t>(
-                kTaskBytes / std::max<std::int64_t>(item_bytes, 1), 1, std::max(items, 1)));
+            const double item_bytes = axis.width * bytes_per_value(layer, frames);
+            const auto step = static_cast<std::int32_t>(
+                std::clamp(kTaskBytes / std::max(item_bytes, 1.0), 1.0, std::max(items, 1) * 1.0));
             for (std::int32_t first = 0; first < items; first += step) {
                 tasks.push_back({clip, l, axis, first, std::min(first + step, items), output,
                                  static_cast<float>(frames), false});
@@ -324,20 +328,26 @@ void fuse_cpu(const FusionInput& input, const FusionOutput& output, int threads)
     const std::vector<std::int64_t> counted = check_arrays(input, output);
     std::vector<Task> tasks = make_tasks(input, counted);
 
-    std::int64_t bytes = 0;
+    double bytes = 0;
     for (std::int32_t l = 0; l < input.layer_count; ++l) {
         for (const std::int64_t frames : counted) {
             bytes += input.layers[l].dim() * bytes_per_value(input.layers[l], frames);
         }
     }
-    const std::int64_t workers = std::clamp<std::int64_t>(bytes / kBytesPerThread, 1, threads);
+    const auto most = std::min(static_cast<double>(tasks.size()), static_cast<double>(threads));
+    const auto workers =
+        static_cast<std::int64_t>(std::clamp(bytes / kBytesPerThread, 1.0, std::max(most, 1.0)));
     std::atomic<std::size_t> next{0};
     const auto work = [&] {
         for (std::size_t i = next++; i < tasks.size(); i = next++) run(input, output, tasks[i]);
     };
     {
         std::vector<std::jthread> others;
-        for (std::int64_t i = 1; i < workers; ++i) others.emplace_back(work);
+        try {
+            for (std::int64_t i = 1; i < workers; ++i) others.emplace_back(work);
+        } catch (const std::system_error&) {
+            // No more threads can start: those that did, and this one, do the work.
+        }
         work();
     }
 

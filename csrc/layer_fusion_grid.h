@@ -193,6 +193,7 @@ FUSION_HD void reduce_vector(const T* start, std::int64_t count, std::int64_t po
         result.check += values[v] * 0.0f;
         add_repeated(result.total[v], values[v], static_cast<float>(count));
     }
+    if (frames.data == nullptr) return;
     for (std::int64_t i = 0; i < count; ++i) frames.write(position + i, values);
 }
 

@@ -1,9 +1,22 @@
 #include "conversions.h"
 
-#include <limits>
 #include <stdexcept>
 
+namespace py = pybind11;
+
 namespace fusion_engine {
+
+std::string describe(const py::array& array) {
+    return std::string(py::str(array.dtype())) + " " +
+           std::string(py::str(py::tuple(array.attr("shape"))));
+}
+
+void check_aligned(const py::array& array, const std::string& name) {
+    if (array.flags() & kAligned) return;
+    throw py::value_error(name + " is " + describe(array) +
+                          " that is not aligned; expected items at multiples of their size: "
+                          ".copy() makes such an array");
+}
 
 std::optional<DType> dtype_of(const std::string& name) {
     if (name == "float32") return DType::kFloat32;
@@ -23,9 +36,9 @@ LayerOutput make_layer(const void* data, DType dtype, const std::vector<std::int
                        const std::vector<std::int64_t>& strides, std::int64_t time_pool,
                        const std::string& name) {
     const auto narrow = [&](std::int64_t value, const char* what) {
-        if (value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
+        if (value < 0 || value > kMaxExtent) {
             throw std::invalid_argument(name + " has " + what + " " + std::to_string(value) +
-                                        "; expected 0 to 2^31 - 1");
+                                        "; expected 0 to 2^30");
         }
         return static_cast<std::int32_t>(value);
     };

@@ -1,6 +1,8 @@
 // Python's names and shapes as the kernels' types, shared by the host and the CUDA bindings.
 #pragma once
 
+#include <pybind11/numpy.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -9,6 +11,15 @@
 #include "../layer_fusion.h"
 
 namespace fusion_engine {
+
+// Of what pybind11 makes or takes: items at multiples of their size, as the kernels read them.
+constexpr int kAligned = pybind11::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
+// "float32 (2, 3)"
+std::string describe(const pybind11::array& array);
+
+// Throws pybind11::value_error where the items are not at multiples of their size.
+void check_aligned(const pybind11::array& array, const std::string& name);
 
 // NumPy's and ml_dtypes' names; null for another type or byte order.
 std::optional<DType> dtype_of(const std::string& name);

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "bindings.h"
+#include "conversions.h"
 
 namespace py = pybind11;
 
@@ -17,16 +18,11 @@ namespace fusion_engine {
 namespace {
 
 using Address = std::uintptr_t;
-using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast | kAligned>;
 
 template <class T>
 T* pointer(Address address) {
     return reinterpret_cast<T*>(address);
-}
-
-std::string describe(const py::array& array) {
-    return std::string(py::str(array.dtype())) + " " +
-           std::string(py::str(py::tuple(array.attr("shape"))));
 }
 
 // Which of the names it is; throws where it is neither.
@@ -108,6 +104,9 @@ py::array_t<float> run_host_grid(const FrontendPlan& plan, const py::array& samp
         throw py::value_error("samples is " + describe(samples) +
                               "; expected [B, N], C-contiguous");
     }
+    check_aligned(samples, "samples");
+    if (lengths) check_aligned(*lengths, "lengths");
+    if (flags) check_aligned(*flags, "flags");
     const std::int64_t clips = samples.shape(0);
     const std::int64_t stride = samples.shape(1);
     Lengths all(clips);

@@ -20,18 +20,15 @@ namespace py = pybind11;
 namespace fusion_engine {
 namespace {
 
-std::string describe(const py::array& array) {
-    return std::string(py::str(array.dtype())) + " " +
-           std::string(py::str(py::tuple(array.attr("shape"))));
-}
-
-LayerOutput layer_output(const py::handle& object, std::int32_t index, std::int64_t time_pool) {
-    const std::string name = "outputs[" + std::to_string(index) + "]";
+py::array output_array(const py::object& object, const std::string& name) {
     if (!py::isinstance<py::array>(object)) {
         throw py::type_error(name + " is a " + std::string(py::str(py::type::of(object))) +
                              "; expected a NumPy array");
     }
-    const auto array = py::reinterpret_borrow<py::array>(object);
+    return py::reinterpret_borrow<py::array>(object);
+}
+
+LayerOutput layer_output(const py::array& array, std::int64_t time_pool, const std::string& name) {
     const std::optional<DType> dtype = dtype_of(std::string(py::str(array.dtype())));
     if (!dtype) {
         throw py::type_error(name + " is " + describe(array) +
@@ -41,6 +38,7 @@ LayerOutput layer_output(const py::handle& object, std::int32_t index, std::int6
         throw py::value_error(name + " is " + describe(array) +
                               "; expected a map [S, C, T, F] or a vector [S, D]");
     }
+    check_aligned(array, name);
     std::vector<std::int64_t> shape;
     std::vector<std::int64_t> strides;
     for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
@@ -56,6 +54,8 @@ LayerOutput layer_output(const py::handle& object, std::int32_t index, std::int6
 
 // An optional int64 array of a call, kept alive here.
 class IndexArray {
+    using Array = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast | kAligned>;
+
   public:
     IndexArray(const py::object& object, const char* name, std::int64_t size) {
         if (object.is_none()) return;
@@ -70,15 +70,14 @@ class IndexArray {
             throw py::value_error(std::string(name) + " is " + describe(array) + "; expected " +
                                   (size >= 0 ? "[" + std::to_string(size) + "]" : "one dimension"));
         }
-        array_ =
-            py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
+        array_ = Array::ensure(array);
         present_ = true;
     }
     const std::int64_t* data() const { return present_ ? array_.data() : nullptr; }
     std::int64_t size() const { return present_ ? array_.size() : 0; }
 
   private:
-    py::array_t<std::int64_t, py::array::c_style | py::array::forcecast> array_;
+    Array array_;
     bool present_ = false;
 };
 
@@ -97,6 +96,7 @@ T* buffer(const py::object& object, const char* name, const std::vector<std::int
         throw py::type_error(std::string(name) + " is " + describe(array) +
                              "; expected a writable C-contiguous array of " + expected);
     }
+    check_aligned(array, name);
     bool same = array.ndim() == static_cast<py::ssize_t>(shape.size());
     for (std::size_t i = 0; same && i < shape.size(); ++i) {
         same = array.shape(static_cast<py::ssize_t>(i)) == shape[i];
@@ -112,12 +112,15 @@ T* buffer(const py::object& object, const char* name, const std::vector<std::int
 struct HostCall {
     IndexArray offsets;
     std::vector<std::int64_t> pools;
+    std::vector<py::array> arrays;
     FusionInput input{};
     IndexArray begins;
     IndexArray counts;
 
+    // A sequence may make its items as they are asked for: `arrays` keeps them.
     static FusionInput read_layers(const py::sequence& outputs,
-                                   const std::vector<std::int64_t>& pools) {
+                                   const std::vector<std::int64_t>& pools,
+                                   std::vector<py::array>& arrays) {
         FusionInput input{};
         const std::size_t layers = outputs.size();
         if (layers < 1 || layers > kMaxLayers) {
@@ -129,12 +132,13 @@ struct HostCall {
                                   std::to_string(layers) + " outputs");
         }
         for (std::size_t l = 0; l < layers; ++l) {
-            const py::object object = outputs[l];
-            input.layers[l] = layer_output(object, static_cast<std::int32_t>(l), pools[l]);
-            const std::int64_t segments = py::reinterpret_borrow<py::array>(object).shape(0);
+            const std::string name = "outputs[" + std::to_string(l) + "]";
+            arrays.push_back(output_array(outputs[l], name));
+            input.layers[l] = layer_output(arrays[l], pools[l], name);
+            const std::int64_t segments = arrays[l].shape(0);
             if (l > 0 && segments != input.segments) {
-                throw py::value_error("outputs[" + std::to_string(l) + "] has " +
-                                      std::to_string(segments) + " segments, outputs[0] has " +
+                throw py::value_error(name + " has " + std::to_string(segments) +
+                                      " segments, outputs[0] has " +
                                       std::to_string(input.segments));
             }
             input.segments = segments;
@@ -147,7 +151,7 @@ struct HostCall {
              const py::object& offsets_, const py::object& begins_, const py::object& counts_)
         : offsets(offsets_, "offsets", -1),
           pools(std::move(time_pools)),
-          input(read_layers(outputs, pools)),
+          input(read_layers(outputs, pools, arrays)),
           begins(begins_, "begins", input.segments),
           counts(counts_, "counts", input.segments) {
         if (offsets.data() != nullptr && offsets.size() < 1) {

@@ -128,6 +128,7 @@ void bind_layer_fusion_cuda(py::module_& module) {
            Address count, Address embedding, const std::string& head, Address stream) {
             const FusionState state = make_state(sum, compensation, max, count);
             const Head pooling = head_of(head);
+            check_state(clips, dim);
             const py::gil_scoped_release release;
             finalize_cuda(state, clips, dim, pooling, pointer<float>(embedding),
                           pointer<void>(stream));
