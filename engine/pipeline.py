@@ -51,7 +51,7 @@ class Engine:
         threads: CPU threads of one call, at most 1024; ``None``: one for every core this process
             may use by its affinity and its container's quota.
         spinning: CPU: let idle threads of ONNX Runtime wait busily for work. It costs a core each,
-            and has been slower wherever it was measured.
+            and is much slower where there are fewer cores than threads.
         normalization: mean and standard deviation of the log-mel in place of the artifact's, for
             a model that normalises it (AST: published evaluations use the task's own statistics).
         warmup: pairs of batch size and seconds to run now, until they take the fast path, so that
