@@ -107,8 +107,10 @@ def _merged(
                 arrays[index], source_rate=source_rate, sample_rate=sample_rate, name=name
             )
             yield Clip(name, samples)
+        elif (clip := next(files, None)) is not None:
+            yield clip
         else:
-            yield next(files)
+            return  # the engine counts
 
 
 def _decoded(paths: Sequence[str | os.PathLike[str]], sample_rate: int) -> Iterator[Clip]:

@@ -54,7 +54,7 @@ def open_runner(path: Path, options: Options, meter: Meter) -> Runner:
         from .gpu.opening import open_onnx
 
         return open_onnx(path, options, meter)
-    host = OnnxRuntimeBackend(path, threads=options.threads)
+    host = OnnxRuntimeBackend(path, threads=options.threads, spinning=options.spinning)
     return HostRunner(
         host, frontend=options.frontend(host.spec), threads=options.threads, meter=meter
     )

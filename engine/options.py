@@ -12,6 +12,7 @@ class Options:
     """What ``Engine`` was asked for, see there.
 
     Args:
+        spinning: CPU: idle threads wait busily for the next piece of work.
         frontend: settings of the frontend for the artifact's spec.
     """
 
@@ -19,5 +20,6 @@ class Options:
     backend: str | None
     contexts: int
     threads: int
+    spinning: bool
     memory_limit: int | None
     frontend: Callable[[Spec], FrontendSpec]

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .._forking import watch_forks
+
 
 @dataclass(frozen=True)
 class EngineStats:
@@ -44,8 +46,13 @@ class Meter:
     """Adds up ``EngineStats``."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._sums: dict[str, Any] = asdict(EngineStats())
+        self.after_fork()
+        watch_forks(self)
+
+    def after_fork(self) -> None:
+        """A lock that no thread of another process holds."""
+        self._lock = threading.Lock()
 
     @property
     def stats(self) -> EngineStats:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import BackendError
 from ..backends.onnx_runtime import cuda_missing
+from ..integrity import Check
 from ..options import Options
 from ..stats import Meter
 from ..tensorrt import cached_plan, import_tensorrt, preflight
@@ -69,7 +70,10 @@ def open_tensorrt(path: Path, options: Options, meter: Meter) -> GpuRunner:
         ) from error
     if options.device == "auto":
         logger.info("device auto: cuda:0, the first GPU, since TensorRT runs on no CPU")
-    plan = path if path.suffix == ".plan" else cached_plan(path, gpu=gpu)
+    plan = path
+    if path.suffix != ".plan":
+        with Check(path):
+            plan = cached_plan(path, gpu=gpu)
     info = preflight(plan, gpu=gpu)
     library = import_tensorrt(info.runtime)
 

@@ -14,11 +14,13 @@ import soundfile
 import soxr
 
 import fusion_engine as fe
+from fusion_engine.engine import pipeline
 from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.export import export
 from fusion_engine.spec import METADATA_KEY, Spec
 
 from .. import signals
+from .gpu.artifacts import SPECS, write_artifact
 
 RATE = 16_000
 
@@ -406,3 +408,47 @@ def test_stats(artifacts):
     stats = engine.stats
     assert (stats.clips, stats.audio_seconds, stats.runs) == (2, 3.0, 2)
     assert min(stats.frontend_seconds, stats.backbone_seconds, stats.fusion_seconds) > 0
+
+
+def test_a_stream_that_ends_early_gives_no_embedding(small, monkeypatch):
+    """The rows that were not written would be whatever their memory held."""
+    read = pipeline.read_clips
+    x = np.zeros(RATE, np.float32)
+
+    def short(audio, **rates):
+        clips = read(audio, **rates)
+        return replace(clips, items=iter(list(clips.items)[:-1]))
+
+    monkeypatch.setattr(pipeline, "read_clips", short)
+    with pytest.raises(fe.BackendError, match="2 of 3 clips were read"):
+        small.embed([x, x, x])
+    with pytest.raises(fe.BackendError, match="0 of 1 clips were read"):
+        small.embed(x)
+
+
+def test_decoding_that_ends_early_gives_no_embedding(small, tmp_path, monkeypatch):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, signals.tone(0.5, RATE), RATE)
+    monkeypatch.setattr("fusion_engine.audio.decode_ahead", lambda paths, rate: iter(()))
+    for call in (small.embed, small.embed_frames, small.layer_outputs):
+        with pytest.raises(fe.BackendError, match="0 of 1 clips were read"):
+            call(path)
+    with pytest.raises(fe.BackendError, match="0 of 2 clips were read"):
+        small.embed([path, path])
+
+
+@pytest.mark.parametrize("name", ["chunked", "dropped", "padded"])
+def test_a_clip_of_any_module_in_a_batch_is_the_clip_alone(tmp_path, name):
+    engine = fe.Engine(write_artifact(tmp_path / "any.onnx", SPECS[name]), device="cpu")
+    batch = np.stack([signals.speech_like(1.3, RATE, seed) for seed in range(5)])
+    alone = np.stack([engine.embed(clip) for clip in batch])
+    assert np.abs(engine.embed(batch) - alone).max() <= 1e-6 * np.abs(alone).max()
+
+
+def test_repr(artifacts):
+    engine = fe.Engine(artifacts(3, 6), device="cpu")
+    assert repr(engine) == (
+        f"<Engine '{artifacts(3, 6)}': cnn14_16k, layers 3, 6, D = 6144, cpu, {engine.backend}>"
+    )
+    engine.close()
+    assert repr(engine).endswith("D = 6144, closed>")

@@ -1,6 +1,5 @@
 """Decode files in threads, ahead of whoever consumes them."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .._cpus import usable_cpus
 from ..errors import AudioError
 from .files import Recording, load
 
@@ -153,7 +153,7 @@ def decode_ahead(
         ValueError: ``workers``, ``ahead`` or ``max_samples`` below 1.
     """
     if workers is None:
-        workers = min(8, len(os.sched_getaffinity(0)))
+        workers = min(8, usable_cpus())
     if min(workers, ahead, max_samples) < 1:
         raise ValueError(
             f"workers, ahead and max_samples are {workers}, {ahead} and {max_samples}, expected "

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from .._forking import watch_forks
 from .mel import filter_bank
 from .spec import FrontendSpec
 from .window import analysis_window
@@ -34,10 +35,18 @@ class Frontend:
 
     def __init__(self, spec: FrontendSpec, *, threads: int = 1) -> None:
         self.spec = spec
-        self._pool = ThreadPoolExecutor(threads, "frontend") if threads > 1 else None
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self.after_fork()
+        watch_forks(self)
         self._window = analysis_window(spec)
         self._bands = _bands(filter_bank(spec))
         self._block = max(1, _BLOCK_POINTS // spec.n_fft)
+
+    def after_fork(self) -> None:
+        """A pool of threads of this process's own."""
+        if self._threads > 1:
+            self._pool = ThreadPoolExecutor(self._threads, "frontend")
 
     def __call__(self, samples: NDArray[Any]) -> NDArray[np.float32]:
         """Log-mel [T, n_mels] of one clip.
