@@ -64,8 +64,8 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Published numbers in place of those in the package: a completed copy of "
-            "fusion_engine/probe/published.json.",
+            help="Published numbers in place of those in the package: a copy of "
+            "fusion_engine/probe/published.json with others.",
         ),
     ] = None,
     model: Annotated[
@@ -93,8 +93,7 @@ def report(
     """Make the paper's Table III of what was probed.
 
     For each model the last layer, the fusion and their difference, task by task and on average,
-    beside the published numbers; other systems below. What is not known of the published numbers is
-    left out and named.
+    beside the published numbers; other systems below.
 
     \b
     Examples:
