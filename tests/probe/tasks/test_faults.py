@@ -195,7 +195,7 @@ Break = Callable[[Path], object]
         (
             "surge",
             lambda root: shutil.rmtree(root / "patches_factory"),
-            "has 0 tones (folders with notes), too few for a split",
+            "has 0 folders with notes, too few for a split",
         ),
     ],
 )

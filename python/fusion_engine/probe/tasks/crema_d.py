@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from .base import Example, Options, Task, TaskInfo
-from .files import audio_in, first_bytes, left_out, require
+from .files import audio_in, count_noun, first_bytes, left_out, require
 from .lists import apply_lists
 from .splits import draw_split
 
@@ -41,7 +41,8 @@ def read_crema_d(root: Path, options: Options) -> Task:
     actors = {match["actor"] for match in matches.values()}
     if len(actors) < 3:
         raise CREMA_D.error(
-            root, f"{folder} has clips of {len(actors)} actors, too few for a split in three"
+            root,
+            f"{folder} has clips of {count_noun(len(actors), 'actor')}, too few for a split",
         )
     # All of them: a `git lfs pull` that was stopped leaves the rest as pointers.
     pointers = [name for name in matches if first_bytes(folder / name, len(_LFS)) == _LFS]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .base import Example, Options, Task, TaskInfo
-from .files import is_audio, left_out, require, scan
+from .files import count_noun, is_audio, left_out, require, scan
 from .lists import apply_lists
 from .splits import draw_split
 
@@ -35,7 +35,8 @@ def read_surge(root: Path, options: Options) -> Task:
     _walk(root, root, tones, others)
     if len(tones) < 3:
         raise SURGE.error(
-            root, f"{root} has {len(tones)} tones (folders with notes), too few for a split"
+            root,
+            f"{root} has {count_noun(len(tones), 'folder')} with notes, too few for a split",
         )
     splits = draw_split(tones, _VALID, _TEST, options.seed)
     examples, notes = apply_lists(
