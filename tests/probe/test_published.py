@@ -3,6 +3,7 @@
 import json
 import statistics
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,30 @@ def test_a_copy_with_other_numbers(tmp_path):
     path.write_text(json.dumps(data))
     assert published(path).accuracy("byol-a", "surge") == 12.5
     assert published().accuracy("byol-a", "surge") == 26.2
+
+
+def test_the_documentation_prints_the_same_numbers():
+    page = Path(__file__).parents[2] / "docs/reproducing.md"
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    tables, shown, last = published(), 0, None
+    for name, *values in cells:
+        row = next((row for row in tables.rows if row.title == name), None)
+        if row is not None:
+            expected = [
+                "–" if value is None else f"{value:.1f}" + "*" * (task in row.starred)
+                for task, value in row.accuracy.items()
+            ]
+            average = "" if row.average is None else f"{row.average:.1f}"
+        elif name == "difference":
+            one = tables.difference(last.system)
+            expected = [f"{value:+.1f}" for value in one.accuracy.values()]
+            average = f"{one.average:+.1f}"
+        else:
+            continue
+        assert values == [*expected, average]
+        shown, last = shown + 1, row
+    assert shown == len(tables.rows) + len(tables.differences)
 
 
 def _percent(data):
