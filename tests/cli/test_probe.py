@@ -107,15 +107,19 @@ def test_tasks_lists_each_with_its_layout(cli):
         for line in info.layout.splitlines():
             assert line in result.stdout
     one = cli("probe", "tasks", "esc50").stdout
-    assert one.startswith("esc50: ESC-50\n  classes      50, 2000 clips of 5 s\n")
+    assert one.startswith(
+        "esc50: ESC-50\n  classes      50\n  clips        2000, cropped or padded to 5 s\n"
+    )
     assert "gtzan" not in one
+    unknown = cli("probe", "tasks", "voxforge").stdout
+    assert "clips        as many as were downloaded, cropped or padded to 5.8 s\n" in unknown
     assert "there is no task 'esc5'" in cli("probe", "tasks", "esc5").stderr
 
 
 def test_run_on_a_task_of_your_own(cli, two_layers, sounds):
     result = cli("probe", "run", two_layers, "--csv", sounds, "-o", "deep/results")
     assert result.status == 0, result.stderr
-    assert result.stderr == "deep/results: 1 results of cnn14_16k-1-2 (random:0)\n"
+    assert result.stderr == "deep/results: 1 result of cnn14_16k-1-2 (random:0)\n"
     (one,) = load_records(["deep"])
     assert (one.result.task, one.result.seeds) == ("sounds", (0, 1, 2))
     mean, std = 100 * np.mean(one.result.accuracies), 100 * np.std(one.result.accuracies, ddof=1)
@@ -162,14 +166,45 @@ def test_notes_of_a_task_are_said_aloud(cli, two_layers, tmp_path):
         (["run", "a.onnx", "-t", "synthetic", "-d", "a", "-d", "b"], "give one for each"),
         (["run", "a.onnx", "--csv", "a.csv", "-d", "b"], "give one for each"),
         (["run", "a.onnx", "-t", "synthetic", "--seconds", "1"], "have their own length"),
+        (
+            ["run", "a.onnx", "--csv", "a.csv", "--seconds", "0"],
+            "'--seconds': 0, expected a length",
+        ),
+        (["run", "a.onnx", "--folder", "a", "--seconds", "-1"], "'--seconds': -1, expected"),
+        (["run", "a.onnx", "--csv", "a.csv", "--seconds", "nan"], "'--seconds': nan, expected"),
+        (["run", "a.onnx", "--csv", "a.csv", "--seconds", "long"], "'--seconds'"),
+        (["run", "a.onnx", "-t", "synthetic", "--split-seed", "-1"], "'--split-seed'"),
+        (["run", "a.onnx", "-t", "synthetic", "--split-list", "b"], "'--split-list': b: no --task"),
+        (
+            [
+                "run",
+                "a.onnx",
+                *["-t", "gtzan", "-d", "a", "-t", "surge", "-d", "b", "--split-list", "c"],
+            ],
+            "'--split-list': c: is it for gtzan or surge?; expected NAME=FILE",
+        ),
+        (
+            ["run", "a.onnx", *["-t", "gtzan", "-d", "a", "--exclude-list", "surge=b"]],
+            "'--exclude-list': surge=b: expected a list for a --task that is",
+        ),
+        (
+            [
+                "run",
+                "a.onnx",
+                *["-t", "gtzan", "-d", "a", "--split-list", "b", "--split-list", "gtzan=c"],
+            ],
+            "'--split-list': two lists for gtzan",
+        ),
         (["run", "a.onnx", "-t", "synthetic", "--seeds", "0"], "'--seeds'"),
         (["layers", "-t", "synthetic"], "give an ARTIFACT, or --model NAME"),
         (["layers", "a.onnx", "-m", "cnn14", "-t", "synthetic"], "give an ARTIFACT, or --model"),
-        (["report", "-t", "synthetic"], "--task and --csv are for --model"),
+        (["report", "-t", "synthetic"], "--task, --csv and --folder are for --model"),
         (["report", "-o", "a.txt"], "a.txt must end in .md or .csv or .tex"),
         (["compare", "a.onnx", "b.json"], "two artifacts or two results"),
         (["compare", "a.json", "b.json", "-t", "synthetic"], "results have their task"),
         (["compare", "a.onnx", "b.onnx", "--margin", "-1"], "'--margin'"),
+        (["compare", "a.json", "b.json", "--margin", "nan"], "'--margin'"),
+        (["compare", "a.json", "b.json", "--confidence", "nan"], "'--confidence'"),
         (["compare", "a.onnx", "b.onnx", "-o", "a.csv"], "a.csv must end in .json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -218,6 +253,87 @@ def test_what_does_not_fit_the_artifact_is_wrong_usage(cli, two_layers, sounds):
     assert "expected 'cpu', 'cuda' or 'cuda:N'" in " ".join(result.stderr.split())
 
 
+def test_an_unknown_device_is_answered_about_its_option(cli, two_layers, sounds):
+    result = cli("probe", "run", two_layers, "--csv", sounds, "--train-device", "tpu")
+    assert (result.status, result.stdout) == (2, "")
+    assert "'--train-device': device is 'tpu', expected 'cpu', 'cuda'" in result.stderr
+
+
+def test_folders_of_classes_are_a_task(cli, two_layers, sounds):
+    """The sounds of the CSV, without it."""
+    for path in sounds.parent.glob("*.wav"):
+        kind = Path("kinds", path.name.partition("-")[0])
+        kind.mkdir(parents=True, exist_ok=True)
+        (kind / path.name).symlink_to(path)
+    result = cli("probe", "run", two_layers, "--folder", "kinds", "--seeds", "1")
+    assert result.status == 0, result.stderr
+    assert result.stdout.startswith("kinds  ")
+    assert "kinds: the split is drawn with seed 0, in each class alike: 16 / 4 / 4 clips" in (
+        result.stderr
+    )
+    (one,) = load_records(["probe-results"])
+    assert any("drawn with seed 0" in note for note in one.result.notes)
+    other = cli("probe", "run", two_layers, "--folder", "kinds", "--seeds", "1", "--split-seed=3")
+    assert "drawn with seed 3" in other.stderr
+    assert load_records(["probe-results"])[0].result.examples != one.result.examples
+
+
+def test_lists_reach_the_task(cli, two_layers, tmp_path):
+    root = tmp_path / "surge"
+    for tone in range(6):
+        for note in (21, 22):
+            name = root / f"tone{tone}" / f"{note}.ogg"
+            name.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(name, signals.tone(0.1, RATE, tone), RATE)
+    rows = [
+        (f"tone{tone}/{note}.ogg", ("train", "train", "train", "val", "test", "test")[tone])
+        for tone in range(6)
+        for note in (21, 22)
+    ]
+    with Path("list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file_name", "split"), *rows])
+    Path("gone.txt").write_text("tone5/22.ogg\n")
+    args = ["-t", "surge", "-d", root, "--seeds", "1"]
+    lists = ["--split-list", "list.csv", "--exclude-list", "surge=gone.txt"]
+    result = cli("probe", "run", two_layers, *args, *lists)
+    assert result.status == 0, result.stderr
+    assert "Surge pitch: the split is that of list.csv: 6 / 2 / 4 clips in train" in result.stderr
+    assert "Surge pitch: list.csv: took val for valid\n" in result.stderr
+    assert "Surge pitch: left out 1 clip that gone.txt names\n" in result.stderr
+    (one,) = load_records(["probe-results"])
+    (fold,) = one.result.folds
+    assert (fold.train, fold.valid, fold.test) == (6, 2, 3)
+
+
+def test_results_are_told_as_they_come(two_layers, sounds):
+    """Of two tasks the first, on standard output, before the second has begun."""
+    import subprocess
+
+    Path("birds.csv").write_text(
+        "\n".join(
+            [
+                "file_name,label,split",
+                *(f"{sounds.parent}/{row}" for row in sounds.read_text().splitlines()[1:]),
+            ]
+        )
+    )
+    stop = (
+        "from fusion_engine.probe.prober import Prober; import os\n"
+        "probe, seen = Prober.probe, []\n"
+        "def once(self, *args):\n"
+        "    seen.append(1)\n"
+        "    if len(seen) > 1: os._exit(9)\n"
+        "    return probe(self, *args)\n"
+        "Prober.probe = once"
+    )
+    args = ["probe", "run", two_layers, "--csv", sounds, "--csv", "birds.csv", "--seeds", "1"]
+    done = subprocess.run(
+        command_line(*args, before=stop), capture_output=True, encoding="utf-8", timeout=120
+    )
+    assert done.returncode == 9
+    assert re.fullmatch(r"sounds  \d+\.\d ± 0\.0 %\n", done.stdout)
+
+
 def test_layers_of_an_artifact(cli, two_layers, sounds):
     result = cli("probe", "layers", two_layers, "--csv", sounds, "--seeds", "1", "-o", "out")
     assert result.status == 0, result.stderr
@@ -226,6 +342,9 @@ def test_layers_of_an_artifact(cli, two_layers, sounds):
     found = {r.system.layers: f"{100 * r.result.accuracy:.1f}" for r in load_records(["out"])}
     assert row[:3] == ["sounds", found[1,], found[2,]]
     assert average == ["average", *row[1:]]  # of one task
+    for layer in (1, 2):
+        told = f"sounds, cnn14_16k-{layer} (random:0): {found[layer,]} ± 0.0 %\n"
+        assert told in result.stderr
     assert {"layers.json", "layers.csv", "layers.png", "layers.svg"} <= set(folder("out"))
     assert "cnn14_16k-1.random-0.sounds.probe.json" in folder("out")
 
@@ -302,7 +421,7 @@ def test_compare_an_artifact_with_itself(cli, two_layers, sounds):
     Path("a.onnx").symlink_to(two_layers)
     args = ["--csv", sounds, "--seeds", "1"]
     result = cli("probe", "compare", "a.onnx", "a.onnx", *args, "-o", "out.json")
-    assert (result.status, result.stderr) == (0, "")
+    assert result.status == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     (found,) = json.loads(Path("out.json").read_text())
     accuracy = f"{100 * found['accuracy_a']:.1f} ± 0.0 %"
@@ -312,16 +431,20 @@ def test_compare_an_artifact_with_itself(cli, two_layers, sounds):
         f"B {accuracy}, a.onnx: cnn14_16k-1-2 (random:0)",
         "B − A +0.00 points, 95 % interval +0.00 … +0.00 (8 test clips)",
         "agreement 100.0 % of the predictions are the same",
-        "verdict B is not worse by more than 1 points",
+        "verdict B is not worse by more than 1 point",
     ]
+    # Each as soon as it is there.
+    assert result.stderr == "".join(
+        f"{letter}: sounds, cnn14_16k-1-2 (random:0): {accuracy}\n" for letter in "AB"
+    )
     assert (found["verdict"], found["agreement"], found["margin"]) == ("not worse", 1.0, 0.01)
 
 
 @pytest.mark.parametrize(
     ("accuracy", "clips", "status", "words"),
     [
-        (0.8, 1000, 0, "B is not worse by more than 1 points"),
-        (0.6, 1000, 1, "B is worse by more than 1 points"),
+        (0.8, 1000, 0, "B is not worse by more than 1 point"),
+        (0.6, 1000, 1, "B is worse by more than 1 point"),
         (0.75, 20, 1, "take more test clips, or allow a larger margin"),
     ],
 )
@@ -348,7 +471,10 @@ def test_a_bar_on_a_terminal(two_layers, sounds):
     )
     assert status == 0
     assert "sounds: embedding" in stderr or "sounds: training" in stderr
-    assert "1 results of" in stderr
+    assert "1 result of" in stderr
+    # What has passed, and what is left.
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stderr)
+    assert re.search(r"\d:\d\d:\d\d left (\d|-):", plain)
 
 
 def test_no_torch_is_needed_to_look_around(shell):

@@ -308,7 +308,8 @@ def check_device(device: str) -> Any:
     found = torch.cuda.device_count() if kind == "cuda" else 1
     if int(number or 0) >= found:
         raise BackendError(
-            f"device is {device!r}, and torch finds {found} CUDA devices. Install a build of torch "
+            f"device is {device!r}, and torch finds {found or 'no'} CUDA "
+            f"device{'' if found == 1 else 's'}. Install a build of torch "
             "for CUDA where there is a GPU, or train on device='cpu'"
         )
     return torch

@@ -1,4 +1,4 @@
-"""The accuracies that the paper published, as far as they are known here."""
+"""The accuracies that the paper published."""
 
 import json
 import os
@@ -24,15 +24,36 @@ class PublishedRow:
         table: III, the original models' last layer and their fusion; IV, other representations.
         system: a preset's name in Table III (``vggish-fusion``), a short name in Table IV.
         title: as the paper prints it.
-        accuracy: percent for each task; ``None`` where the number is not known here.
-        source: where the numbers were read; ``None`` where there are none.
+        accuracy: percent for each task; ``None`` where the paper prints N/A.
+        starred: the tasks of Table IV that the paper's authors measured themselves, with public
+            weights; the other numbers of that table they took from the systems' own papers.
+        average: over all tasks, as printed; ``None`` where none is.
     """
 
     table: Table
     system: str
     title: str
     accuracy: Mapping[str, float | None]
-    source: str | None
+    starred: frozenset[str]
+    average: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedDifference:
+    """Fusion minus last layer, as printed.
+
+    The paper subtracts before it rounds: a difference of two printed accuracies may be 0.1 off.
+
+    Attributes:
+        fusion, last: the systems.
+        accuracy: points for each task.
+        average: over all tasks.
+    """
+
+    fusion: str
+    last: str
+    accuracy: Mapping[str, float]
+    average: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,28 +62,39 @@ class Published:
 
     Attributes:
         paper: the reference.
-        missing: what is not filled in, in words; shown with every report.
+        starred: what the mark at a number means.
         rows: in the order of the paper.
+        differences: of Table III.
     """
 
     paper: str
-    missing: str
+    starred: str
     rows: tuple[PublishedRow, ...]
+    differences: tuple[PublishedDifference, ...]
 
     def table(self, table: Table) -> tuple[PublishedRow, ...]:
         """The rows of one table."""
         return tuple(row for row in self.rows if row.table == table)
 
+    def row(self, system: str) -> PublishedRow | None:
+        """A system's row; ``None`` where the paper has none."""
+        return next((row for row in self.rows if row.system == system), None)
+
     def accuracy(self, system: str, task: str) -> float | None:
-        """Percent; ``None`` where the number, the system or the task is not known here."""
-        return next((r.accuracy.get(task) for r in self.rows if r.system == system), None)
+        """Percent; ``None`` where the paper has no number."""
+        row = self.row(system)
+        return None if row is None else row.accuracy.get(task)
+
+    def difference(self, fusion: str) -> PublishedDifference | None:
+        """What a fusion gains over its model's last layer."""
+        return next((one for one in self.differences if one.fusion == fusion), None)
 
 
 def published(path: str | os.PathLike[str] | None = None) -> Published:
     """The published accuracies.
 
     Args:
-        path: a completed copy of the package's file, in place of it.
+        path: a copy of the package's file with other numbers, in place of it.
 
     Raises:
         DatasetError: the file is missing, or not of this form.
@@ -81,40 +113,53 @@ def _read(path: Path) -> Published:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Published(
             paper=str(data["paper"]),
-            missing=str(data["missing"]),
-            rows=tuple(_row(row, data["sources"]) for row in data["rows"]),
+            starred=str(data["starred"]),
+            rows=tuple(_row(row) for row in data["rows"]),
+            differences=tuple(_difference(one) for one in data["differences"]),
         )
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}, expected a copy of {_FILE}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"{path}: {type(error).__name__}: {error}; expected a copy of the package's {_FILE} "
-            "with numbers in place of null"
+            f"{path}: {type(error).__name__}: {error}; expected a copy of the package's {_FILE}"
         ) from None
 
 
-def _row(row: Mapping[str, Any], sources: Mapping[str, str]) -> PublishedRow:
+def _row(row: Mapping[str, Any]) -> PublishedRow:
+    system = str(row["system"])
     if row["table"] not in get_args(Table):
-        raise ValueError(f"{row['system']}: table {row['table']!r}, expected III or IV")
+        raise ValueError(f"{system}: table {row['table']!r}, expected III or IV")
     accuracy = {
-        str(task): _percent(row["system"], value) for task, value in row["accuracy"].items()
+        str(task): None if value is None else _number(system, value, 0)
+        for task, value in row["accuracy"].items()
     }
-    source = row["source"]
-    known = any(value is not None for value in accuracy.values())
-    if known and source is None:
-        raise ValueError(f"{row['system']}: numbers without a source")
+    starred = frozenset(map(str, row["starred"]))
+    unknown = sorted(task for task in starred if accuracy.get(task) is None)
+    if unknown:
+        raise ValueError(f"{system}: {unknown[0]} is starred and has no number")
+    average = row["average"]
     return PublishedRow(
         table=row["table"],
-        system=str(row["system"]),
+        system=system,
         title=str(row["title"]),
         accuracy=MappingProxyType(accuracy),
-        source=None if source is None else sources[source],
+        starred=starred,
+        average=None if average is None else _number(system, average, 0),
     )
 
 
-def _percent(system: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise ValueError(f"{system}: {value!r}, expected percent or null")
+def _difference(one: Mapping[str, Any]) -> PublishedDifference:
+    fusion = str(one["fusion"])
+    accuracy = {str(task): _number(fusion, value, -100) for task, value in one["accuracy"].items()}
+    return PublishedDifference(
+        fusion=fusion,
+        last=str(one["last"]),
+        accuracy=MappingProxyType(accuracy),
+        average=_number(fusion, one["average"], -100),
+    )
+
+
+def _number(system: str, value: Any, lowest: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= 100:
+        raise ValueError(f"{system}: {value!r}, expected a number from {lowest:g} to 100")
     return float(value)

@@ -29,6 +29,8 @@ class Row:
         source: probed here, or published.
         accuracy: percent for each task that has a value; points for a difference.
         std: the standard deviation over the seeds, where it was probed here.
+        starred: tasks whose published number is the paper's own measurement of another system.
+        printed_average: of a published row over all of the paper's tasks.
         is_difference: fusion minus last layer.
     """
 
@@ -36,6 +38,8 @@ class Row:
     source: Source
     accuracy: Mapping[str, float]
     std: Mapping[str, float] = field(default_factory=dict)
+    starred: frozenset[str] = frozenset()
+    printed_average: float | None = None
     is_difference: bool = False
 
 
@@ -59,6 +63,8 @@ class Report:
         """
         if row.accuracy.keys() != self.tasks.keys():
             return None
+        if row.printed_average is not None:
+            return row.printed_average
         return statistics.fmean(row.accuracy.values())
 
     def render(self, form: Format) -> str:
@@ -74,14 +80,15 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
     def _csv(self) -> str:
-        """A line for each value: system, source, task, accuracy, std."""
+        """A line for each value: system, source (``published*`` where starred), task, ..."""
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["system", "source", "task", "accuracy", "std"])
         for row in self.rows:
             for task, value in row.accuracy.items():
                 std = f"{row.std[task]:.4f}" if task in row.std else ""
-                writer.writerow([row.system, row.source, task, f"{value:.4f}", std])
+                source = f"{row.source}*" if task in row.starred else row.source
+                writer.writerow([row.system, source, task, f"{value:.4f}", std])
             average = self.average(row)
             if average is not None:
                 writer.writerow([row.system, row.source, "average", f"{average:.4f}", ""])
@@ -103,7 +110,7 @@ class Report:
             if task not in row.accuracy:
                 cells.append("–")
                 continue
-            cell = form.format(row.accuracy[task])
+            cell = form.format(row.accuracy[task]) + ("*" if task in row.starred else "")
             cells.append(f"{cell} ± {row.std[task]:.1f}" if task in row.std else cell)
         average = self.average(row)
         return [*cells, "–" if average is None else form.format(average)]
@@ -173,8 +180,20 @@ def _model_rows(
             if _comparable(one) == _comparable(two):
                 label = two.label.replace(fusion, f"{fusion} − {last}", 1)
                 rows.append(_minus(_measured(two, found[two]), _measured(one, found[one]), label))
-    theirs = [_published(name, name, tasks, tables) for name in (last, fusion)]
-    rows += [*theirs, _minus(theirs[1], theirs[0], f"{fusion} − {last}")]
+    rows += [_published(name, name, tasks, tables) for name in (last, fusion)]
+    claimed = tables.difference(fusion)
+    if claimed is not None:
+        rows.append(
+            Row(
+                system=f"{fusion} − {last}",
+                source="published",
+                accuracy={
+                    task: claimed.accuracy[task] for task in tasks if task in claimed.accuracy
+                },
+                printed_average=_printed(claimed.average, claimed.accuracy, tasks),
+                is_difference=True,
+            )
+        )
     return [row for row in rows if row.accuracy] if ours[last] or ours[fusion] else []
 
 
@@ -194,12 +213,20 @@ def _measured(system: System, records: Mapping[str, ProbeRecord]) -> Row:
 
 
 def _published(system: str, title: str, tasks: Iterable[str], tables: Published) -> Row:
-    values = {task: tables.accuracy(system, task) for task in tasks}
+    row = tables.row(system)
+    known = {} if row is None else row.accuracy
     return Row(
         system=title,
         source="published",
-        accuracy={task: value for task, value in values.items() if value is not None},
+        accuracy={task: value for task in tasks if (value := known.get(task)) is not None},
+        starred=frozenset() if row is None else row.starred.intersection(tasks),
+        printed_average=None if row is None else _printed(row.average, known, tasks),
     )
+
+
+def _printed(average: float | None, known: Iterable[str], tasks: Iterable[str]) -> float | None:
+    """The paper's average, for a table of just the paper's tasks."""
+    return average if set(known) == set(tasks) else None
 
 
 def _minus(row: Row, other: Row, label: str) -> Row:
@@ -221,14 +248,12 @@ def _notes(
     notes = {f"{record.title}: {note}": None for record in records for note in record.result.notes}
     if any(row.source == "published" for row in rows):
         notes[f"published: {tables.paper}"] = None
-    unknown = [
-        f"{title} of {count} of {len(tables.rows)} systems"
-        for task, title in tasks.items()
-        if (count := sum(row.accuracy.get(task, 0.0) is None for row in tables.rows))
-    ]
-    if unknown:
-        notes[f"published numbers that are not known here: {', '.join(unknown)}"] = None
-        notes[tables.missing] = None
+    if any(row.starred for row in rows):
+        notes[f"* {tables.starred}"] = None
+    for task, title in tasks.items():
+        absent = [row.title for row in tables.rows if row.accuracy.get(task, 0.0) is None]
+        if absent:
+            notes[f"the paper prints N/A for {title} of {' and '.join(absent)}"] = None
     return tuple(notes)
 
 

@@ -151,15 +151,14 @@ Break = Callable[[Path], object]
         (
             "voxforge",
             lambda root: shutil.rmtree(root / "it/Trunk"),
-            "it has sessions of 0 speakers, too few",
+            "it has clips of 0 named speakers, too few",
         ),
         (
             "crema_d",
             lambda root: (root / "AudioWAV/1050_DFA_ANG_XX.wav").write_text(
                 "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 72838\n"
             ),
-            "AudioWAV/1050_DFA_ANG_XX.wav is a Git LFS pointer and no audio, and so are 0 more: "
-            "run `git lfs pull`",
+            "AudioWAV/1050_DFA_ANG_XX.wav is a Git LFS pointer and no audio: run `git lfs pull`",
         ),
         (
             "gtzan",
@@ -196,7 +195,7 @@ Break = Callable[[Path], object]
         (
             "surge",
             lambda root: shutil.rmtree(root / "patches_factory"),
-            "has 0 tones (folders with notes), too few for a split",
+            "has 0 folders with notes, too few for a split",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from fusion_engine.audio import load
 from fusion_engine.errors import DatasetError
-from fusion_engine.probe.tasks import SPLITS, TASKS, Task, read_task
+from fusion_engine.probe.tasks import TASKS, Task, read_task
 
 from . import trees
 
@@ -126,10 +126,13 @@ def test_voxceleb1_leaves_out_what_the_list_does_not_name(tmp_path: Path) -> Non
     )
 
 
-def voxforge_speaker(path: Path) -> tuple[str, ...]:
-    language, session = path.parts[-8], path.parts[-3]
-    user, day, _ = session.split("-")
-    return (language, user, day) if user == "anonymous" else (user,)
+def voxforge_splits(task: Task) -> dict[str, set[str | None]]:
+    """The splits of each user, by what the folder's name begins with."""
+    splits: dict[str, set[str | None]] = {}
+    for example in task.examples:
+        user = example.path.parts[-3].split("-20")[0].lower()
+        splits.setdefault(user, set()).add(example.split)
+    return splits
 
 
 def test_voxforge(tmp_path: Path) -> None:
@@ -138,21 +141,116 @@ def test_voxforge(tmp_path: Path) -> None:
     task = read_task("voxforge", root)
     assert task.classes == ("de", "en", "es", "fr", "it", "ru")
     assert len(task.examples) == 6 * 23 * 2
+    assert all(example.path.parts[-8] == example.label for example in task.examples)
     assert "left out the folder nl: none of the languages de en es fr it ru" in task.notes
-    splits: dict[tuple[str, ...], set[str | None]] = {}
-    for example in task.examples:
-        assert example.path.parts[-8] == example.label
-        splits.setdefault(voxforge_speaker(example.path), set()).add(example.split)
-    # No speaker is in two splits: not the user of two sessions, nor the anonymous ones of a day.
+    splits = voxforge_splits(task)
+    # No speaker is in two splits: not the one of two sessions, and not the anonymous ones.
     assert all(len(found) == 1 for found in splits.values())
-    assert len(splits) == 6 * 21
-    # Of the 21 speakers of each language: round(0.15 * 21) = 3.
-    counts = Counter((speaker[0][:2], *found) for speaker, found in splits.items())
-    assert all(
-        counts[language, split] == count
+    assert len(splits) == 6 * 20 + 1
+    assert splits["anonymous"] == {"train"}
+    # 15 % of 46 clips are 6.9: three speakers of two clips come nearest.
+    assert table(task) == {
+        (language, split): count
         for language in task.classes
-        for split, count in (("train", 15), ("valid", 3), ("test", 3))
+        for split, count in (("train", 34), ("valid", 6), ("test", 6))
+    }
+    assert task.notes[0] == (
+        "the speakers' split is drawn with seed 0, 74 / 13 / 13 % of the clips in train / valid / "
+        "test: the data set comes with none; speakers with more than 5 % of a language's clips "
+        "train where others can fill the smaller splits, and so do all 24 clips of anonymous users"
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("somebody-20070816_de1", "somebody-20070817-abc"),
+        ("somebody-20070816_de1", "Somebody-20070816_de2"),
+        ("somebody-20070816", "somebody-20080101-x-y"),
+        ("somebody-2007081612-abc", "somebody-20080101a"),
+        ("some-body-20070816-abc", "some-body-20070817_de1"),
+        ("some_body-20070816-abc", "some_body_20070817-abc"),
+        ("somebody_de1", "somebody-20070817-abc"),
+        ("12345678-20070816-abc", "12345678-20070817-abc"),
+    ],
+)
+def test_voxforge_knows_a_speaker_by_every_form_of_a_sessions_name(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    """As two speakers they would hardly be in the same split with each of 20 seeds."""
+    root = trees.voxforge(tmp_path, speakers=6)
+    folder = root / "de" / trees.VOXFORGE_MAIN
+    trees.voxforge_session(folder, first, clips=1)
+    trees.voxforge_session(folder, second, clips=1)
+    for seed in range(20):
+        found = {
+            e.split
+            for e in read_task("voxforge", root, seed=seed).examples
+            if e.path.parts[-3] in (first, second)
+        }
+        assert len(found) == 1
+
+
+def test_voxforge_speakers_of_other_names_are_others(tmp_path: Path) -> None:
+    root = trees.voxforge(tmp_path, speakers=6)
+    folder = root / "de" / trees.VOXFORGE_MAIN
+    for user in ("jean-pierre", "jean-paul"):
+        trees.voxforge_session(folder, f"{user}-20070816-abc", clips=1)
+    found = [voxforge_splits(read_task("voxforge", root, seed=seed)) for seed in range(20)]
+    assert any(one["jean-pierre"] != one["jean-paul"] for one in found)
+
+
+def test_voxforge_as_on_the_server(tmp_path: Path) -> None:
+    """English in SpeechCorpus, Russian in Russian, and sessions at several rates."""
+    expected = read_task("voxforge", trees.voxforge(tmp_path / "ours"))
+    root = trees.voxforge(tmp_path / "server")
+    (root / "en").rename(root / "SpeechCorpus")
+    (root / "ru").rename(root / "Russian")
+    task = read_task("voxforge", root)
+    places = {"SpeechCorpus": "en", "Russian": "ru"}
+
+    def found(one: Task) -> set[tuple[str, ...]]:
+        return {
+            (places.get(e.path.parts[-8], e.path.parts[-8]), *e.path.parts[-3:], str(e.split))
+            for e in one.examples
+        }
+
+    assert found(task) == found(expected)
+    assert table(task) == table(expected)
+    assert task.notes == expected.notes
+    slow = root / "SpeechCorpus/Trunk/Audio/Main/8kHz_16bit"
+    trees.voxforge_session(slow, "enuser3-20080101-abc")
+    twice = read_task("voxforge", root)
+    assert twice.examples == task.examples
+    assert twice.notes[1] == (
+        "left out 1 session that is there under the same name already, such as "
+        "SpeechCorpus/Trunk/Audio/Main/8kHz_16bit/enuser3-20080101-abc"
+    )
+
+
+def test_voxforge_names_both_folders_of_a_language_that_is_missing(tmp_path: Path) -> None:
+    root = trees.voxforge(tmp_path)
+    (root / "en").rename(root / "English")
+    with pytest.raises(DatasetError, match=r"/en is missing, and so is .*/SpeechCorpus\n"):
+        read_task("voxforge", root)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_voxforge_gives_no_split_to_one_prolific_speaker(seed: int, tmp_path: Path) -> None:
+    root = trees.voxforge(tmp_path)
+    trees.voxforge_session(root / "it" / trees.VOXFORGE_MAIN, "prolific-20110101-a", clips=300)
+    trees.voxforge_session(root / "ru" / trees.VOXFORGE_MAIN, "anonymous-20110101-a", clips=300)
+    task = read_task("voxforge", root, seed=seed)
+    splits = voxforge_splits(task)
+    assert splits["prolific"] == splits["anonymous"] == {"train"}
+    for language in ("it", "ru"):
+        for split in ("valid", "test"):
+            users = {
+                e.path.parts[-3].split("-20")[0]
+                for e in task.examples
+                if (e.label, e.split) == (language, split)
+            }
+            assert len(users) > 5
 
 
 def test_voxforge_keeps_a_user_of_two_languages_in_one_split(tmp_path: Path) -> None:
@@ -162,18 +260,12 @@ def test_voxforge_keeps_a_user_of_two_languages_in_one_split(tmp_path: Path) -> 
         for session in ("polyglot-20110101-a", "-20110102-b", "no date"):
             trees.audio(folder / session / "wav" / "a.wav")
     examples = read_task("voxforge", root).examples
-    found = {e.split for e in examples if "polyglot" in str(e.path)}
-    assert len(found) == 1
-    # Sessions with no user are speakers of their own, in each language another.
-    assert sum("no date" in str(e.path) for e in examples) == 4
-
-
-def test_voxforge_takes_anonymous_users_of_other_days_for_others(tmp_path: Path) -> None:
-    root = trees.voxforge(tmp_path)
-    for day in range(10, 30):
-        trees.audio(root / f"de/anonymous-201201{day}-a/wav/a.wav")
-    examples = read_task("voxforge", root).examples
-    assert {e.split for e in examples if "anonymous-2012" in str(e.path)} == set(SPLITS)
+    for name in ("polyglot", "no date"):
+        found = [e.split for e in examples if name in str(e.path)]
+        assert len(found) == 4
+        assert len(set(found)) == 1
+    # A session of nobody in particular may be anybody's.
+    assert {e.split for e in examples if "-20110102-b" in str(e.path)} == {"train"}
 
 
 def test_crema_d(tmp_path: Path) -> None:
@@ -182,7 +274,10 @@ def test_crema_d(tmp_path: Path) -> None:
     (root / "AudioWAV/1002_DFA_ANG_XX.wav").rename(root / "AudioWAV/1002_DFA_ANG_XX.WAV")
     task = read_task("crema_d", root)
     assert task.classes == ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
-    assert len(task.examples) == 91 * 6 + 1
+    assert len(task.examples) == 91 * 6 + 1 + len(trees.CREMA_D_SOUND)
+    found = {example.path.stem for example in task.examples}
+    assert found.issuperset(trees.CREMA_D_SOUND)
+    assert "1076_MTI_SAD_XX" not in found
     splits: dict[str, set[str | None]] = {}
     for example in task.examples:
         assert example.label == example.path.name.split("_")[2]
@@ -191,13 +286,17 @@ def test_crema_d(tmp_path: Path) -> None:
     assert Counter(split for found in splits.values() for split in found) == {
         "train": 64, "valid": 9, "test": 18,
     }  # fmt: skip
-    assert task.notes[1] == (
-        "left out 1 audio file that the README calls faulty, such as AudioWAV/1076_MTI_SAD_XX.wav"
-    )
-    assert task.notes[2] == (
+    assert task.notes[:3] == (
+        "left out AudioWAV/1076_MTI_SAD_XX.wav: it has no sound, nor has its MP3",
+        "the actors' split is drawn with seed 0: the data set comes with none",
         "left out 1 audio file that is not named like 1001_DFA_ANG_XX.wav, such as "
-        "AudioWAV/readme.wav"
+        "AudioWAV/readme.wav",
     )
+
+
+def test_crema_d_has_one_clip_less_than_the_release() -> None:
+    """7 442 files; the 7 438 of TensorFlow Datasets lack four others, which are sound."""
+    assert TASKS["crema_d"].examples == 7_442 - 1
 
 
 @pytest.mark.parametrize(

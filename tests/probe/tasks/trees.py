@@ -105,12 +105,23 @@ def voxceleb1(root: Path, trees: tuple[str, str] = ("wav", "wav")) -> Path:
     return root
 
 
+VOXFORGE_MAIN = "Trunk/Audio/Main/16kHz_16bit"
+
+
+def voxforge_session(folder: Path, session: str, clips: int = 2) -> None:
+    for number in range(clips):
+        path = folder / session / "wav" / f"{number:02d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
 def voxforge(root: Path, speakers: int = 20) -> Path:
     """In each language ``speakers`` named users, the first with two sessions, and two anonymous."""
     for language in LANGUAGES:
-        folder = root / language / "Trunk/Audio/Main/16kHz_16bit"
+        folder = root / language / VOXFORGE_MAIN
         users = [f"{language}user{index}-20080101-abc" for index in range(speakers)]
-        users += [f"{language}user0-20090202-xyz", "anonymous-20100303-a", "anonymous-20100303-b"]
+        users += [f"{language}User0-20090202_{language}1", "anonymous-20100303-a"]
+        users += ["anonymous-20100304-b"]
         for index, session in enumerate(users):
             kind = ("wav", "flac")[index % 2]
             for name in (f"{language}-01.{kind}", f"{language}-02.{kind}"):
@@ -123,13 +134,19 @@ def voxforge(root: Path, speakers: int = 20) -> Path:
     return root
 
 
+# Said to be faulty, as MP3; and those that TensorFlow Datasets does not have.
+CREMA_D_SOUND = ("1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1006_TIE_NEU_XX",
+                 "1013_WSI_DIS_XX", "1017_IWW_FEA_XX", "1040_ITH_SAD_XX")  # fmt: skip
+
+
 def crema_d(root: Path, actors: int = 91) -> Path:
     (root / "AudioWAV").mkdir(parents=True)
     for actor in range(1001, 1001 + actors):
         for emotion in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
             (root / "AudioWAV" / f"{actor}_DFA_{emotion}_XX.wav").touch()
     (root / "AudioWAV" / "1001_ITH_SAD_X.wav").touch()
-    (root / "AudioWAV" / "1076_MTI_SAD_XX.wav").touch()  # in the release, and has no audio
+    for name in ("1076_MTI_SAD_XX", *CREMA_D_SOUND):
+        (root / "AudioWAV" / f"{name}.wav").touch()
     clutter(root / "AudioWAV")
     (root / "VideoDemographics.csv").touch()
     return root

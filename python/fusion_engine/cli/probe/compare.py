@@ -7,24 +7,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._atomic import atomic_path
-from .._app import check_writable, output_path, phase_bars, print_fields, print_message
+from .._app import check_writable, output_path, print_fields, print_message
 from . import probe
 from ._options import (
     CacheFolder,
+    ClassFolders,
     CsvFiles,
-    CsvSeconds,
     DataFolders,
     Device,
+    ExcludeLists,
     Normalization,
+    OwnSeconds,
     Probing,
     Seeds,
+    SplitLists,
     SplitSeed,
     TaskNames,
+    TaskOptions,
     Threads,
     TrainDevice,
+    count_noun,
     percent,
-    read_tasks,
+    result_line,
 )
+from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.compare import Comparison
@@ -39,7 +45,10 @@ def compare(
     task: TaskNames = None,
     data: DataFolders = None,
     csv: CsvFiles = None,
-    seconds: CsvSeconds = None,
+    folder: ClassFolders = None,
+    seconds: OwnSeconds = None,
+    split_list: SplitLists = None,
+    exclude_list: ExcludeLists = None,
     margin: Annotated[
         float,
         typer.Option(min=0, max=99, metavar="POINTS", help="The loss of accuracy that is allowed."),
@@ -84,15 +93,27 @@ def compare(
 
     if output is not None:
         check_writable(output)
+    asked = TaskOptions(
+        names=task,
+        data=data,
+        csvs=csv,
+        folders=folder,
+        seconds=seconds,
+        split_lists=split_list,
+        exclude_lists=exclude_list,
+        split_seed=split_seed,
+    )
     saved = [path.suffix == ".json" for path in (a, b)]
     if all(saved):
-        if task or csv:
-            raise typer.BadParameter("--task and --csv are for artifacts: results have their task")
+        if asked.given:
+            raise typer.BadParameter(
+                "--task, --csv and --folder are for artifacts: results have their task"
+            )
         pairs = [(ProbeRecord.load(a), ProbeRecord.load(b))]
     elif any(saved):
         raise typer.BadParameter(f"{a} and {b}: give two artifacts or two results")
     else:
-        tasks = read_tasks(task, data, csv, seconds, split_seed)
+        tasks = asked.read()
         probing = Probing(
             device=device,
             train_device=train_device,
@@ -102,10 +123,16 @@ def compare(
             normalization=normalization,
         )
         found = []
-        for artifact in (a, b):
-            with phase_bars() as show:
-                prober = probing.open(artifact, show)
-                found.append([record for one in tasks for record in prober.probe(one)])
+        with Bars() as bars:
+            bars.expect(2 * len(tasks))
+            for letter, artifact in (("A", a), ("B", b)):
+                prober = probing.open(artifact, bars.show)
+                of_one = []
+                for each in tasks:
+                    for record in prober.probe(each):
+                        of_one.append(record)
+                        bars.result(f"{letter}: {result_line(record)}")
+                found.append(of_one)
         pairs = list(zip(*found, strict=True))
     comparisons = []
     for one, two in pairs:
@@ -124,14 +151,16 @@ def compare(
 
 
 def _fields(found: "Comparison", a: Path, b: Path) -> list[tuple[str, str]]:
-    margin = f"{100 * found.margin:g} points"
+    points = 100 * found.margin
+    margin = f"{points:g} {'point' if points == 1 else 'points'}"
     return [
         ("A", f"{percent(found.accuracy_a, found.std_a)}, {a}: {found.a}"),
         ("B", f"{percent(found.accuracy_b, found.std_b)}, {b}: {found.b}"),
         (
             "B − A",
             f"{100 * found.difference:+.2f} points, {100 * found.confidence:g} % interval "
-            f"{100 * found.low:+.2f} … {100 * found.high:+.2f} ({found.clips} test clips)",
+            f"{100 * found.low:+.2f} … {100 * found.high:+.2f} "
+            f"({count_noun(found.clips, 'test clip')})",
         ),
         ("agreement", f"{100 * found.agreement:.1f} % of the predictions are the same"),
         (

@@ -6,30 +6,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._app import phase_bars, print_fields, print_message, step_bar
+from .._app import print_fields, print_message, step_bar
 from . import probe
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
+    ClassFolders,
     CsvFiles,
-    CsvSeconds,
     DataFolders,
     Device,
+    ExcludeLists,
     Normalization,
     OutputFolder,
+    OwnSeconds,
     Probing,
     Seeds,
+    SplitLists,
     SplitSeed,
     TaskNames,
+    TaskOptions,
     Threads,
     TrainDevice,
     Weights,
+    count_noun,
     make_folder,
-    read_tasks,
+    result_line,
 )
+from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.layers import LayerStudy
+    from ...probe.records import ProbeRecord
 
 
 @probe.command()
@@ -52,7 +59,10 @@ def layers(
     task: TaskNames = None,
     data: DataFolders = None,
     csv: CsvFiles = None,
-    seconds: CsvSeconds = None,
+    folder: ClassFolders = None,
+    seconds: OwnSeconds = None,
+    split_list: SplitLists = None,
+    exclude_list: ExcludeLists = None,
     output: OutputFolder = DEFAULT_FOLDER,
     normalization: Normalization = None,
     seeds: Seeds = 3,
@@ -78,7 +88,17 @@ def layers(
     """
     if (artifact is None) == (model is None):
         raise typer.BadParameter("give an ARTIFACT, or --model NAME")
-    tasks = read_tasks(task, data, csv, seconds, split_seed)
+    asked = TaskOptions(
+        names=task,
+        data=data,
+        csvs=csv,
+        folders=folder,
+        seconds=seconds,
+        split_lists=split_list,
+        exclude_lists=exclude_list,
+        split_seed=split_seed,
+    )
+    tasks = asked.read()
     make_folder(output)
     from ...probe.layers import export_all_layers, study_layers
 
@@ -94,13 +114,21 @@ def layers(
         with step_bar(model, steps=3) as step:
             artifact = export_all_layers(model, output, weights=weights, progress=step)
     assert artifact is not None
-    with phase_bars() as show:
-        prober = probing.open(artifact, show)
-        study = study_layers(prober, tasks, save=lambda record: record.save(output))
+
+    with Bars() as bars:
+
+        def keep(record: "ProbeRecord") -> None:
+            record.save(output)
+            bars.result(result_line(record))
+
+        prober = probing.open(artifact, bars.show)
+        # Every layer, and the two that are chosen, fused.
+        bars.expect(len(tasks) * (len(prober.engine.spec.layers) + 1))
+        study = study_layers(prober, tasks, save=keep)
     study.save(output)
     _print(study)
     print_message(
-        f"{output}: {len(study.singles) + len(study.fused)} results, layers.json, "
+        f"{output}: {count_noun(len(study.singles) + len(study.fused), 'result')}, layers.json, "
         "layers.csv, layers.png, layers.svg"
     )
 

@@ -8,25 +8,31 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._atomic import atomic_path
-from .._app import check_writable, output_path, phase_bars, print_message, step_bar
+from .._app import check_writable, output_path, print_message, step_bar
 from . import probe
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
+    ClassFolders,
     CsvFiles,
-    CsvSeconds,
     DataFolders,
     Device,
+    ExcludeLists,
+    OwnSeconds,
     Probing,
     Seeds,
+    SplitLists,
     SplitSeed,
     TaskNames,
+    TaskOptions,
     Threads,
     TrainDevice,
     Weights,
+    count_noun,
     make_folder,
-    read_tasks,
+    result_line,
 )
+from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.records import ProbeRecord
@@ -64,8 +70,8 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Published numbers in place of those in the package: a completed copy of "
-            "fusion_engine/probe/published.json.",
+            help="Published numbers in place of those in the package: a copy of "
+            "fusion_engine/probe/published.json with others.",
         ),
     ] = None,
     model: Annotated[
@@ -82,7 +88,10 @@ def report(
     task: TaskNames = None,
     data: DataFolders = None,
     csv: CsvFiles = None,
-    seconds: CsvSeconds = None,
+    folder: ClassFolders = None,
+    seconds: OwnSeconds = None,
+    split_list: SplitLists = None,
+    exclude_list: ExcludeLists = None,
     seeds: Seeds = 3,
     split_seed: SplitSeed = 0,
     device: Device = "auto",
@@ -93,8 +102,7 @@ def report(
     """Make the paper's Table III of what was probed.
 
     For each model the last layer, the fusion and their difference, task by task and on average,
-    beside the published numbers; other systems below. What is not known of the published numbers is
-    left out and named.
+    beside the published numbers; other systems below.
 
     \b
     Examples:
@@ -110,8 +118,18 @@ def report(
         check_writable(path)
     tables = read_published(published)
     folders = results or [DEFAULT_FOLDER]
+    asked = TaskOptions(
+        names=task,
+        data=data,
+        csvs=csv,
+        folders=folder,
+        seconds=seconds,
+        split_lists=split_list,
+        exclude_lists=exclude_list,
+        split_seed=split_seed,
+    )
     if model:
-        tasks = read_tasks(task, data, csv, seconds, split_seed)
+        tasks = asked.read()
         make_folder(folders[0])
         probing = Probing(
             device=device, train_device=train_device, threads=threads, seeds=seeds, cache=cache
@@ -119,8 +137,10 @@ def report(
         for name in dict.fromkeys(model):
             for record in _run_presets(name, weights, tasks, probing):
                 record.save(folders[0])
-    elif task or csv:
-        raise typer.BadParameter("--task and --csv are for --model: name what to run on them")
+    elif asked.given:
+        raise typer.BadParameter(
+            "--task, --csv and --folder are for --model: name what to run on them"
+        )
     table = build_report(load_records(folders), tables)
     if not output:
         typer.echo(table.render("md"), nl=False)
@@ -128,7 +148,9 @@ def report(
         form = next(form for form in FORMATS if path.suffix.lower() == f".{form}")
         with atomic_path(path) as temporary:
             temporary.write_text(table.render(form), encoding="utf-8")
-        print_message(f"{path}: {len(table.rows)} rows, {len(table.tasks)} tasks")
+        print_message(
+            f"{path}: {count_noun(len(table.rows), 'row')}, {count_noun(len(table.tasks), 'task')}"
+        )
 
 
 def _run_presets(
@@ -147,8 +169,11 @@ def _run_presets(
         artifact = Path(folder) / f"{backbone.name}.onnx"
         with step_bar(model, steps=3) as step:
             export(model, artifact, layers=layers, weights=weights, progress=step)
-        with phase_bars() as show:
-            prober = probing.open(artifact, show)
+        with Bars() as bars:
+            prober = probing.open(artifact, bars.show)
             choices = [preset.layers for preset in presets]
+            bars.expect(len(tasks) * len(choices))
             for one in tasks:
-                yield from prober.probe(one, choices)
+                for record in prober.probe(one, choices):
+                    yield record
+                    bars.result(result_line(record))

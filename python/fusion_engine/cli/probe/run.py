@@ -6,27 +6,32 @@ from typing import Annotated
 import typer
 
 from ...spec import Head
-from .._app import phase_bars, print_fields, print_message
+from .._app import print_message
 from . import probe
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
+    ClassFolders,
     CsvFiles,
-    CsvSeconds,
     DataFolders,
     Device,
+    ExcludeLists,
     Normalization,
     OutputFolder,
+    OwnSeconds,
     Probing,
     Seeds,
+    SplitLists,
     SplitSeed,
     TaskNames,
+    TaskOptions,
     Threads,
     TrainDevice,
+    count_noun,
     make_folder,
     percent,
-    read_tasks,
 )
+from ._progress import Bars
 
 
 @probe.command()
@@ -37,7 +42,10 @@ def run(
     task: TaskNames = None,
     data: DataFolders = None,
     csv: CsvFiles = None,
-    seconds: CsvSeconds = None,
+    folder: ClassFolders = None,
+    seconds: OwnSeconds = None,
+    split_list: SplitLists = None,
+    exclude_list: ExcludeLists = None,
     output: OutputFolder = DEFAULT_FOLDER,
     head: Annotated[
         Head | None, typer.Option(help="Pooling over time; the artifact's by default.")
@@ -53,17 +61,29 @@ def run(
     """Evaluate an artifact on tasks.
 
     Embeds every clip once, trains linear probes on the embeddings, and prints the accuracy in test
-    with its standard deviation over the seeds. The results, predictions included, are written to
-    FOLDER, where `probe report` and `probe compare` find them. Embeddings are kept: a run that was
-    stopped goes on where it was.
+    with its standard deviation over the seeds, of each task as soon as it is there. The results,
+    predictions included, are written to FOLDER, where `probe report` and `probe compare` find
+    them. Embeddings are kept: a run that was stopped goes on where it was.
 
     \b
     Examples:
       fusion-engine probe run cnn14_3_6.onnx --task synthetic
       fusion-engine probe run cnn14_3_6.onnx -t esc50 -d ESC-50-master
       fusion-engine probe run cnn14_3_6.onnx --csv birds.csv --seconds 3
+      fusion-engine probe run cnn14_3_6.onnx --folder birds --seconds 3
+      fusion-engine probe run a.onnx -t surge -d surge --split-list surge.csv
     """
-    tasks = read_tasks(task, data, csv, seconds, split_seed)
+    asked = TaskOptions(
+        names=task,
+        data=data,
+        csvs=csv,
+        folders=folder,
+        seconds=seconds,
+        split_lists=split_list,
+        exclude_lists=exclude_list,
+        split_seed=split_seed,
+    )
+    tasks = asked.read()
     make_folder(output)
     probing = Probing(
         device=device,
@@ -74,14 +94,15 @@ def run(
         normalization=normalization,
         head=head,
     )
-    records = []
-    with phase_bars() as show:
-        prober = probing.open(artifact, show)
+    width = max(len(one.title) for one in tasks) + 2
+    label = ""
+    with Bars() as bars:
+        prober = probing.open(artifact, bars.show)
+        bars.expect(len(tasks))
         for one in tasks:
             for record in prober.probe(one):
                 record.save(output)
-                records.append(record)
-    print_fields(
-        (record.title, percent(record.result.accuracy, record.result.std)) for record in records
-    )
-    print_message(f"{output}: {len(records)} results of {records[0].system.label}")
+                label = record.system.label
+                accuracy = percent(record.result.accuracy, record.result.std)
+                bars.result(f"{record.title:{width}}{accuracy}", output=True)
+    print_message(f"{output}: {count_noun(len(tasks), 'result')} of {label}")

@@ -16,7 +16,8 @@ def tasks(
 ) -> None:
     """List the tasks, with the size and the folders of their data.
 
-    Your own task is a CSV with the columns file_name, label, and split or fold: --csv.
+    Your own task is a CSV with the columns file_name and label, and split or fold if you have one
+    (--csv), or a folder with a folder of audio for each class (--folder).
 
     \b
     Examples:
@@ -28,11 +29,12 @@ def tasks(
     chosen = [part for name in names or TASKS for part in task_names(name)]
     for name in dict.fromkeys(chosen):
         info = TASKS[name]
-        count = "" if info.examples is None else f", {info.examples} clips"
+        count = "as many as were downloaded" if info.examples is None else f"{info.examples}"
         typer.echo(f"{name}: {info.title}")
         print_fields(
             [
-                ("classes", f"{info.classes}{count} of {info.seconds:g} s"),
+                ("classes", f"{info.classes}"),
+                ("clips", f"{count}, cropped or padded to {info.seconds:g} s"),
                 ("split", info.protocol),
                 ("get it from", f"{info.homepage}, {info.size}"),
                 ("layout", info.layout),

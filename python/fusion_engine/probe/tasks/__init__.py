@@ -1,4 +1,4 @@
-"""The probe's tasks: data sets in their distributors' folder layouts, your own, a synthetic one.
+"""The probe's tasks: data sets in their distributors' folder layouts, your own, synthetic ones.
 
 >>> from fusion_engine.probe.tasks import read_task
 >>> task = read_task("esc50", "/data/ESC-50")
@@ -7,7 +7,7 @@
 """
 
 from .base import SPLITS, Example, Split, Task, TaskInfo
-from .own import read_csv
+from .own import read_csv, read_folders
 from .registry import TASKS, read_task, task_names
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Task",
     "TaskInfo",
     "read_csv",
+    "read_folders",
     "read_task",
     "task_names",
 ]

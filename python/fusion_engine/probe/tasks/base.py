@@ -113,8 +113,24 @@ class Task:
             )
 
 
-Reader = Callable[[Path, int], Task]
-"""Reads a task: the data set's folder, and the seed of splits that are drawn."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a data set leaves open.
+
+    Attributes:
+        seed: of splits that are drawn, and of synthetic audio.
+        split_list: a CSV with ``file_name`` and ``split``, in place of a split that is drawn.
+        exclude_list: a text file with a clip to leave out in each line, in place of those that are
+            left out otherwise.
+    """
+
+    seed: int = 0
+    split_list: Path | None = None
+    exclude_list: Path | None = None
+
+
+Reader = Callable[[Path, Options], Task]
+"""Reads a task from the data set's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +147,8 @@ class TaskInfo:
         size: what it takes on disk, unpacked, for the reader's eyes.
         layout: the folders and files expected, as a tree, below the root.
         read: the reader.
+        lists: whether it takes ``Options.split_list`` and ``Options.exclude_list``: the data sets
+            whose distributors publish no split.
     """
 
     name: str
@@ -143,6 +161,7 @@ class TaskInfo:
     size: str
     layout: str
     read: Reader
+    lists: bool = False
 
     def error(self, root: Path, problem: str) -> DatasetError:
         """``problem``, found below ``root``, with what was expected and where to get it."""

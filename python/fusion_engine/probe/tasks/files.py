@@ -154,10 +154,11 @@ def left_out(names: list[str], why: str) -> list[str]:
     """A note on files that are there and not used, if there are any."""
     if not names:
         return []
-    return [f"left out {_count(len(names), 'audio file')} that {why}, such as {names[0]}"]
+    return [f"left out {count_noun(len(names), 'audio file')} that {why}, such as {names[0]}"]
 
 
-def _count(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
+    """``1 clip``, ``2 clips``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from .base import Example, Task, TaskInfo
+from .base import Example, Options, Task, TaskInfo
 from .files import Inventory, read_number, read_table, require
 
 
-def read_esc50(root: Path, seed: int) -> Task:
+def read_esc50(root: Path, options: Options) -> Task:
     """ESC-50 as in its repository: the class is ``category``, the folds are the five published.
 
     Audio that the table does not name is left out, with a note.
 
     Args:
         root: the repository's folder.
-        seed: not used, the folds are given.
+        options: not used, the folds are given.
 
     Raises:
         DatasetError: the data set is not whole.
@@ -30,14 +30,14 @@ def read_esc50(root: Path, seed: int) -> Task:
     return _read(ESC50, root, table, rows, ["audio"], folds=5)
 
 
-def read_urbansound8k(root: Path, seed: int) -> Task:
+def read_urbansound8k(root: Path, options: Options) -> Task:
     """UrbanSound8K as unpacked: the class is ``class``, the folds are the ten published.
 
     Audio that the table does not name is left out, with a note.
 
     Args:
         root: the folder UrbanSound8K.
-        seed: not used, the folds are given.
+        options: not used, the folds are given.
 
     Raises:
         DatasetError: the data set is not whole.

@@ -3,8 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from .base import SPLITS, Example, Split, Task, TaskInfo
+from .base import SPLITS, Example, Options, Split, Task, TaskInfo
 from .files import audio_in, first_bytes, hint, read_lines, require, scan
+from .lists import apply_lists
 from .splits import draw_split
 
 GENRES = (
@@ -17,24 +18,25 @@ _TOTAL = sum(_FILTERED.values())
 _MAGIC = (b"RIFF", b"RIFX", b".snd", b"FORM", b"fLaC", b"OggS")
 
 
-def read_gtzan(root: Path, seed: int) -> Task:
+def read_gtzan(root: Path, options: Options) -> Task:
     """GTZAN as unpacked; the class is the genre's folder.
 
     The split is that of ``train_filtered.txt``, ``valid_filtered.txt`` and ``test_filtered.txt``
     (443, 197 and 290 clips), if the user has put them into ``root``; one clip per line, read by
-    the name alone (``blues/blues.00029.wav`` and ``blues.00029`` are the same). Without them the
-    clips of each genre are drawn in the same proportions whoever their artist is, which the notes
-    say.
+    the name alone (``blues/blues.00029.wav`` and ``blues.00029`` are the same), or that of a split
+    list. Without either the clips of each genre are drawn in the same proportions whoever their
+    artist is, which the notes say.
 
     Files that begin like no audio format (``jazz.00054.wav`` of a common release) are left out,
     with a note, and so is ``jazz.00054`` where it is missing.
 
     Args:
         root: the folder of ``genres`` or ``genres_original``.
-        seed: of the split where it is drawn.
+        options: the seed of the split where it is drawn, and the user's lists.
 
     Raises:
-        DatasetError: a genre, one of the three lists or a listed clip is missing.
+        DatasetError: a genre, one of the three lists or a listed clip is missing; as
+            ``apply_lists``.
 
     Source: Tzanetakis and Cook, "Musical genre classification of audio signals" (2002);
     Kereliuk, Sturm and Larsen, "Deep Learning and Music Adversaries" (2015) for the filtered
@@ -66,28 +68,41 @@ def read_gtzan(root: Path, seed: int) -> Task:
         for name in scan(GTZAN, root, root / tree)[0]
         if name not in GENRES
     ]
-    splits = _listed(root, clips, broken)
-    if splits is not None:
-        counts = Counter(split for clip, split in splits.items() if clip in clips)
-        if counts != _FILTERED:
-            notes.append(
-                f"the lists have {' / '.join(str(counts[split]) for split in SPLITS)} clips in "
-                "train / valid / test, the fault-filtered split has 443 / 197 / 290"
-            )
-    else:
-        splits = _drawn(clips, seed)
-        notes.append(
+    splits = None if options.split_list else _listed(root, clips, broken)
+    if splits is None:
+        splits = _drawn(clips, options.seed)
+        about = (
             "the split is NOT the fault-filtered one: without train_filtered.txt, "
             "valid_filtered.txt and test_filtered.txt the clips of each genre were drawn with seed "
-            f"{seed}, with artists and repeated recordings on both sides, which flatters every "
-            "model; such numbers compare with each other only"
+            f"{options.seed}, with artists and repeated recordings on both sides, which flatters "
+            "every model; such numbers compare with each other only"
         )
-    examples = [
-        Example(path=path, label=path.parent.name, split=splits[clip])
-        for clip, path in clips.items()
-        if clip in splits
-    ]
-    return GTZAN.task(examples, notes)
+    else:
+        about = _about_lists(splits, clips)
+    examples, more = apply_lists(
+        GTZAN,
+        root,
+        (
+            Example(path=path, label=path.parent.name, split=splits[clip])
+            for clip, path in clips.items()
+            if clip in splits
+        ),
+        options,
+        drawn=about,
+        absent=broken,
+    )
+    return GTZAN.task(examples, notes + more)
+
+
+def _about_lists(splits: dict[str, Split], clips: dict[str, Path]) -> str:
+    counts = Counter(split for clip, split in splits.items() if clip in clips)
+    shares = " / ".join(str(counts[split]) for split in SPLITS)
+    if counts == _FILTERED:
+        return f"the fault-filtered split, {shares} clips in train / valid / test"
+    return (
+        f"the lists have {shares} clips in train / valid / test, the fault-filtered split has "
+        "443 / 197 / 290"
+    )
 
 
 def _listed(root: Path, clips: dict[str, Path], broken: set[str]) -> dict[str, Split] | None:
@@ -129,8 +144,8 @@ GTZAN = TaskInfo(
     classes=10,
     examples=None,
     seconds=30.0,
-    protocol="the fault-filtered split, 443 / 197 / 290 clips, by three lists that you supply; "
-    "else a stratified one that ignores artists",
+    protocol="the fault-filtered split, 443 / 197 / 290 clips, by three lists that you supply, or "
+    "a list's; else a stratified one that ignores artists",
     homepage="http://marsyas.info/downloads/datasets.html (the lists: "
     "https://github.com/jongpillee/music_dataset_split)",
     size="1.3 GB on disk",
@@ -144,4 +159,5 @@ GTZAN = TaskInfo(
 ├── valid_filtered.txt
 └── test_filtered.txt""",
     read=read_gtzan,
+    lists=True,
 )

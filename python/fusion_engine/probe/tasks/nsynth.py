@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .base import Example, Split, Task, TaskInfo
+from .base import Example, Options, Split, Task, TaskInfo
 from .files import Inventory, require
 
 _PARTS: tuple[tuple[str, Split], ...] = (
@@ -14,14 +14,14 @@ _PARTS: tuple[tuple[str, Split], ...] = (
 )
 
 
-def read_nsynth(root: Path, seed: int) -> Task:
+def read_nsynth(root: Path, options: Options) -> Task:
     """NSynth (json/wav release) as unpacked: the class is ``instrument_family_str``.
 
     Audio that ``examples.json`` does not name is left out, with a note.
 
     Args:
         root: the folder of the three unpacked archives.
-        seed: not used, the split is given.
+        options: not used, the split is given.
 
     Raises:
         DatasetError: one of the three parts, or a note that it names, is missing.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .base import Example, Split, Task, TaskInfo
+from .base import Example, Options, Split, Task, TaskInfo
 from .files import Inventory, read_lines, require, scan
 
 WORDS = (
@@ -18,14 +18,14 @@ _LISTS: tuple[tuple[str, Split], ...] = (
 )
 
 
-def read_speech_commands(root: Path, seed: int) -> Task:
+def read_speech_commands(root: Path, options: Options) -> Task:
     """Speech Commands V2 as unpacked: 35 words; what neither list names is for training.
 
     ``_background_noise_`` is no class. Other folders are left out, with a note.
 
     Args:
         root: the folder speech_commands_v0.02.
-        seed: not used, the split is given.
+        options: not used, the split is given.
 
     Raises:
         DatasetError: a word's folder or a listed file is missing.

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from .base import Example, Task, TaskInfo
-from .files import is_audio, left_out, require, scan
+from .base import Example, Options, Task, TaskInfo
+from .files import count_noun, is_audio, left_out, require, scan
+from .lists import apply_lists
 from .splits import draw_split
 
 # The notes of a grand piano, MIDI numbers.
@@ -11,7 +12,7 @@ LOWEST, HIGHEST = 21, 108
 _VALID, _TEST = 0.1, 0.1
 
 
-def read_surge(root: Path, seed: int) -> Task:
+def read_surge(root: Path, options: Options) -> Task:
     """Surge pitch as unpacked: a folder per tone (preset), in it a file per note.
 
     The class is the file's stem, the note's MIDI number, written with three digits. The tone is
@@ -20,10 +21,10 @@ def read_surge(root: Path, seed: int) -> Task:
 
     Args:
         root: the folder of the tones, ``surge`` in the archive.
-        seed: of the split.
+        options: the seed of the split, and the user's lists.
 
     Raises:
-        DatasetError: fewer than three tones.
+        DatasetError: fewer than three tones; as ``apply_lists``.
 
     Source: Turian et al., "One Billion Audio Sounds from GPU-enabled Modular Synthesis" (2021),
     which released the data set (Zenodo record 4677097).
@@ -34,19 +35,23 @@ def read_surge(root: Path, seed: int) -> Task:
     _walk(root, root, tones, others)
     if len(tones) < 3:
         raise SURGE.error(
-            root, f"{root} has {len(tones)} tones (folders with notes), too few for a split"
+            root,
+            f"{root} has {count_noun(len(tones), 'folder')} with notes, too few for a split",
         )
-    splits = draw_split(tones, _VALID, _TEST, seed)
-    examples = [
-        Example(path=path, label=note, split=splits[tone])
-        for tone, clips in tones.items()
-        for path, note in clips
-    ]
-    notes = [
-        f"the tones' split is drawn with seed {seed}: none is published",
-        *left_out(sorted(others), f"is not named by a MIDI note, {LOWEST} to {HIGHEST}"),
-    ]
-    return SURGE.task(examples, notes)
+    splits = draw_split(tones, _VALID, _TEST, options.seed)
+    examples, notes = apply_lists(
+        SURGE,
+        root,
+        (
+            Example(path=path, label=note, split=splits[tone])
+            for tone, clips in tones.items()
+            for path, note in clips
+        ),
+        options,
+        drawn=f"the tones' split is drawn with seed {options.seed}: the data set comes with none",
+    )
+    stray = left_out(sorted(others), f"is not named by a MIDI note, {LOWEST} to {HIGHEST}")
+    return SURGE.task(examples, [*notes, *stray])
 
 
 def _walk(
@@ -72,7 +77,7 @@ SURGE = TaskInfo(
     classes=88,
     examples=None,
     seconds=4.0,
-    protocol="80 / 10 / 10 % of the tones, drawn with a seed",
+    protocol="80 / 10 / 10 % of the tones, drawn with a seed; or a list's",
     homepage="https://zenodo.org/record/4677097 (surge-velocity64-2K.tar)",
     size="7.6 GB on disk",
     layout="""\
@@ -82,4 +87,5 @@ SURGE = TaskInfo(
 │   └── 108.ogg
 └── …""",
     read=read_surge,
+    lists=True,
 )

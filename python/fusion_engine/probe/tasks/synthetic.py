@@ -11,7 +11,7 @@ import numpy as np
 
 from ..._atomic import atomic_path, write_error
 from ..._cache import cache_folder as _user_cache
-from .base import Split, Task, TaskInfo
+from .base import Options, Split, Task, TaskInfo
 from .own import read_csv
 from .synthesis import SAMPLE_RATE, SAMPLES, SOUNDS, clip
 
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     return _user_cache() / "synthetic"
 
 
-def read_synthetic(root: Path, seed: int, *, task: str) -> Task:
+def read_synthetic(root: Path, options: Options, *, task: str) -> Task:
     """One of the synthetic tasks, generated into ``root`` where it is not there yet.
 
     ``root/TASK-VERSION-SEED`` holds WAV files (PCM16, 16 kHz, 1 s) and ``task.csv``, a table as
@@ -36,16 +36,16 @@ def read_synthetic(root: Path, seed: int, *, task: str) -> Task:
 
     Args:
         root: a folder, made if need be.
-        seed: of the audio.
+        options: its seed is that of the audio.
         task: ``pitch``, ``timbre``, ``rhythm`` or ``events``.
 
     Raises:
         FusionEngineError: ``root`` cannot be written.
     """
     info = next(info for info in SYNTHETIC if info.name == f"synthetic_{task}")
-    folder = root / f"{task}-{_VERSION}-{seed}"
+    folder = root / f"{task}-{_VERSION}-{options.seed}"
     if not _is_whole(folder, task):
-        _write(folder, task, seed)
+        _write(folder, task, options.seed)
     return info.task(read_csv(folder / _TABLE).examples)
 
 

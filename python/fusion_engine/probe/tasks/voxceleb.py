@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .base import Example, Split, Task, TaskInfo
+from .base import Example, Options, Split, Task, TaskInfo
 from .files import Inventory, hint, read_lines, require, scan
 
 _LIST = "iden_split.txt"
@@ -11,14 +11,14 @@ _SPLITS: dict[str, Split] = {"1": "train", "2": "valid", "3": "test"}
 _TREES = ("wav", "dev/wav", "test/wav", "vox1_dev_wav/wav", "vox1_test_wav/wav")
 
 
-def read_voxceleb1(root: Path, seed: int) -> Task:
+def read_voxceleb1(root: Path, options: Options) -> Task:
     """VoxCeleb1 as unpacked, with the identification split beside it; the class is the speaker.
 
     Audio that the list does not name is left out, with a note.
 
     Args:
         root: the folder of ``iden_split.txt`` and of the unpacked archives.
-        seed: not used, the split is given.
+        options: not used, the split is given.
 
     Raises:
         DatasetError: the list, or a clip that it names, is missing.

@@ -4,82 +4,145 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from .base import Example, Task, TaskInfo
-from .files import audio_in, is_audio, left_out, scan
-from .splits import draw_split
+from .base import SPLITS, Example, Options, Split, Task, TaskInfo
+from .files import audio_in, count_noun, is_audio, left_out, scan
+from .lists import apply_lists
+from .splits import draw_by_size
 
-LANGUAGES = ("de", "en", "es", "fr", "it", "ru")
+# The folders of a language: ours, and those of the file server.
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "de": ("de",),
+    "en": ("en", "SpeechCorpus"),
+    "es": ("es",),
+    "fr": ("fr",),
+    "it": ("it",),
+    "ru": ("ru", "Russian"),
+}
 _VALID, _TEST = 0.15, 0.15
-_SESSION = re.compile(r"(?P<user>.*?)-(?P<day>\d{8})(?:-.*)?")
+# Of a language's clips; who has more trains, where others can fill the smaller splits.
+_LARGE = 0.05
+_ANONYMOUS = "anonymous"
+# USER-YYYYMMDD-XXX, USER-YYYYMMDD_de1, USER-YYYYMMDD, with an hour behind the day.
+_SESSION = re.compile(r"(?P<user>.+?)[-_]?(?<!\d)\d{8,10}(?!\d).*")
 
 
-def read_voxforge(root: Path, seed: int) -> Task:
+def read_voxforge(root: Path, options: Options) -> Task:
     """VoxForge as downloaded and unpacked; the class is the folder below ``root``.
 
-    A session is a folder ``USER-YYYYMMDD-XXX`` at any depth below a language's, with the audio in
-    ``wav`` or else ``flac``. Its speaker is USER, in all languages. Users named ``anonymous`` are
-    many: those of one language and day are taken for one speaker. A session that is not named
-    like this is a speaker of its own.
+    English is in ``en`` or, as on the file server, in ``SpeechCorpus``, Russian in ``ru`` or
+    ``Russian``. A session is a folder ``USER-YYYYMMDD-XXX`` or ``USER-YYYYMMDD_XXX`` at any depth
+    below a language's, with the audio in ``wav`` or else ``flac``; one that is there twice (the
+    server has some at several rates) counts once. Its speaker is USER, in any case and in all
+    languages; without a date the name up to the first hyphen or underscore.
 
-    70 % of the speakers train, 15 % validate and 15 % test; drawn for each language, so that each
-    is in every split (a speaker of several counts for the one with most of his sessions).
+    Users named ``anonymous`` are many people, any of whom may come again under that name. So all
+    of their clips train. Of the others 15 % of each language's clips validate and 15 % are for
+    test, by whole speakers; a speaker with more than 5 % of a language's clips trains, wherever
+    the others can fill the smaller splits. A speaker of several languages counts for the one with
+    most of his clips, and is in one split.
 
     Args:
         root: the folder of the languages.
-        seed: of the split.
+        options: the seed of the split, and the user's lists.
 
     Raises:
-        DatasetError: a language is missing or an archive is not unpacked.
+        DatasetError: a language is missing or an archive is not unpacked; as ``apply_lists``.
 
-    Source: voxforge.org and its file server; the six languages and the rule for users also as in
-    TensorFlow Datasets' ``voxforge``, where all anonymous users are one.
+    Source: voxforge.org and its file server; the six languages as in TensorFlow Datasets'
+    ``voxforge``, where all anonymous users are one.
     """
     if not root.is_dir():
         raise VOXFORGE.error(root, f"{root} is {'a file' if root.exists() else 'missing'}")
     folders = scan(VOXFORGE, root, root)[0]
-    absent = [language for language in LANGUAGES if language not in folders]
-    if absent:
-        raise VOXFORGE.error(root, f"{root / absent[0]} is missing")
+    used = {name: language for language, names in LANGUAGES.items() for name in names}
+    for names in LANGUAGES.values():
+        if not any(name in folders for name in names):
+            others = "".join(f", and so is {root / name}" for name in names[1:])
+            raise VOXFORGE.error(root, f"{root / names[0]} is missing{others}")
     clips: dict[str, list[tuple[Path, str]]] = defaultdict(list)
-    sessions: dict[str, Counter[str]] = defaultdict(Counter)
     stray: list[str] = []
-    for language in LANGUAGES:
-        for folder in _sessions(root, root / language, stray):
-            speaker = _speaker(folder.parent.name, language)
-            sessions[speaker][language] += 1
-            clips[speaker] += [
-                (folder / name, language) for name in audio_in(VOXFORGE, root, folder)
+    seen: set[tuple[str, str]] = set()
+    twice: list[str] = []
+    for name in filter(used.__contains__, folders):
+        language = used[name]
+        for folder in _sessions(root, root / name, stray):
+            session = folder.parent.name
+            if (language, session) in seen:
+                twice.append(folder.parent.relative_to(root).as_posix())
+                continue
+            seen.add((language, session))
+            clips[_speaker(session)] += [
+                (folder / file, language) for file in audio_in(VOXFORGE, root, folder)
             ]
-    homes: dict[str, list[str]] = {language: [] for language in LANGUAGES}
-    for speaker, counts in sessions.items():
-        homes[max(sorted(counts), key=lambda language: counts[language])].append(speaker)
-    for language, speakers in homes.items():
-        if len(speakers) < 3:
-            raise VOXFORGE.error(
-                root,
-                f"{root / language} has sessions of {len(speakers)} speakers, too few for a split "
-                "in three",
-            )
-    splits = {
-        speaker: split
-        for language, speakers in homes.items()
-        for speaker, split in draw_split(speakers, _VALID, _TEST, seed, part=language).items()
-    }
+    splits = _draw(root, clips, options.seed)
     examples = [
         Example(path=path, label=language, split=splits[speaker])
         for speaker, found in clips.items()
         for path, language in found
     ]
-    notes = [
-        f"the speakers' split is drawn with seed {seed}: none is published",
-        *(
-            f"left out the folder {folder}: none of the languages {' '.join(LANGUAGES)}"
-            for folder in folders
-            if folder not in LANGUAGES
-        ),
-        *left_out(sorted(stray), "is in no session's wav or flac folder"),
+    kept, notes = apply_lists(
+        VOXFORGE, root, examples, options, drawn=_about_draw(examples, clips, options.seed)
+    )
+    if twice:
+        notes.append(
+            f"left out {count_noun(len(twice), 'session')} that {_are(twice)} there under the same "
+            f"name already, such as {twice[0]}"
+        )
+    notes += [
+        f"left out the folder {folder}: none of the languages {' '.join(LANGUAGES)}"
+        for folder in folders
+        if folder not in used
     ]
-    return VOXFORGE.task(examples, notes)
+    notes += left_out(sorted(stray), "is in no session's wav or flac folder")
+    return VOXFORGE.task(kept, notes)
+
+
+def _draw(root: Path, clips: dict[str, list[tuple[Path, str]]], seed: int) -> dict[str, Split]:
+    """The split of each speaker."""
+    totals = Counter(language for found in clips.values() for _, language in found)
+    sizes: dict[str, dict[str, int]] = {language: {} for language in LANGUAGES}
+    for speaker, found in clips.items():
+        counts = Counter(language for _, language in found)
+        if speaker != _ANONYMOUS and counts:
+            home = max(sorted(counts), key=lambda language: counts[language])
+            sizes[home][speaker] = counts[home]
+    splits: dict[str, Split] = {_ANONYMOUS: "train"}
+    for language, speakers in sizes.items():
+        if len(speakers) < 3:
+            raise VOXFORGE.error(
+                root,
+                f"{language} has clips of {count_noun(len(speakers), 'named speaker')}, too few "
+                "for a split in three",
+            )
+        splits |= draw_by_size(
+            speakers,
+            _VALID,
+            _TEST,
+            seed,
+            total=totals[language],
+            large=int(_LARGE * totals[language]),
+            part=language,
+        )
+    return splits
+
+
+def _about_draw(
+    examples: list[Example], clips: dict[str, list[tuple[Path, str]]], seed: int
+) -> str:
+    """The note on a split that was drawn."""
+    counts = Counter(example.split for example in examples)
+    shares = " / ".join(f"{100 * counts[split] / len(examples):.0f}" for split in SPLITS)
+    anonymous = len(clips.get(_ANONYMOUS, ()))
+    return (
+        f"the speakers' split is drawn with seed {seed}, {shares} % of the clips in train / valid "
+        "/ test: the data set comes with none; speakers with more than "
+        f"{100 * _LARGE:.0f} % of a language's clips train where others can fill the smaller "
+        f"splits, and so do all {count_noun(anonymous, 'clip')} of anonymous users"
+    )
+
+
+def _are(items: list[str]) -> str:
+    return "is" if len(items) == 1 else "are"
 
 
 def _sessions(root: Path, folder: Path, stray: list[str]) -> list[Path]:
@@ -96,13 +159,11 @@ def _sessions(root: Path, folder: Path, stray: list[str]) -> list[Path]:
     return [found for name in folders for found in _sessions(root, folder / name, stray)]
 
 
-def _speaker(session: str, language: str) -> str:
+def _speaker(session: str) -> str:
+    """Who speaks in a session; a session of nobody in particular is an anonymous one."""
     match = _SESSION.fullmatch(session)
-    if match is None or not match["user"]:
-        return f"{language}/{session}"
-    if match["user"].casefold() == "anonymous":
-        return f"{language}/anonymous-{match['day']}"
-    return match["user"]
+    user = match["user"] if match else re.split("[-_]", session)[0]
+    return user.strip(" -_").casefold() or _ANONYMOUS
 
 
 VOXFORGE = TaskInfo(
@@ -111,21 +172,23 @@ VOXFORGE = TaskInfo(
     classes=6,
     examples=None,
     seconds=5.8,
-    protocol="70 / 15 / 15 % of the speakers of each language, drawn with a seed",
+    protocol="70 / 15 / 15 % of the clips of each language, by whole speakers, drawn with a seed; "
+    "or a list's",
     homepage="http://www.voxforge.org/home/downloads",
     size="60 GB on disk",
     layout="""\
 ├── de/
 │   └── …/                      any folders between, such as Trunk/Audio/Main/16kHz_16bit/
-│       ├── ralfherzog-20070811-de1/
+│       ├── guenter-20140214-afn/
 │       │   └── wav/            or flac/
-│       │       ├── de1-01.wav
+│       │       ├── de5-001.wav
 │       │       └── …
 │       └── …
-├── en/
+├── en/                         or SpeechCorpus/, as on the file server
 ├── es/
 ├── fr/
 ├── it/
-└── ru/""",
+└── ru/                         or Russian/""",
     read=read_voxforge,
+    lists=True,
 )
