@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._install import install
+from ...artifact import read_spec
 from ...errors import ArtifactError, BackendError
-from ...spec import METADATA_KEY, Spec
+from ...spec import Spec
+from ..graph_shapes import check_graph, check_outputs
 from .base import Backend
 
 logger = logging.getLogger(__name__)
@@ -103,21 +105,8 @@ class OnnxSession:
         self.outputs = [layer.name for layer in self.spec.layers]
 
     def _read_spec(self, path: Path) -> Spec:
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise ArtifactError(
-                f"{path}: no {METADATA_KEY!r} entry in its metadata, so it was not written by "
-                "fusion_engine. Export the model with `fusion-engine export`."
-            )
-        spec = Spec.from_json(text, where=str(path))
-        inputs = [node.name for node in self.session.get_inputs()]
-        outputs = [node.name for node in self.session.get_outputs()]
-        expected = [layer.name for layer in spec.layers]
-        if inputs != ["log_mel"] or outputs != expected:
-            raise ArtifactError(
-                f"{path}: the graph has inputs {inputs} and outputs {outputs}, its spec says "
-                f"['log_mel'] and {expected}. Export the model again with `fusion-engine export`."
-            )
+        spec = read_spec(path)
+        check_graph(spec, self.session.get_inputs(), self.session.get_outputs(), str(path))
         return spec
 
 
@@ -153,6 +142,7 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"ONNX Runtime failed on log-mel {list(log_mel.shape)}: {first_line(error)}"
             ) from error
+        check_outputs(self.spec, log_mel.shape, outputs)
         return outputs
 
 
