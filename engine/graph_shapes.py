@@ -112,4 +112,5 @@ def _fits(got: Shape, expected: Shape) -> bool:
 
 
 def _text(shape: Shape) -> str:
-    return f"[{', '.join(str(size) if _fixed(size) else '?' for size in shape)}]"
+    sizes = [str(size) if _fixed(size) else "?" for size in shape[:8]]
+    return f"[{', '.join(sizes + ['…'] * (len(shape) > 8))}]"

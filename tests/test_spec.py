@@ -2,10 +2,11 @@ import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fusion_engine import ArtifactError
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import PRESETS, Frontend
 from fusion_engine.spec import FORMAT_VERSION, LayerSpec, SegmentRule, Spec, WeightsSource
 
 SPEC = Spec(
@@ -214,9 +215,9 @@ def test_what_is_no_number(path, text):
 
 def test_lengths_that_would_pad_without_end():
     front = replace(SPEC.frontend, hop_length=2**16)
-    with pytest.raises(ArtifactError, match="padded to more than 512 MiB"):
+    with pytest.raises(ArtifactError, match="padded to more than 256 MiB"):
         replace(SPEC, frontend=front, min_frames=4096)
-    with pytest.raises(ArtifactError, match="padded to more than 512 MiB"):
+    with pytest.raises(ArtifactError, match="padded to more than 256 MiB"):
         replace(SPEC, min_frames=2**22, max_frames=2**22)
 
 
@@ -280,6 +281,18 @@ def test_a_vector_has_no_axes_and_no_chunks():
             layers=(LayerSpec(number=7, kind="vector", channels=2048),),
             embedding_dim=2048,
         )
+
+
+@pytest.mark.parametrize("preset", list(PRESETS.values()), ids=list(PRESETS))
+def test_the_fewest_frames_are_enough_for_the_frontend(preset):
+    front = replace(preset, padding="reflect")
+    for spec in (preset, front, replace(front, hop_length=1000), replace(front, hop_length=257)):
+        frames = spec.least_frames
+        samples = spec.samples(frames)
+        assert Frontend(spec)(np.zeros(samples, np.float32)).shape[0] == frames
+        if frames > 1:
+            with pytest.raises(ValueError, match="at least"):
+                Frontend(spec)(np.zeros(spec.samples(frames - 1), np.float32))
 
 
 def test_frame_counts_of_the_presets():

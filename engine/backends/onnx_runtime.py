@@ -82,7 +82,13 @@ class OnnxSession:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self.session = self.runtime.InferenceSession(os.fspath(path), options, providers)
+            self.session = self.runtime.InferenceSession(
+                # Its own second try prints to stdout.
+                os.fspath(path),
+                options,
+                providers,
+                enable_fallback=0,
+            )
         except Exception as error:  # onnxruntime's own classes share no public base
             if type(error).__name__ == "NotImplemented":
                 raise BackendError(
@@ -147,5 +153,5 @@ class OnnxRuntimeBackend(Backend):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of ONNX Runtime says first."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of ONNX Runtime says first; names in it may be a file's, of any length."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

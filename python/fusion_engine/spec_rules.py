@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MAX_LAYERS = 32
 # Of log-mel in one run: 15 days at a hop of 10 ms, so that nothing overflows.
 MAX_FRAMES = 2**27
-# Of the shortest input, which shorter clips are padded to: samples, and values of log-mel. 512 MiB.
-MAX_PADDED = 2**27
+# Of the shortest input, which shorter clips are padded to: samples, and values of log-mel. 256 MiB.
+MAX_PADDED = 2**26
 # An embedding: 64 MiB.
 MAX_DIM = 2**24
 # FFT points for each hop: the work for one second of audio.
@@ -153,7 +153,7 @@ def _lengths(spec: "Spec") -> Iterator[str]:
         )
     front = spec.frontend
     if least * front.n_mels > MAX_PADDED or front.samples(least) > MAX_PADDED:
-        yield f"min_frames is {least}: every shorter clip would be padded to more than 512 MiB"
+        yield f"min_frames is {least}: every shorter clip would be padded to more than 256 MiB"
     if spec.chunk_margin is not None:
         if segment is not None:
             yield "segments cut a clip, and there is a chunk_margin"

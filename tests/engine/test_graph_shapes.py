@@ -33,6 +33,33 @@ def opened(tmp_path):
     return get
 
 
+def test_clips_shorter_than_the_reflection_at_their_ends(opened):
+    """A frontend needs more samples than one frame says, where it reflects them."""
+    front = replace(CHUNKED.frontend, n_mels=PADDED.frontend.n_mels)
+    padded = opened(replace(PADDED, frontend=front))
+    layer = replace(CHUNKED.layers[1], time_pool=1)
+    small = {"layers": (layer,), "embedding_dim": layer.dim, "chunk_margin": None}
+    spec = replace(CHUNKED, min_frames=1, frames_per_step=1, **small)
+    single = opened(CHUNKED, spec, lambda model: model.graph.output.pop(0))
+    for engine in (padded, single):
+        for samples in (1, 100, 256, 257, 400):
+            assert np.isfinite(engine.embed(CLIP[:samples])).all()
+
+
+def test_a_sum_over_time_that_overflows_is_an_error(opened):
+    """Of layer outputs that are finite, each of them."""
+
+    def large(model):
+        (bias,) = (i for i in model.graph.initializer if i.name == "b2")
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.full(16, 1e38, np.float32), "b2"))
+
+    for spec in (CHUNKED, DROPPED):
+        engine = opened(spec, edit=large)
+        assert all(np.isfinite(output).all() for output in engine.layer_outputs(CLIP).values())
+        with pytest.raises(fe.NumericalError, match="clip 0: .*sum over time overflows"):
+            engine.embed([CLIP, CLIP])
+
+
 @pytest.mark.parametrize("spec", SPECS.values(), ids=list(SPECS))
 def test_graphs_that_fit(opened, spec):
     assert opened(spec).embed(CLIP).shape == (spec.embedding_dim,)
