@@ -265,6 +265,8 @@ def test_a_signal_at_any_time(cnn14_artifact, tmp_path, number):
             time.sleep(delay)
             process.send_signal(number)
             stderr = process.communicate(timeout=60)[1]
+        if "<frozen" in stderr and "fusion_engine" not in stderr:
+            continue  # Python itself was starting, and a Ctrl-C there is its own affair
         seen.add(process.returncode)
         assert process.returncode in (128 + number, -number, 0)
         assert "bug" not in stderr

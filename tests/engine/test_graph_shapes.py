@@ -56,7 +56,7 @@ def test_a_sum_over_time_that_overflows_is_an_error(opened):
     for spec in (CHUNKED, DROPPED):
         engine = opened(spec, edit=large)
         assert all(np.isfinite(output).all() for output in engine.layer_outputs(CLIP).values())
-        with pytest.raises(fe.NumericalError, match="clip 0: .*sum over time overflows"):
+        with pytest.raises(fe.NumericalError, match=r"clip 0: .*sum over time overflows"):
             engine.embed([CLIP, CLIP])
 
 
