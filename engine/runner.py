@@ -111,8 +111,8 @@ def check_sums(embeddings: NDArray[np.float32], names: Sequence[str]) -> None:
     Raises:
         NumericalError: names the clip.
     """
-    for name, finite in zip(names, np.isfinite(embeddings).all(axis=1), strict=True):
-        if not finite:
+    for name, embedding in zip(names, embeddings, strict=True):
+        if not np.isfinite(embedding).all():
             raise NumericalError(
                 f"{name}: its layer outputs are so large that their sum over time overflows, so "
                 "there is no embedding. Check the weights with `fusion-engine info`."

@@ -82,13 +82,7 @@ class OnnxSession:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self.session = self.runtime.InferenceSession(
-                # Its own second try prints to stdout.
-                os.fspath(path),
-                options,
-                providers,
-                enable_fallback=0,
-            )
+            self.session = self.runtime.InferenceSession(os.fspath(path), options, providers)
         except Exception as error:  # onnxruntime's own classes share no public base
             if type(error).__name__ == "NotImplemented":
                 raise BackendError(

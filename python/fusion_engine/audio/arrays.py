@@ -77,7 +77,7 @@ def as_array(audio: Any, name: str, expected: str = "expected a NumPy array") ->
     if isinstance(audio, np.ma.MaskedArray):
         if np.ma.is_masked(audio):
             raise TypeError(
-                f"{name} is a {kind} with {np.ma.count_masked(audio)} masked samples, which have "
+                f"{name} is a {kind} with {int(np.ma.getmaskarray(audio).sum())} masked samples, which have "
                 f"no value; {expected}, so fill them, for example with .filled(0)"
             )
         return np.asarray(audio.data)
@@ -93,7 +93,8 @@ def as_array(audio: Any, name: str, expected: str = "expected a NumPy array") ->
     if getattr(audio, "requires_grad", False) is True:
         raise TypeError(f"{name} is a {kind} that requires grad; {expected}, so call .detach()")
     try:
-        return np.asarray(audio)
+        made: NDArray[Any] = np.asarray(audio)
+        return made
     except MemoryError:
         raise
     except Exception as error:  # whatever the other library raises
