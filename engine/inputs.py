@@ -1,20 +1,23 @@
 """What `embed` accepts, turned into a stream of checked clips."""
 
+import numbers
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import audio as audio_io
+from ..audio.arrays import as_array
 from ..errors import AudioError
 
 EXPECTED = (
     "expected an array of samples [N], a batch [B, N], a path, or a list of arrays [N] and paths"
 )
+_BUFFERS = (bytes, bytearray, memoryview, array)
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,15 @@ def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip
         _no_rate_for_paths(source_rate)
         return Clips(1, True, _decoded([audio], sample_rate), False)
     held = source_rate in (None, sample_rate)
-    if isinstance(audio, Sequence):
+    # Bytes are a sequence of numbers too.
+    if isinstance(audio, Sequence) and not isinstance(audio, _BUFFERS):
         items = _from_list(audio, source_rate, sample_rate)
         return Clips(len(audio), False, items, held and not any(map(_is_path, audio)))
-    array = _as_array(audio, "audio")
-    if array.ndim == 2:
-        rows = audio_io.batch_rows(array)
+    samples = as_array(audio, "audio", EXPECTED)
+    if samples.ndim == 2:
+        rows = audio_io.batch_rows(samples)
         return Clips(len(rows), False, _from_list(rows, source_rate, sample_rate), held)
-    return Clips(1, True, _from_list([array], source_rate, sample_rate), held)
+    return Clips(1, True, _from_list([samples], source_rate, sample_rate), held)
 
 
 def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:
@@ -89,7 +93,7 @@ def _from_list(items: Sequence[Any], source_rate: int | None, sample_rate: int) 
         if _is_path(item):
             _no_rate_for_paths(source_rate)
         else:
-            arrays[index] = _as_array(item, f"clip {index}")
+            arrays[index] = _clip_array(item, f"clip {index}")
     return _merged(items, arrays, _decoded(paths, sample_rate), source_rate, sample_rate)
 
 
@@ -129,10 +133,12 @@ def _no_rate_for_paths(source_rate: int | None) -> None:
         raise ValueError("sample_rate= is for arrays of samples; a file carries its own rate")
 
 
-def _as_array(item: Any, name: str) -> NDArray[Any]:
-    """An array, or anything that numpy takes as one without copying element by element."""
-    if isinstance(item, np.ndarray):
-        return item
-    if hasattr(item, "__array__"):
-        return np.asarray(item)
-    raise TypeError(f"{name} is {type(item).__name__}; {EXPECTED}")
+def _clip_array(item: Any, name: str) -> NDArray[Any]:
+    """An array that is one item of a list."""
+    if isinstance(item, numbers.Number | list | tuple):
+        kind = type(item).__name__
+        raise TypeError(
+            f"{name} is {kind}; {EXPECTED}. A list holds whole clips: samples in a list become one "
+            "with np.asarray(samples, np.float32)"
+        )
+    return as_array(item, name, EXPECTED)

@@ -39,9 +39,10 @@ class Piece:
 
 def least_frames(spec: Spec) -> int:
     """Frames of log-mel that a shorter clip's samples are zero-padded to."""
+    least = spec.frontend.least_frames
     if spec.segment is not None and spec.segment.last == "pad":
-        return 1  # the rest is padding of the log-mel
-    return spec.min_frames
+        return least  # the rest is padding of the log-mel
+    return max(least, spec.min_frames)
 
 
 def run_frames(spec: Spec) -> int:

@@ -23,7 +23,7 @@ from .inputs import Clip, Clips, read_clip, read_clips
 from .opening import open_runner
 from .options import Options
 from .pieces import Piece, least_frames, pieces_of
-from .runner import Flags, Runner, check_finite
+from .runner import Flags, Runner, check_finite, check_sums
 from .stats import EngineStats, Meter
 
 # Clips that are decoded or resampled are grouped by length within a window of this many seconds of
@@ -342,6 +342,7 @@ class Engine:
                 else:
                     embedding, flags = self._runner.embed_long(samples[0], frames, pieces, head)
                 self._check_finite(flags, batch)
+                check_sums(embedding, [clip.name for clip in batch])
                 out[indices[first : first + (size or 1)]] = embedding
 
     @property

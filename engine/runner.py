@@ -103,3 +103,17 @@ def check_finite(spec: Spec, flags: Flags, names: Sequence[str]) -> None:
                 f"{name}: {', '.join(layers)} holds values that are not finite, so there is no "
                 "embedding. Check the weights with `fusion-engine info`."
             )
+
+
+def check_sums(embeddings: NDArray[np.float32], names: Sequence[str]) -> None:
+    """Raise for the first clip whose finite layer outputs had a sum over time that is not.
+
+    Raises:
+        NumericalError: names the clip.
+    """
+    for name, embedding in zip(names, embeddings, strict=True):
+        if not np.isfinite(embedding).all():
+            raise NumericalError(
+                f"{name}: its layer outputs are so large that their sum over time overflows, so "
+                "there is no embedding. Check the weights with `fusion-engine info`."
+            )

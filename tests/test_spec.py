@@ -1,10 +1,12 @@
 import json
+import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fusion_engine import ArtifactError
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import PRESETS, Frontend
 from fusion_engine.spec import FORMAT_VERSION, LayerSpec, SegmentRule, Spec, WeightsSource
 
 SPEC = Spec(
@@ -19,7 +21,7 @@ SPEC = Spec(
     chunk_margin=128,
     min_frames=32,
     max_frames=6001,
-    weights=WeightsSource(source="random:0", sha256="00"),
+    weights=WeightsSource(source="random:0", sha256="0" * 64),
 )
 
 
@@ -29,6 +31,8 @@ def test_json_round_trip():
         chunk_margin=None,
         frontend=PRESETS["ast"],
         segment=SegmentRule(frames=1024, last="pad"),
+        min_frames=1024,
+        max_frames=1024,
         token="cls_dist_mean",
         layer_norm_eps=1e-12,
     )
@@ -112,24 +116,156 @@ def test_every_field_is_required_and_no_other_is_taken():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layers": (), "embedding_dim": 0}, "no layer"),
+        ({"layers": (), "embedding_dim": 0}, "0 layers, expected 1 to 32"),
         ({"layers": SPEC.layers * 2, "embedding_dim": 12_288}, "occurs twice"),
         ({"embedding_dim": 4096}, "the layers add up to 6144"),
-        ({"min_frames": 0}, "are no range"),
+        ({"min_frames": 0}, "min_frames is 0, expected 1 to"),
         ({"min_frames": 7000}, "are no range"),
         ({"frames_per_step": None, "chunk_margin": None}, "needs frames_per_step"),
         ({"chunk_margin": 100}, "not a multiple"),
-        ({"segment": SegmentRule(frames=9000, last="pad")}, "longer than max_frames"),
+        ({"segment": SegmentRule(frames=9000, last="pad")}, "a segment has 9000 frames, and"),
+        (
+            {"segment": SegmentRule(frames=32, last="pad"), "max_frames": 32},
+            "segments cut a clip, and there is a chunk_margin",
+        ),
+        ({"frames_per_step": 64}, "frames_per_step is 64, and the shortest input has 32 frames"),
         ({"frontend": replace(SPEC.frontend, f_max=9000.0)}, "mel range"),
         ({"frontend": replace(SPEC.frontend, win_length=1024)}, "exceeds n_fft"),
         ({"frontend": replace(SPEC.frontend, log_offset=0.0)}, "log_offset"),
-        ({"frontend": replace(SPEC.frontend, hop_length=0)}, "below 1"),
+        ({"frontend": replace(SPEC.frontend, hop_length=0)}, "hop_length is 0, expected 1"),
         ({"frontend": replace(SPEC.frontend, std=0.0)}, "std is"),
+        ({"frontend": replace(SPEC.frontend, n_fft=1023)}, "n_fft is 1023, expected an even"),
+        ({"frontend": replace(SPEC.frontend, hop_length=1)}, "at least n_fft / 256"),
+        ({"frontend": replace(SPEC.frontend, f_min=7999.5)}, r"mel range 7999\.5…8000\.0 Hz"),
+        ({"masked": True}, "masked is True"),
+        ({"weights": WeightsSource(source="x", sha256="z" * 64)}, "expected 64 hexadecimal"),
     ],
 )
 def test_contradictions_are_refused(change, message):
     with pytest.raises(ArtifactError, match=message):
         replace(SPEC, **change)
+
+
+# Numbers that would divide by zero, overflow, or ask for memory without end.
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        (["segment", "frames"], [-96, -1, 0, 2**40]),
+        (["frames_per_step"], [-1, 0, 2**40]),
+        (["chunk_margin"], [-32, 2**40]),
+        (["min_frames"], [-1, 0, 2**26]),
+        (["max_frames"], [-1, 0, 2**40]),
+        (["embedding_dim"], [-1, 0, 2**40]),
+        (["layer_norm_eps"], [-1e-12, 0, 2, 1e300]),
+        (["layers", 0, "number"], [-1, 0, 2**40]),
+        (["layers", 0, "channels"], [-256, 0, 2**40]),
+        (["layers", 0, "freq"], [-8, 0, 2**40]),
+        (["layers", 0, "time_pool"], [-4, 0, 2**40]),
+        (["frontend", "sample_rate"], [-1, 0, 999, 2**40]),
+        (["frontend", "win_length"], [-1, 0, 1, 2**40]),
+        (["frontend", "n_fft"], [-1, 0, 1, 2**40]),
+        (["frontend", "hop_length"], [-1, 0, 2**40]),
+        (["frontend", "n_mels"], [-1, 0, 2**40]),
+        (["frontend", "preemphasis"], [-0.5, 1.5, 1e300]),
+        (["frontend", "f_min"], [-1, 8000, 1e300]),
+        (["frontend", "f_max"], [-1, 0, 50, 1e300]),
+        (["frontend", "log_offset"], [-1, 0, 1e-320, 1e300]),
+        (["frontend", "mean"], [-1e300, 1e300]),
+        (["frontend", "std"], [-1, 0, 1e-300, 1e300]),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value[0], str) else "",
+)
+def test_numbers_out_of_range_are_refused(path, values):
+    """Whatever else holds: no value of a field is taken that its type alone allows."""
+    spec = SPEC
+    if path[0] == "segment":
+        segment = SegmentRule(frames=96, last="pad")
+        spec = replace(SPEC, chunk_margin=None, segment=segment, min_frames=96, max_frames=96)
+    for value in [*values, 2**53, -(2**53), 10**400, -(10**400)]:
+        with pytest.raises(ArtifactError, match=rf"x\.onnx: .*{path[-1]}|mel range") as error:
+            Spec.from_json(edited(spec, path, value), where="x.onnx")
+        assert len(str(error.value)) < 600
+
+
+def edited(spec, path, value):
+    data = json.loads(spec.to_json())
+    target = data
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return json.dumps(data)
+
+
+FIELDS = [
+    *((name,) for name in ("format_version", "embedding_dim", "frames_per_step", "max_frames")),
+    ("frontend", "f_max"),
+    ("frontend", "log_offset"),
+    ("layers", 1, "channels"),
+]
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=str)
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e400", "9" * 5000, "true"])
+def test_what_is_no_number(path, text):
+    """Python's reader takes all of these, and turns two into an error of its own."""
+    marked = edited(SPEC, path, "MARK").replace('"MARK"', text)
+    with pytest.raises(ArtifactError, match=r"x\.onnx: "):
+        Spec.from_json(marked, where="x.onnx")
+
+
+def test_lengths_that_would_pad_without_end():
+    front = replace(SPEC.frontend, hop_length=2**16)
+    with pytest.raises(ArtifactError, match="padded to more than 256 MiB"):
+        replace(SPEC, frontend=front, min_frames=4096)
+    with pytest.raises(ArtifactError, match="padded to more than 256 MiB"):
+        replace(SPEC, min_frames=2**22, max_frames=2**22)
+
+
+@pytest.mark.parametrize("field", ["model", "producer", "producer_version"])
+@pytest.mark.parametrize("text", ["x" * 10**5, "a\x1b[31mb", "a\nb"])
+def test_texts_that_no_terminal_should_see(field, text):
+    with pytest.raises(ArtifactError, match=f"the spec is wrong: {field} ") as error:
+        replace(SPEC, **{field: text})
+    assert len(str(error.value)) < 200
+    assert str(error.value).isprintable()
+
+
+def test_hostile_json_is_refused_in_bounded_time_and_words():
+    good = SPEC.to_json()
+    layer = json.dumps(json.loads(good)["layers"][0])
+    start = time.perf_counter()
+    for text in (
+        "[" * 500_000,
+        '{"a":' * 150_000,
+        f"[{layer},{layer}".ljust(2_000_000),
+        good.replace('"layers":[', '"layers":[' + f"{layer}," * 6_000),
+        good.replace('"layers":[', '"layers":[' + f"{layer}," * 1_000_000),
+        good.replace('"layers":[', '"layers":[' + "{}," * 300_000),
+        good.replace('"head":"mean_max"', '"head":' + "[" * 900 + "]" * 900),
+        good.replace('"head":"mean_max"', '"head":"' + "x" * 900_000 + '"'),
+        good.replace("{", '{"' + "y" * 900_000 + '":0,', 1),
+        good.replace("{", "{" + "".join(f'"z{i}":0,' for i in range(80_000)), 1),
+    ):
+        with pytest.raises(ArtifactError, match=r"^x\.onnx: ") as error:
+            Spec.from_json(text, where="x.onnx")
+        assert len(str(error.value)) < 600
+    assert time.perf_counter() - start < 20
+
+
+def test_a_field_given_twice_is_refused():
+    """Two readers could take two different values."""
+    text = SPEC.to_json().replace('"min_frames":32', '"min_frames":32,"min_frames":64')
+    with pytest.raises(ArtifactError, match="'min_frames' is there twice"):
+        Spec.from_json(text)
+
+
+def test_memory_that_runs_out_is_no_damage(monkeypatch):
+    def fail(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(json, "loads", fail)
+    with pytest.raises(MemoryError):
+        Spec.from_json(SPEC.to_json())
 
 
 def test_a_vector_has_no_axes_and_no_chunks():
@@ -145,6 +281,18 @@ def test_a_vector_has_no_axes_and_no_chunks():
             layers=(LayerSpec(number=7, kind="vector", channels=2048),),
             embedding_dim=2048,
         )
+
+
+@pytest.mark.parametrize("preset", list(PRESETS.values()), ids=list(PRESETS))
+def test_the_fewest_frames_are_enough_for_the_frontend(preset):
+    front = replace(preset, padding="reflect")
+    for spec in (preset, front, replace(front, hop_length=1000), replace(front, hop_length=257)):
+        frames = spec.least_frames
+        samples = spec.samples(frames)
+        assert Frontend(spec)(np.zeros(samples, np.float32)).shape[0] == frames
+        if frames > 1:
+            with pytest.raises(ValueError, match="at least"):
+                Frontend(spec)(np.zeros(spec.samples(frames - 1), np.float32))
 
 
 def test_frame_counts_of_the_presets():

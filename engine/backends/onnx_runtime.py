@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from ..._forking import never_free, watch_forks
 from ..._install import install
+from ...artifact import read_spec
 from ...errors import ArtifactError, BackendError
-from ...spec import METADATA_KEY, Spec
+from ...spec import Spec
+from ..graph_shapes import check_graph, check_outputs
 from ..integrity import Check
 from .base import Backend
 from .in_place import in_place
@@ -151,21 +153,8 @@ class OnnxSession:
             ) from error
 
     def _read_spec(self, path: Path) -> Spec:
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise ArtifactError(
-                f"{path}: no {METADATA_KEY!r} entry in its metadata, so it was not written by "
-                "fusion_engine. Export the model with `fusion-engine export`."
-            )
-        spec = Spec.from_json(text, where=str(path))
-        inputs = [node.name for node in self.session.get_inputs()]
-        outputs = [node.name for node in self.session.get_outputs()]
-        expected = [layer.name for layer in spec.layers]
-        if inputs != ["log_mel"] or outputs != expected:
-            raise ArtifactError(
-                f"{path}: the graph has inputs {inputs} and outputs {outputs}, its spec says "
-                f"['log_mel'] and {expected}. Export the model again with `fusion-engine export`."
-            )
+        spec = read_spec(path)
+        check_graph(spec, self.session.get_inputs(), self.session.get_outputs(), str(path))
         return spec
 
 
@@ -208,6 +197,7 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"ONNX Runtime failed on log-mel {list(log_mel.shape)}: {first_line(error)}"
             ) from error
+        check_outputs(self.spec, log_mel.shape, outputs)
         return outputs
 
     def after_fork(self) -> None:
@@ -279,5 +269,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of ONNX Runtime says first."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of ONNX Runtime says first; names in it may be a file's, of any length."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

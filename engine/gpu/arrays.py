@@ -20,7 +20,10 @@ def is_on_gpu(audio: Any) -> bool:
     if isinstance(audio, np.ndarray | str | list | tuple):
         return False
     if hasattr(audio, "__dlpack_device__"):
-        return int(audio.__dlpack_device__()[0]) == dlpack.CUDA
+        try:
+            return int(audio.__dlpack_device__()[0]) == dlpack.CUDA
+        except Exception:  # PyTorch's for a device that DLPack does not know, for example
+            return False
     return hasattr(audio, "__cuda_array_interface__")
 
 

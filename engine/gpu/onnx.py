@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import ArtifactError, BackendError
 from ..backends.onnx_runtime import CUDA_PROVIDER, OnnxSession, first_line, import_onnxruntime
+from ..graph_shapes import check_outputs
 from ..pieces import run_frames
 from .backbone import Backbone, Context, LayerTensor, Layout
 from .cuda import Cuda, Stream
@@ -122,9 +123,14 @@ class _OnnxContext(Context):
             raise BackendError(
                 f"ONNX Runtime failed on log-mel {list(self._shape)}: {first_line(error)}"
             ) from error
-        return [
-            LayerTensor(value.data_ptr(), Layout.linear(dtype, tuple(value.shape())))
+        layouts = [
+            Layout.linear(dtype, tuple(value.shape()))
             for value, dtype in zip(self._outputs, self._dtypes, strict=True)
+        ]
+        check_outputs(self._onnx.spec, self._shape, layouts)
+        return [
+            LayerTensor(value.data_ptr(), layout)
+            for value, layout in zip(self._outputs, layouts, strict=True)
         ]
 
     def close(self) -> None:

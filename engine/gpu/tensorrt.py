@@ -6,6 +6,7 @@ from typing import Any
 
 from ...errors import ArtifactError, AudioError, BackendError
 from ...spec import Spec
+from ..graph_shapes import shape_problems
 from ..tensorrt.library import Library
 from .backbone import Backbone, Context, LayerTensor, Layout
 from .cuda import Cuda, Stream
@@ -66,6 +67,11 @@ class TensorRTBackbone(Backbone):
         if dtype != "FLOAT":
             raise ArtifactError(
                 f"the plan takes log-mel of type {dtype}, expected FLOAT. Build it again: {rebuild}"
+            )
+        shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+        for problem in shape_problems(spec, shapes):
+            raise ArtifactError(
+                f"the plan is not what its spec says: {problem}. Build it again: {rebuild}"
             )
         self.profiles: list[tuple[tuple[int, ...], ...]] = [
             tuple(tuple(shape) for shape in engine.get_tensor_profile_shape("log_mel", index))

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
+from ..._json import parse, short
 from ...errors import ArtifactError
 from ...frontend.spec import PRESETS
 from ...spec import METADATA_KEY, Spec, check_version
@@ -32,7 +33,8 @@ def encode_name(spec: Spec) -> str:
         "overrides": {
             name: value
             for name, value in settings.items()
-            if name not in known or known[name] != value
+            # As they are written: 0.0 and -0.0 are equal.
+            if name not in known or repr(known[name]) != repr(value)
         },
         "sha256": spec.frontend.sha256(),
     }
@@ -62,24 +64,24 @@ def decode_name(name: str, *, where: str) -> Spec:
             "Build it with `fusion-engine build`."
         )
     try:
-        data = json.loads(name)[METADATA_KEY]
+        data = parse(name, most=MAX_BYTES)[METADATA_KEY]
         if isinstance(data, dict):
             check_version(data, where)
         front = data["frontend"]
         preset, digest = front["preset"], front["sha256"]
         known = asdict(PRESETS[preset]) if preset in PRESETS else {}
         data["frontend"] = known | front["overrides"] | {"preset": preset}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{where}: the spec in its network's name is damaged ({error!r}). Build it again with "
-            "`fusion-engine build`."
+            f"{where}: the spec in its network's name is damaged ({short(error)}). Build it again "
+            "with `fusion-engine build`."
         ) from None
     spec = Spec.from_json(json.dumps(data), where=where)
     if spec.frontend.sha256() != digest:
         raise ArtifactError(
             f"{where}: its frontend {preset!r} has other settings in this fusion_engine (SHA-256 "
-            f"{spec.frontend.sha256()[:12]}…, expected {str(digest)[:12]}…). Use the version that "
-            f"wrote it ({spec.producer_version}), or export and build again."
+            f"{spec.frontend.sha256()[:12]}…, expected {short(digest)[:13]}…). Use the version "
+            f"that wrote it ({spec.producer_version}), or export and build again."
         )
     return spec
 

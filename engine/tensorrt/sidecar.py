@@ -3,21 +3,27 @@
 import json
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..._atomic import atomic_path
+from ..._json import decode, parse, short
 from ...artifact import file_sha256, report_path
 from ...errors import ArtifactError
-from ...spec import Spec, decode
+from ...spec import Spec
+from ...spec_rules import MAX_FRAMES, range_problems, sha256_problem, text_problem
+from ..graph_shapes import shape_problems
 from .library import Runtime
 from .profile import Profile
 
 FORMAT_VERSION = 1
+# A certificate of all layers and signals takes a thousandth of it.
+_MAX_BYTES = 2**24
 
 Format = Literal["linear", "hwc8"]
 DType = Literal["float32", "float16", "bfloat16"]
@@ -146,24 +152,80 @@ def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar | None:
         ArtifactError: damaged, or of another format version.
     """
     path = sidecar_path(plan)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    text = _read(path)
+    if text is None:
         return None
-    except UnicodeDecodeError as error:
-        raise _damaged(path, f"not UTF-8: {error}") from None
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = parse(text, most=_MAX_BYTES)
+    except ValueError as error:
         raise _damaged(path, f"not JSON: {error}") from None
     version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise _damaged(path, f"its format version is {version!r}, expected {FORMAT_VERSION}")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise _damaged(path, f"its format version is {short(version)}, expected {FORMAT_VERSION}")
     try:
         sidecar: Sidecar = decode(Sidecar, data, "sidecar")
     except ArtifactError as error:
         raise _damaged(path, str(error)) from None
+    found = list(_problems(sidecar))
+    if found:
+        raise _damaged(path, "; ".join(found))
     return sidecar
+
+
+def _read(path: Path) -> str | None:
+    """The file's text; ``None`` where there is none."""
+    try:
+        if not path.is_file():
+            if path.exists():
+                raise _damaged(path, "not a file")
+            return None
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise _damaged(path, f"more than {_MAX_BYTES} bytes")
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _problems(sidecar: Sidecar) -> Iterator[str]:
+    """What is out of range, or not as the spec says, a few words each."""
+    spec, profile = sidecar.spec, sidecar.profile
+    yield from range_problems(sidecar, {"bytes": (1, 2**50), "effort": (0, 5)})
+    yield from range_problems(sidecar, {"activation_bytes": (0, 2**50)})
+    for name in ("batch", "frames"):
+        sizes = getattr(profile, name).triple
+        if not 1 <= sizes[0] <= sizes[1] <= sizes[2] <= MAX_FRAMES:
+            yield f"the profile's {name} is {sizes}, expected no falling sizes from 1 on"
+    if not spec.min_frames <= profile.frames.min <= profile.frames.max <= spec.max_frames:
+        yield (
+            f"the profile takes {profile.frames} frames, the spec {spec.min_frames} to "
+            f"{spec.max_frames}"
+        )
+    capability = sidecar.compute_capability
+    if capability is not None and re.fullmatch(r"\d{1,3}\.\d{1,3}", capability, re.ASCII) is None:
+        yield f"compute_capability is {short(capability)}, expected a version such as 9.0"
+    for name, text in (
+        ("runtime_version", sidecar.runtime_version),
+        ("gpu", sidecar.gpu or "none"),
+        ("system", sidecar.system),
+        ("source.name", sidecar.source.name),
+    ):
+        problem = text_problem(name, text)
+        if problem is not None:
+            yield problem
+    for name, digest in (("sha256", sidecar.sha256), ("source.sha256", sidecar.source.sha256)):
+        problem = sha256_problem(name, digest)
+        if problem is not None:
+            yield problem
+    names = [tensor.name for tensor in sidecar.tensors]
+    expected = ["log_mel", *(layer.name for layer in spec.layers)]
+    if sorted(names) != sorted(expected):
+        yield f"it has the tensors {short(names)}, its spec says {short(expected)}"
+    else:
+        yield from shape_problems(spec, {t.name: t.shape for t in sidecar.tensors})
 
 
 def update_sidecar(plan: str | os.PathLike[str], *, parity: Mapping[str, Any]) -> Sidecar:

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ._onnx_metadata import NotOnnx, metadata
 from .errors import ArtifactError
-from .spec import METADATA_KEY, Spec
+from .spec import MAX_JSON, METADATA_KEY, Spec
 
 
 def read_spec(path: str | os.PathLike[str]) -> Spec:
@@ -21,28 +22,38 @@ def read_spec(path: str | os.PathLike[str]) -> Spec:
         from .engine.tensorrt.plan_file import read_plan
 
         return read_plan(path).spec
-    if path.is_dir():
-        raise ArtifactError(f"{path}: a folder, expected an .onnx file")
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file. Write one with `fusion-engine export`.")
-    if path.suffix != ".onnx":
-        raise ArtifactError(f"{path}: unknown kind {path.suffix!r}, expected .onnx or .plan")
-    import onnx
-    from google.protobuf.message import DecodeError
-
     try:
-        model = onnx.load(os.fspath(path), load_external_data=False)
-    except DecodeError:
+        if path.is_dir():
+            raise ArtifactError(f"{path}: a folder, expected an .onnx file")
+        if not path.exists():
+            raise ArtifactError(f"{path}: no such file. Write one with `fusion-engine export`.")
+        if not path.is_file():
+            raise ArtifactError(f"{path}: no plain file, expected an .onnx file")
+        if path.suffix != ".onnx":
+            raise ArtifactError(f"{path}: unknown kind {path.suffix!r}, expected .onnx or .plan")
+        with path.open("rb") as file:
+            values = metadata(file, METADATA_KEY, most=MAX_JSON)
+    except NotOnnx as error:
         raise ArtifactError(
-            f"{path}: truncated or no ONNX file. Export it again with `fusion-engine export`."
+            f"{path}: truncated or no ONNX file ({error}). Export it again with "
+            "`fusion-engine export`."
         ) from None
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            return Spec.from_json(entry.value, where=str(path))
-    raise ArtifactError(
-        f"{path}: no {METADATA_KEY!r} entry in its metadata, so it was not written by "
-        "fusion_engine. Export the model with `fusion-engine export`."
-    )
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not values:
+        raise ArtifactError(
+            f"{path}: no {METADATA_KEY!r} entry in its metadata, so it was not written by "
+            "fusion_engine. Export the model with `fusion-engine export`."
+        )
+    try:
+        (text,) = {value.decode("utf-8") for value in values}
+    except ValueError as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "two of them"
+        raise ArtifactError(
+            f"{path}: the spec is damaged ({reason}). Export the model again with "
+            "`fusion-engine export`."
+        ) from None
+    return Spec.from_json(text, where=str(path))
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -1,25 +1,26 @@
 """The spec: the contract stored inside every artifact, all that the engine knows about a model."""
 
 import json
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
 
+from ._json import decode, parse, short
 from ._version import __version__
 from .errors import ArtifactError
 from .frontend.spec import FrontendSpec
+from .spec_rules import problems
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fusion_engine"
+# Characters of a spec's JSON; the longest that is allowed needs half of them.
+MAX_JSON = 2**20
 
 Head = Literal["mean_max", "mean", "max"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
 Token = Literal["cls_dist_mean", "cls"]
 TOKENS: tuple[Token, ...] = get_args(Token)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,9 @@ class Spec:
     producer_version: str = __version__
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
-        if problems:
-            raise ArtifactError(f"the spec contradicts itself: {'; '.join(problems)}")
+        found = problems(self)
+        if found:
+            raise ArtifactError(f"the spec is wrong: {'; '.join(found)}")
 
     @property
     def frame_rate(self) -> float | None:
@@ -146,11 +147,11 @@ class Spec:
 
         Raises:
             ArtifactError: not JSON, another format version, or a field that is missing, unknown,
-                of a wrong type or in contradiction to another one.
+                of a wrong type, out of range or in contradiction to another one.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = parse(text, most=MAX_JSON)
+        except ValueError as error:
             raise ArtifactError(f"{where}: the spec is damaged (not JSON: {error})") from None
         if not isinstance(data, dict):
             raise ArtifactError(f"{where}: the spec is damaged (expected a JSON object)")
@@ -171,97 +172,9 @@ def check_version(data: Mapping[str, Any], where: str) -> None:
         ArtifactError: it is another one.
     """
     version = data.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ArtifactError(
-            f"{where}: spec format version {version!r}, this fusion_engine {__version__} reads "
-            f"{FORMAT_VERSION}. Upgrade fusion_engine, or export the model again with "
+            f"{where}: spec format version {short(version)}, this fusion_engine {__version__} "
+            f"reads {FORMAT_VERSION}. Upgrade fusion_engine, or export the model again with "
             "`fusion-engine export`."
         )
-
-
-def _problems(spec: Spec) -> list[str]:
-    """What is inconsistent in ``spec``, one sentence each."""
-    out = []
-    if not spec.layers:
-        out.append("it names no layer")
-    numbers = [layer.number for layer in spec.layers]
-    if len(set(numbers)) != len(numbers):
-        out.append(f"a layer occurs twice in {numbers}")
-    for layer in spec.layers:
-        if min(layer.number, layer.channels, layer.freq, layer.time_pool) < 1:
-            out.append(f"{layer.name} has a number below 1")
-        if layer.kind == "vector" and (layer.freq, layer.time_pool) != (1, 1):
-            out.append(f"{layer.name} is a vector and has a frequency or time axis")
-    total = sum(layer.dim for layer in spec.layers)
-    if total != spec.embedding_dim:
-        out.append(f"embedding_dim is {spec.embedding_dim}, the layers add up to {total}")
-    if not 1 <= spec.min_frames <= spec.max_frames:
-        out.append(f"min_frames {spec.min_frames} and max_frames {spec.max_frames} are no range")
-    if spec.frames_per_step is None and any(layer.kind == "map" for layer in spec.layers):
-        out.append("a map layer needs frames_per_step")
-    if spec.frames_per_step is not None and spec.frames_per_step < 1:
-        out.append(f"frames_per_step is {spec.frames_per_step}")
-    if spec.segment is not None and spec.segment.frames > spec.max_frames:
-        out.append("a segment is longer than max_frames")
-    if spec.chunk_margin is not None:
-        if spec.frames_per_step is None or spec.chunk_margin % spec.frames_per_step:
-            out.append("chunk_margin is not a multiple of frames_per_step")
-        if any(layer.kind == "vector" for layer in spec.layers):
-            out.append("a vector layer pools over the whole clip and has no chunk_margin")
-    front = spec.frontend
-    if min(front.sample_rate, front.win_length, front.hop_length, front.n_mels) < 1:
-        out.append("the frontend has a length below 1")
-    if front.win_length > front.n_fft:
-        out.append(f"the frontend's window ({front.win_length}) exceeds n_fft ({front.n_fft})")
-    if not 0 <= front.f_min < front.f_max <= front.sample_rate / 2:
-        out.append(f"mel range {front.f_min}…{front.f_max} Hz at {front.sample_rate} Hz")
-    if not front.log_offset > 0:
-        out.append(f"log_offset is {front.log_offset}")
-    if front.std is not None and not front.std > 0:
-        out.append(f"the frontend's std is {front.std}")
-    return out
-
-
-def decode(hint: type[_T] | Any, value: Any, where: str) -> Any:
-    """JSON's ``value`` as the type ``hint``, strictly; ``where`` names it in errors.
-
-    Takes dataclasses, tuples of one type, literals, optional types, plain types and ``dict``, whose
-    items are not looked at.
-
-    Raises:
-        ArtifactError: something is missing, unknown or of another type.
-    """
-    origin = get_origin(hint)
-    if is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ArtifactError(f"{where} is {value!r}, expected an object")
-        names = [field.name for field in fields(hint)]
-        missing = [name for name in names if name not in value]
-        unknown = [name for name in value if name not in names]
-        if missing or unknown:
-            raise ArtifactError(f"{where} lacks {missing} and has unknown fields {unknown}")
-        hints = get_type_hints(hint)
-        return hint(**{n: decode(hints[n], value[n], f"{where}.{n}") for n in names})
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ArtifactError(f"{where} is {value!r}, expected a list")
-        item = get_args(hint)[0]
-        return tuple(decode(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ArtifactError(f"{where} is {value!r}, expected an object")
-        return value
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise ArtifactError(f"{where} is {value!r}, expected one of {list(get_args(hint))}")
-        return value
-    if origin is types.UnionType or type(None) in get_args(hint):
-        if value is None:
-            return None
-        (hint,) = (arg for arg in get_args(hint) if arg is not type(None))
-        return decode(hint, value, where)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ArtifactError(f"{where} is {value!r}, expected {hint.__name__}")
-    return value

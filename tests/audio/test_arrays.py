@@ -1,11 +1,17 @@
+from array import array
+
 import numpy as np
+import pyarrow
 import pytest
 import soxr
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_engine import AudioError
+from fusion_engine import AudioError, _core
 from fusion_engine.audio import as_samples, batch_rows
+from fusion_engine.audio.arrays import MAX_SAMPLE
+from fusion_engine.frontend import PRESETS, Frontend, frontend_plan
 
 from ..signals import SIGNALS, noise
 
@@ -120,10 +126,80 @@ def test_the_first_sample_that_is_not_finite_is_named(dtype, bad):
             as_samples(x, source_rate=rate, sample_rate=16_000, name="my clip")
 
 
-def test_overflow_in_the_resampler():
-    x = np.finfo(np.float32).max * SIGNALS["square"](0.1, 44_100)
-    with pytest.raises(AudioError, match="resampled: sample"):
-        as_samples(x, source_rate=44_100, sample_rate=16_000)
+@pytest.mark.parametrize("rate", [None, 44_100])
+@pytest.mark.parametrize(
+    ("dtype", "bad"),
+    [(np.float32, 1.1e17), (np.float32, -3e38), (np.float64, 1e154), (np.float64, -1.7e308)],
+)
+def test_samples_that_would_overflow_are_named(rate, dtype, bad):
+    x = noise(0.1, 16_000).astype(dtype)
+    x[[123, 456]] = bad
+    with pytest.raises(
+        AudioError, match=r"my clip: sample 123 is -?[\d.]+e\+\d+, .*scale the clip"
+    ):
+        as_samples(x, source_rate=rate, sample_rate=16_000, name="my clip")
+
+
+@pytest.mark.parametrize("preset", list(PRESETS.values()), ids=list(PRESETS))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_samples_give_a_finite_log_mel(preset, dtype):
+    """What is taken can be computed: in FP64, and in FP32 as a GPU does."""
+    rate = preset.sample_rate
+    x = (MAX_SAMPLE * SIGNALS["square"](0.3, rate)).astype(dtype)
+    x = as_samples(x, source_rate=None, sample_rate=rate)
+    assert np.abs(x).max() > 0.99 * MAX_SAMPLE
+    assert np.isfinite(Frontend(preset)(x)).all()
+    x = as_samples(x, source_rate=48_000, sample_rate=rate).astype(np.float32)
+    frames = preset.frames(len(x))
+    log_mel = _core.log_mel_on_host_grid(frontend_plan(preset), x[None], frames=frames)
+    assert np.isfinite(log_mel).all()
+
+
+def tensor(**options):
+    return torch.zeros(16_000, **options)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (tensor(requires_grad=True), r"torch\.Tensor that requires grad.*\.detach\(\)"),
+        (tensor(device="meta"), r"torch\.Tensor that NumPy cannot read"),
+        (tensor(dtype=torch.bfloat16), r"torch\.Tensor that NumPy cannot read.*\.float\(\)"),
+        (tensor().to_sparse(), r"torch\.Tensor that NumPy cannot read"),
+        (np.ma.masked_less(noise(0.1, 16_000), 0), r"MaskedArray with \d+ masked .*\.filled\(0\)"),
+        (memoryview(b"\0" * 64), "is memoryview, whose bytes say no sample format"),
+        (bytearray(64), "is bytearray, whose bytes"),
+        (array("f", [0.0] * 64), r"is array\.array, whose bytes.*np\.frombuffer"),
+        (iter([0.0, 0.5]), "is list_iterator; expected"),
+    ],
+    ids=lambda value: value.replace("\\", "") if isinstance(value, str) else "",
+)
+def test_other_libraries_and_buffers(bad, message):
+    with pytest.raises(TypeError, match=f"my clip .*{message}") as error:
+        as_samples(bad, source_rate=None, sample_rate=16_000, name="my clip")
+    assert "expected a NumPy array of float32" in str(error.value)
+
+
+def test_what_other_libraries_can_share():
+    x = noise(0.1, 16_000)
+    odd = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32)
+    assert not odd.flags.aligned
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    for same in (
+        torch.from_numpy(x),
+        np.ma.masked_array(x),
+        np.ma.masked_array(x, mask=np.zeros(len(x), bool)),
+        pyarrow.array(x),
+        odd,
+        read_only,
+    ):
+        for rate in (None, 8_000):
+            y = as_samples(same, source_rate=rate, sample_rate=16_000)
+            assert type(y) is np.ndarray
+            assert y.flags.aligned
+            expected = as_samples(x, source_rate=rate, sample_rate=16_000)
+            np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("rate", [0, -1, 999, 1_000_001])

@@ -4,8 +4,10 @@ import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -13,7 +15,7 @@ import typer
 import fusion_engine as fe
 from fusion_engine.cli import app, export, info
 
-from .conftest import command
+from .conftest import command, write_clip
 
 COMMANDS = ["export", "build", "embed", "info", "parity", "models", "doctor", "probe"]
 GROUP = typer.main.get_command(app)
@@ -90,7 +92,10 @@ def examples(cli, name):
         (["embed", "a.onnx", "a.wav"], "Missing option '--output' / '-o'"),
         (["embed", "a.onnx", "a.wav", "-o", "a.txt"], ".parquet or .npz or .csv"),
         (["embed", "a.onnx", "a.wav", "-o", "a.csv", "--threads", "0"], "'--threads'"),
-        (["embed", "a.onnx", "a.wav", "-o", "a.csv", "--head", "sum"], "'--head'"),
+        (
+            ["embed", "a.onnx", "a.wav", "-o", "a.csv", "--head", "sum"],
+            "Invalid value for '--head': 'sum' is not one of",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -224,6 +229,49 @@ def test_a_stdout_that_cannot_show_a_name(shell, cnn14_artifact, tmp_path):
 def test_the_width_changes_no_value(shell, cnn14_artifact, columns):
     for args in (["info", cnn14_artifact], ["models"], ["doctor"]):
         assert shell(*args, COLUMNS=columns) == shell(*args)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "then",
+    ["raise", "raise ImportError('multiarray failed to import')", "raise SystemError", "pass"],
+)
+def test_a_signal_while_a_library_is_imported(cnn14_artifact, tmp_path, number, then):
+    """The library turns the exception into its own, or drops it."""
+    kill = f"os.kill(os.getpid(), {number:d})"
+    source = f"import os\ntry:\n    {kill}\nexcept BaseException:\n    {then}\n"
+    (tmp_path / "onnxruntime.py").write_text(source)
+    write_clip(tmp_path / "a.wav")
+    done = subprocess.run(
+        command("embed", cnn14_artifact, tmp_path / "a.wav", "-o", tmp_path / "a.csv"),
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.wav"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_any_time(cnn14_artifact, tmp_path, number):
+    """From the interpreter's first import to the command's own work."""
+    write_clip(tmp_path / "a.wav")
+    args = command("embed", cnn14_artifact, *[tmp_path / "a.wav"] * 2000, "-o", tmp_path / "a.csv")
+    seen = set()
+    for delay in (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3):
+        with subprocess.Popen(args, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(delay)
+            process.send_signal(number)
+            stderr = process.communicate(timeout=60)[1]
+        if "<frozen" in stderr and "fusion_engine" not in stderr:
+            continue  # Python itself was starting, and a Ctrl-C there is its own affair
+        seen.add(process.returncode)
+        assert process.returncode in (128 + number, -number, 0)
+        assert "bug" not in stderr
+        assert "error: " not in stderr
+    assert seen & {128 + number, -number}
 
 
 def test_layers_are_separated_by_spaces(tmp_path):

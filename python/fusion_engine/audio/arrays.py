@@ -1,6 +1,7 @@
 """Samples that the caller has in memory: checked, and resampled to the model's rate."""
 
 import operator
+from array import array
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from ..errors import AudioError
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 # The most columns of a 2-D array that can be taken for channels (7.1 is 8).
 MAX_CHANNELS = 8
+# The frontends square a sum of up to n_fft samples: above this, 4·n_fft·x overflows FP32 on a GPU
+# (n_fft up to 2048 there). FP64 would carry 1e146, but one clip has one answer everywhere.
+MAX_SAMPLE = 1e15
 INT16_SCALE = np.float32(1 / 32_768)
 
 
@@ -31,27 +35,79 @@ def check_rate(rate: Any, name: str = "sample_rate") -> int:
 
 
 def check_finite(samples: NDArray[Any], name: str, offset: int = 0) -> None:
-    """Refuse NaN and Inf; ``samples`` is [N], and ``offset`` is added to the index reported.
+    """Refuse NaN, Inf, and what would overflow in the frontend.
+
+    Args:
+        samples: [N] float32 or float64.
+        name: what errors call the clip.
+        offset: added to the index that is reported.
 
     Raises:
         AudioError: names the first bad sample.
     """
-    finite = np.isfinite(samples)
-    if not finite.all():
-        index = int(np.argmin(finite))
-        raise AudioError(
-            f"{name}: sample {offset + index} is {samples[index]}, expected finite values in "
-            "[-1, 1]; remove or repair it (np.nan_to_num replaces NaN by zero)"
+    # A NaN is the largest and the smallest: two passes without a copy.
+    if not samples.size or max(samples.max(), -samples.min()) <= MAX_SAMPLE:
+        return
+    good = np.abs(samples) <= MAX_SAMPLE
+    index = int(np.argmin(good))
+    value = samples[index]
+    mend = (
+        "scale the clip, or remove the sample"
+        if np.isfinite(value)
+        else "remove or repair it (np.nan_to_num replaces NaN by zero)"
+    )
+    raise AudioError(
+        f"{name}: sample {offset + index} is {value}, expected finite values in [-1, 1], and none "
+        f"beyond ±{MAX_SAMPLE:g}, which overflow; {mend}"
+    )
+
+
+def as_array(audio: Any, name: str, expected: str = "expected a NumPy array") -> NDArray[Any]:
+    """An array, or what gives one by ``__array__``, as a plain ``numpy.ndarray``.
+
+    Args:
+        audio: what the caller gave.
+        name: what errors call it.
+        expected: what errors say was expected.
+
+    Raises:
+        TypeError: no array, one that NumPy cannot read, or one with masked samples.
+    """
+    kind = f"{type(audio).__module__}.{type(audio).__qualname__}".removeprefix("builtins.")
+    if isinstance(audio, np.ma.MaskedArray):
+        if np.ma.is_masked(audio):
+            raise TypeError(
+                f"{name} is a {kind} with {int(np.ma.getmaskarray(audio).sum())} masked samples, which have "
+                f"no value; {expected}, so fill them, for example with .filled(0)"
+            )
+        return np.asarray(audio.data)
+    if isinstance(audio, np.ndarray):
+        return audio.view(np.ndarray)
+    if isinstance(audio, bytes | bytearray | memoryview | array):
+        raise TypeError(
+            f"{name} is {kind}, whose bytes say no sample format; {expected}. Raw samples become "
+            "one with np.frombuffer(data, np.float32), and a path is a str or pathlib.Path"
         )
+    if not hasattr(audio, "__array__"):
+        raise TypeError(f"{name} is {kind}; {expected}")
+    if getattr(audio, "requires_grad", False) is True:
+        raise TypeError(f"{name} is a {kind} that requires grad; {expected}, so call .detach()")
+    try:
+        made: NDArray[Any] = np.asarray(audio)
+        return made
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the other library raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TypeError(
+            f"{name} is a {kind} that NumPy cannot read ({reason}); {expected}, for example by "
+            ".cpu().float() of a tensor"
+        ) from error
 
 
 def _check_type(audio: Any, name: str) -> NDArray[Any]:
     """``audio`` in native byte order, if its type is one that holds audio."""
-    if not isinstance(audio, np.ndarray):
-        raise TypeError(
-            f"{name} is a {type(audio).__module__}.{type(audio).__qualname__}, expected a NumPy "
-            "array of float32, float64 or int16 samples"
-        )
+    audio = as_array(audio, name, "expected a NumPy array of float32, float64 or int16 samples")
     native = audio.dtype.newbyteorder("=")
     if native not in (np.float32, np.float64, np.int16):
         raise TypeError(
@@ -92,7 +148,7 @@ def as_samples(
     Raises:
         TypeError: not an array, or of another dtype (float16 too: it has 11 bits).
         ValueError: a rate out of range.
-        AudioError: not 1-D, no samples, or a sample that is not finite.
+        AudioError: not 1-D, no samples, or a sample that is not finite or overflows.
     """
     sample_rate = check_rate(sample_rate)
     source = sample_rate if source_rate is None else check_rate(source_rate, "source_rate")
@@ -106,16 +162,14 @@ def as_samples(
     if samples.dtype != np.int16:
         check_finite(samples, name)
     if source == sample_rate:
-        return np.ascontiguousarray(samples)
+        return np.require(samples, requirements=["C", "ALIGNED"])
     import soxr
 
     if samples.dtype == np.int16:
         samples = samples * INT16_SCALE
     resampled: NDArray[Any] = soxr.resample(
-        np.ascontiguousarray(samples), source, sample_rate, quality="HQ"
+        np.require(samples, requirements=["C", "ALIGNED"]), source, sample_rate, quality="HQ"
     )
-    # Finite samples near the type's limit overflow in the filter.
-    check_finite(resampled, f"{name}, resampled")
     return resampled
 
 

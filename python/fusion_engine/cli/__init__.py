@@ -32,6 +32,16 @@ def main() -> None:
         # File names need not be text.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _run()
+    except BaseException:
+        # Whatever became of the signal's own exception: libraries turn it into an ImportError.
+        if settings.stopped is not None:
+            raise SystemExit(128 + settings.stopped) from None
+        raise
+
+
+def _run() -> None:
+    try:
         app(prog_name="fusion-engine")  # also under `python -m`
     except FusionEngineError as error:
         _fail(str(error))
@@ -50,7 +60,8 @@ def main() -> None:
 def _fail(message: str) -> NoReturn:
     if settings.debug:
         traceback.print_exc()
-    print_error(message)
+    if settings.stopped is None:
+        print_error(message)
     sys.exit(1)
 
 

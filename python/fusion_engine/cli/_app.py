@@ -74,6 +74,14 @@ class _Group(TyperGroup):
             ctx, general + [arg for arg in before if arg not in _ANYWHERE] + after
         )
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # How the library that typer checks values with begins what typer says.
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
 
 app = typer.Typer(
     name="fusion-engine",

@@ -67,6 +67,14 @@ class FrontendSpec:
             return (frames - 1) * self.hop_length
         return self.win_length + (frames - 1) * self.hop_length
 
+    @property
+    def least_frames(self) -> int:
+        """The fewest frames whose samples are enough for one window, or for the reflection."""
+        if self.padding == "none":
+            return 1
+        hops = -(-(self.n_fft // 2 + 1) // self.hop_length)
+        return 1 + hops
+
     def sha256(self) -> str:
         """SHA-256 (hex) of all settings, in canonical JSON."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))

@@ -55,6 +55,11 @@ class Engine:
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
+        shape = nodes[self.names.index(name)].shape
+        return tuple(size if isinstance(size, int) else -1 for size in shape)
+
     def get_tensor_profile_shape(self, name: str, index: int) -> Any:
         assert name == "log_mel"
         return self.profiles[index]

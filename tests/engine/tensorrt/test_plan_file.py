@@ -139,7 +139,7 @@ def test_a_sidecar_of_another_spec(small):
     ("damage", "message"),
     [
         (lambda text: text[:100], "not JSON"),
-        (lambda text: "[" * 100_000, "not JSON: maximum recursion depth"),
+        (lambda text: "[" * 100_000, "not JSON: nested too deep"),
         (lambda text: "[]", "its format version is None, expected 1"),
         (lambda text: text.replace('"format_version": 1', '"format_version": 7', 1), "is 7"),
         (lambda text: text.replace('"sha256"', '"sha265"', 1), "unknown fields ['sha265']"),
