@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..errors import ExportError
 from ..spec import METADATA_KEY, Spec
+from .foreign import foreign
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +44,10 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
         sizes[2] = torch.export.Dim("frames", min=spec.min_frames, max=most)
         frames = 2 * spec.min_frames
     example = torch.zeros(2, 1, frames, spec.frontend.n_mels)
-    with _quiet():
+    advice = ""
+    if spec.segment is None:
+        advice = "Export it for one length: frames= or seconds= without dynamic_from="
+    with foreign(f"torch cannot export {spec.model}", advice), _quiet():
         program = torch.onnx.export(
             module,
             (example,),
@@ -125,6 +129,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            # Of every recurrent network.
+            warnings.filterwarnings("ignore", "The tensor attributes self", UserWarning)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

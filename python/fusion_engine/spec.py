@@ -85,8 +85,10 @@ class Spec:
         head: pooling over time of the embedding when the caller names none.
         embedding_dim: D, the sum of the layers' dims.
         frontend: how samples become log-mel.
-        frames_per_step: frames of log-mel per frame feature, T_o = T // frames_per_step;
-            ``None`` for a model without a time axis, whose embedding is the layers' concatenation.
+        frames_per_step: frames of log-mel per frame feature; ``None`` for a model without a time
+            axis, whose embedding is the layers' concatenation.
+        step_offset: T_o = (T + step_offset) // frames_per_step; above 0 where convolutions round
+            up, below 0 where they have no padding.
         segment: the segment rule of a fixed-input backbone, ``None`` where T is dynamic.
         chunk_margin: frames of context that make a chunk of a long clip exact; ``None`` where
             a clip cannot be cut (a layer pools over the whole clip, or segments do the cutting).
@@ -108,6 +110,7 @@ class Spec:
     embedding_dim: int
     frontend: FrontendSpec
     frames_per_step: int | None
+    step_offset: int = 0
     segment: SegmentRule | None = None
     chunk_margin: int | None = None
     min_frames: int
@@ -135,6 +138,11 @@ class Spec:
         elif step is None:
             step = self.segment.frames
         return self.frontend.sample_rate / (self.frontend.hop_length * step)
+
+    def steps(self, frames: int) -> int:
+        """T_o, the frame features of ``frames`` frames of log-mel; 1 without a time axis."""
+        step = self.frames_per_step
+        return 1 if step is None else (frames + self.step_offset) // step
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
@@ -201,11 +209,17 @@ def _problems(spec: Spec) -> list[str]:
         out.append("a map layer needs frames_per_step")
     if spec.frames_per_step is not None and spec.frames_per_step < 1:
         out.append(f"frames_per_step is {spec.frames_per_step}")
+    if spec.step_offset and spec.frames_per_step is None:
+        out.append(f"step_offset is {spec.step_offset} without frames_per_step")
+    elif spec.frames_per_step and spec.steps(spec.min_frames) < 1:
+        out.append(f"{spec.min_frames} frames, the fewest, are no frame feature")
     if spec.segment is not None and spec.segment.frames > spec.max_frames:
         out.append("a segment is longer than max_frames")
     if spec.chunk_margin is not None:
         if spec.frames_per_step is None or spec.chunk_margin % spec.frames_per_step:
             out.append("chunk_margin is not a multiple of frames_per_step")
+        if spec.step_offset:
+            out.append("chunks have no step_offset")
         if any(layer.kind == "vector" for layer in spec.layers):
             out.append("a vector layer pools over the whole clip and has no chunk_margin")
     front = spec.frontend
