@@ -129,8 +129,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            # Of every recurrent network.
-            warnings.filterwarnings("ignore", "The tensor attributes self", UserWarning)
+            # Of recurrent networks and normalised weights, which are computed in each pass.
+            warnings.filterwarnings("ignore", "The tensor attributes? self", UserWarning)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

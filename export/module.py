@@ -175,13 +175,18 @@ def _layer(layer: str | ModuleLayer, module: torch.nn.Module) -> ModuleLayer:
         raise ExportError(
             f"tokens={layer.tokens!r} of {layer.name!r}, expected one of {list(REDUCTIONS)}"
         )
-    if layer.name not in dict(module.named_modules()) or not layer.name:
+    if layer.name not in _names(module):
         raise ExportError(f"unknown submodule {layer.name!r}; {_submodules(module, layer.name)}")
     return layer
 
 
+def _names(module: torch.nn.Module) -> list[str]:
+    """Of all submodules; one that is used under two names has both."""
+    return [name for name, _ in module.named_modules(remove_duplicate=False) if name]
+
+
 def _submodules(module: torch.nn.Module, near: str = "") -> str:
-    names = [name for name, _ in module.named_modules() if name]
+    names = _names(module)
     found = difflib.get_close_matches(near, names, n=5, cutoff=0.4) or names[:10]
     return f"{type(module).__name__} has {', '.join(found)}" + (
         f" and {len(names) - len(found)} more" if len(names) > len(found) else ""
