@@ -7,19 +7,6 @@ from contextlib import contextmanager
 
 from ..errors import ExportError, FusionEngineError
 
-# What a message tells of the way out, the most telling first.
-_ADVICE = (
-    (
-        ("scaled_dot_product", "sdpa", "flash_attention", "flex_attention"),
-        "An attention is written in a way that torch cannot export; for a model of transformers, "
-        'load it with attn_implementation="eager"',
-    ),
-    (
-        ("expected scalar type", "same dtype", "must have the same dtype", "mat1 and mat2 must"),
-        "It mixes types: something in it is neither a parameter, a buffer nor a plain attribute",
-    ),
-)
-
 
 @contextmanager
 def foreign(what: str, advice: str = "") -> Iterator[None]:
@@ -32,9 +19,8 @@ def foreign(what: str, advice: str = "") -> Iterator[None]:
     except FusionEngineError:
         raise
     except Exception as error:  # whatever the module, torch or onnxscript raise
-        text = " ".join(str(found) for found in _chain(error)).lower()
-        known = next((way for signs, way in _ADVICE if any(s in text for s in signs)), advice)
-        raise ExportError(f"{what}: {cause_of(error)}" + (f". {known}" if known else "")) from error
+        rest = f". {advice}" if advice else ""
+        raise ExportError(f"{what}: {cause_of(error)}{rest}") from error
 
 
 def cause_of(error: BaseException) -> str:

@@ -44,10 +44,7 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
         sizes[2] = torch.export.Dim("frames", min=spec.min_frames, max=most)
         frames = 2 * spec.min_frames
     example = torch.zeros(2, 1, frames, spec.frontend.n_mels)
-    advice = ""
-    if spec.segment is None:
-        advice = "Export it for one length: frames= or seconds= without dynamic_from="
-    with foreign(f"torch cannot export {spec.model}", advice), _quiet():
+    with foreign(f"torch cannot export {spec.model}", _advice(module, spec)), _quiet():
         program = torch.onnx.export(
             module,
             (example,),
@@ -66,6 +63,22 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
     model.producer_name, model.producer_version = "fusion_engine", __version__
     model.metadata_props.add(key=METADATA_KEY, value=spec.to_json())
     return model
+
+
+def _advice(module: torch.nn.Module, spec: Spec) -> str:
+    """What may be changed about a module that torch cannot export."""
+    ways = []
+    # Where transformers keeps how attention is computed.
+    chosen = {
+        getattr(getattr(part, "config", None), "_attn_implementation", None)
+        for part in module.modules()
+    }
+    if chosen - {None, "eager"}:
+        ways.append('load the model with attn_implementation="eager"')
+    if spec.segment is None:
+        ways.append("export it for one length: frames= or seconds= without dynamic_from=")
+    text = ", or ".join(ways)
+    return text[:1].upper() + text[1:]
 
 
 def _check_dynamic(model: onnx.ModelProto, axes: Iterable[int]) -> None:

@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._atomic import atomic_path
-from ..errors import ExportError
+from ..errors import ArtifactError, ExportError
 from ..frontend import FrontendSpec
 from ..spec import LayerSpec, SegmentRule, Spec, WeightsSource
 from .checkpoint import state_sha256
@@ -120,7 +120,7 @@ def export_module(
     else:
         alignment = align_dynamic(names, steps, least, most)
     specs = _specs(wanted, shapes(least), alignment)
-    spec = Spec(
+    spec = _spec(
         model=name or type(module).__name__,
         layers=specs,
         embedding_dim=sum(layer.dim for layer in specs),
@@ -149,6 +149,13 @@ def export_module(
         return write_artifact(
             path, temporary, spec, graph, in_fp64, peer=in_fp32, step=step, started=started
         )
+
+
+def _spec(**fields: Any) -> Spec:
+    try:
+        return Spec(**fields)
+    except ArtifactError as error:  # a frontend or a number of layers that no engine takes
+        raise ExportError(f"this module cannot be an artifact: {error}") from error
 
 
 def _layers(layers: Sequence[str | ModuleLayer], module: torch.nn.Module) -> list[ModuleLayer]:

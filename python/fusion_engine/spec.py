@@ -209,8 +209,9 @@ def _problems(spec: Spec) -> list[str]:
         out.append("a map layer needs frames_per_step")
     if spec.frames_per_step is not None and spec.frames_per_step < 1:
         out.append(f"frames_per_step is {spec.frames_per_step}")
-    if spec.step_offset and spec.frames_per_step is None:
-        out.append(f"step_offset is {spec.step_offset} without frames_per_step")
+    if abs(spec.step_offset) > spec.max_frames:
+        most = spec.max_frames
+        out.append(f"step_offset is {spec.step_offset}, expected -{most} to {most}")
     elif spec.frames_per_step and spec.steps(spec.min_frames) < 1:
         out.append(f"{spec.min_frames} frames, the fewest, are no frame feature")
     if spec.segment is not None and spec.segment.frames > spec.max_frames:

@@ -35,19 +35,6 @@ def test_what_passes():
             raise error
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        "cannot export aten.scaled_dot_product_attention",
-        "sdpa_mask: cannot branch",
-        "torch.nn.attention.flex_attention is not supported",
-    ],
-)
-def test_attention_has_its_advice(message):
-    with pytest.raises(ExportError, match='attn_implementation="eager"'), foreign("no", "other"):
-        raise RuntimeError(message)
-
-
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,6 +1,7 @@
 """Any torch module as an artifact: two models of others, and modules that do not fit."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -392,6 +393,9 @@ def test_lengths_that_do_not_align(tmp_path):
         ExportError, match=r"Small does not run on log-mel \[1, 1, 1, 64\]: .*Check"
     ):
         attempt(Small(), frames=1)
+    backwards = replace(PANNS, f_min=8000.0, f_max=50.0)
+    with pytest.raises(ExportError, match="cannot be an artifact: the spec contr.*: mel"):
+        export_module(Small(), tmp_path / "x.onnx", layers=["a"], frontend=backwards, frames=100)
     for wrong in ({"frames": 100.0}, {"dynamic_from": True}):
         with pytest.raises(TypeError, match="must be an int"):
             attempt(Small(), **wrong)

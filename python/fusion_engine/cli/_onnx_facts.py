@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import ArtifactError
+
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
 _INTEGER = {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 
@@ -25,10 +27,20 @@ class OnnxFacts:
 
 
 def onnx_facts(path: Path) -> OnnxFacts:
-    """Read the graph at ``path`` without its external data."""
-    import onnx
+    """Read the graph at ``path`` without its external data.
 
-    graph = onnx.load(path, load_external_data=False).graph
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except DecodeError:
+        raise ArtifactError(
+            f"{path}: truncated or no ONNX file. Export it again with `fusion-engine export`."
+        ) from None
     kinds = {
         onnx.TensorProto.FLOAT16: "fp16",
         onnx.TensorProto.BFLOAT16: "bf16",

@@ -47,7 +47,8 @@ def info(
     if as_json:
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
-    precision, size = spec.precision, f"{artifact.stat().st_size / 1e6:.1f} MB"
+    precision: str = spec.precision
+    size = f"{artifact.stat().st_size / 1e6:.1f} MB"
     if plan is None:
         facts = onnx_facts(artifact)
         precision, size = _precision(spec, facts), size + _external(facts)

@@ -55,7 +55,7 @@ def specs(draw):
         layers=layers,
         embedding_dim=sum(layer.dim for layer in layers),
         frontend=draw(frontends()),
-        frames_per_step=draw(st.integers(1, 64)),
+        frames_per_step=draw(st.integers(1, min(shortest, 64))),
         min_frames=shortest,
         max_frames=draw(st.integers(shortest, 10**6)),
         precision=draw(st.sampled_from(["fp32", "tf32", "fp16", "bf16"])),
