@@ -394,7 +394,7 @@ def test_lengths_that_do_not_align(tmp_path):
     ):
         attempt(Small(), frames=1)
     backwards = replace(PANNS, f_min=8000.0, f_max=50.0)
-    with pytest.raises(ExportError, match=r"cannot be an artifact: the spec contr.*: mel"):
+    with pytest.raises(ExportError, match=r"cannot be an artifact: .*mel range"):
         export_module(Small(), tmp_path / "x.onnx", layers=["a"], frontend=backwards, frames=100)
     for wrong in ({"frames": 100.0}, {"dynamic_from": True}):
         with pytest.raises(TypeError, match="must be an int"):
