@@ -97,7 +97,7 @@ def check_outputs(spec: Spec, log_mel: Sequence[int], outputs: Sequence[Any]) ->
 def _enough(spec: Spec, layer: LayerSpec, length: int, frames: int | None) -> bool:
     """Whether a map of ``length`` columns holds the frame features of ``frames`` frames."""
     least = spec.min_frames if frames is None else frames
-    return length // layer.time_pool >= least // (spec.frames_per_step or 1)
+    return length // layer.time_pool >= spec.steps(least)
 
 
 def _fixed(size: Any) -> bool:

@@ -61,9 +61,9 @@ def pieces_of(spec: Spec, frames: int, *, name: str = "clip") -> list[Piece]:
     """
     step = spec.frames_per_step
     if spec.segment is not None:
-        return _segments(frames, spec.segment, step)
+        return _segments(frames, spec, spec.segment)
     if frames <= spec.max_frames:
-        return [Piece(0, frames, 0, 1 if step is None else frames // step)]
+        return [Piece(0, frames, 0, spec.steps(frames))]
     if step is None or spec.chunk_margin is None:
         hop = spec.frontend.hop_length / spec.frontend.sample_rate
         vectors = ", ".join(layer.name for layer in spec.layers if layer.kind == "vector")
@@ -92,7 +92,7 @@ def runs_of(pieces: Sequence[Piece], most_frames: int) -> Iterator[Sequence[Piec
         first = stop
 
 
-def _segments(frames: int, rule: SegmentRule, step: int | None) -> list[Piece]:
+def _segments(frames: int, spec: Spec, rule: SegmentRule) -> list[Piece]:
     """Consecutive segments; the last one is dropped or padded when it is incomplete."""
     whole = frames // rule.frames
     count = max(1, whole) if rule.last == "drop" else -(-frames // rule.frames)
@@ -101,7 +101,7 @@ def _segments(frames: int, rule: SegmentRule, step: int | None) -> list[Piece]:
         real = min(frames - start, rule.frames)
         # A single segment needs no weight: its mean is then the vector itself, bit for bit.
         weight = 1 if count == 1 else real
-        counted = weight if step is None else rule.frames // step
+        counted = weight if spec.frames_per_step is None else spec.steps(rule.frames)
         pieces.append(Piece(start, start + rule.frames, 0, counted))
     return pieces
 

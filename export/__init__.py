@@ -5,9 +5,10 @@ Importing it does not import torch.
 
 from .backbones import Backbone, backbones, resolve
 from .exporter import export
-from .module import ModuleLayer, export_module
+from .module import export_module
 from .presets import PRESETS, Preset, preset
 from .report import ExportReport
+from .tapping import ModuleLayer
 from .verify import LayerCheck
 
 __all__ = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -132,8 +131,9 @@ def largest_activations(
     options.log_severity_level = 3  # errors are raised
     names = [f"{value}.largest" for value in values]
     largest = dict.fromkeys(values.values(), 0.0)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fusion_engine-") as folder:
-        copy = Path(folder) / "measured.onnx"
+    # In the same folder, where its external data is.
+    copy = path.with_name(f"{path.stem}.measured.onnx")
+    try:
         shutil.copyfile(path, copy)
         with copy.open("ab") as file:
             file.write(measuring_nodes(values))
@@ -144,6 +144,8 @@ def largest_activations(
             runs = [session.run(names, {"log_mel": log_mel}) for log_mel in inputs]
         except Exception as error:  # onnxruntime's own classes share no public base
             raise ExportError(f"ONNX Runtime cannot measure the activations: {error}") from error
+    finally:
+        copy.unlink(missing_ok=True)
     for outputs in runs:
         for key, value in zip(values.values(), outputs, strict=True):
             largest[key] = float(np.maximum(largest[key], value))

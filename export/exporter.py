@@ -6,13 +6,14 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .._atomic import atomic_path
 from .._install import install
+from ..artifact import data_path
 from ..engine.backends.onnx_runtime import import_onnxruntime
 from ..errors import BackendError, ExportError
 from ..frontend import FrontendSpec
@@ -20,23 +21,16 @@ from ..spec import Spec, Token, WeightsSource
 from .activations import largest_activations, watched_values
 from .backbones import Backbone, resolve
 from .checkpoint import load_weights
+from .files import refer_to, written
 from .report import ExportReport
-from .verify import LayerCheck, verification_inputs, verify
+from .verify import verification_inputs, verify
 
 if TYPE_CHECKING:
-    import onnx
     import torch
 
     from .verify import Reference
 
 logger = logging.getLogger(__name__)
-
-
-class Measured(NamedTuple):
-    """What was found in an artifact once it was written."""
-
-    checks: tuple[LayerCheck, ...]
-    activations: Mapping[str, float]
 
 
 def export(
@@ -99,68 +93,75 @@ def export(
         spec = _spec(backbone, numbers, source)
         graph = backbone_module(backbone, backbone.fold(state), numbers)
         exact = {name: tensor.double() for name, tensor in state.items()}
-        measured = write_verified(
-            temporary, spec, graph, lambda x: backbone.reference(exact, x, numbers), step
+        return write_artifact(
+            path,
+            temporary,
+            spec,
+            graph,
+            lambda x: backbone.reference(exact, x, numbers),
+            step=step,
+            started=started,
         )
-        return report_on(path, temporary, spec, measured, started)
 
 
-def write_verified(
+def write_artifact(
     path: Path,
+    temporary: Path,
     spec: Spec,
     graph: torch.nn.Module,
     reference: Reference,
+    *,
+    peer: Reference | None = None,
     step: Callable[[str], None],
-) -> Measured:
-    """Trace ``graph`` into the file ``path``, check it and measure its activations.
+    started: float,
+) -> ExportReport:
+    """Trace ``graph`` into a file, check it, measure its activations, and report.
+
+    A graph above 2 GB, which is the most that one ONNX file holds, has its weights in a second
+    file, ``PATH.data``, which is in its place when this returns.
 
     Args:
-        path: where to write; the caller removes it on an error.
+        path: the artifact, where the caller will put it.
+        temporary: where to write it; the caller removes it on an error.
         spec: goes into the file.
         graph: from FP32 log-mel [B, 1, T, n_mels] to the layers' outputs.
         reference: the same in FP64, as published.
+        peer: the same in FP32, see ``verify``.
         step: called with a few words at the start of each step.
+        started: when the export began, of ``time.perf_counter``.
 
     Raises:
         ExportError: the graph is not valid ONNX or does not give the reference's values.
     """
-    from .graph import trace_graph
+    from .graph import OPSET, trace_graph
 
     step("tracing the graph")
     model = trace_graph(graph, spec)
-    _write(model, path)
     watched = watched_values(model.graph)
-    del model  # as large as the weights
-    step("checking against PyTorch in FP64")
-    checks = verify(path, spec, reference)
-    step("measuring the activations")
-    return Measured(checks, largest_activations(path, watched, verification_inputs(spec)))
-
-
-def report_on(
-    path: Path, written: Path, spec: Spec, measured: Measured, started: float
-) -> ExportReport:
-    """The report of an export that began at ``started``, of ``time.perf_counter``; saved as well.
-
-    Args:
-        path: the artifact, where it will be.
-        written: where its bytes are now.
-        spec: its spec.
-        measured: what was found in it.
-        started: when the export began.
-    """
-    from .graph import OPSET
-
-    report = ExportReport(
-        path=path,
-        spec=spec,
-        opset=OPSET,
-        bytes=written.stat().st_size,
-        checks=measured.checks,
-        activations=measured.activations,
-        seconds=time.perf_counter() - started,
-    )
-    report.save(written)
+    with written(model, temporary) as data:
+        del model  # as large as the weights
+        step("checking against PyTorch in FP64")
+        checks = verify(temporary, spec, reference, peer)
+        step("measuring the activations")
+        activations = largest_activations(temporary, watched, verification_inputs(spec))
+        target = data_path(os.path.realpath(path))
+        if data is not None:
+            refer_to(temporary, target.name)
+        report = ExportReport(
+            path=path,
+            spec=spec,
+            opset=OPSET,
+            bytes=temporary.stat().st_size,
+            external_bytes=0 if data is None else data.stat().st_size,
+            checks=checks,
+            activations=activations,
+            seconds=time.perf_counter() - started,
+        )
+        report.save(temporary, data)
+        if data is not None:
+            if target.exists():
+                path.unlink(missing_ok=True)  # never an old graph with new weights
+            data.replace(target)
     return report
 
 
@@ -229,14 +230,3 @@ def _spec(backbone: Backbone, layers: Sequence[int], weights: WeightsSource) -> 
         layer_norm_eps=backbone.layer_norm_eps,
         weights=weights,
     )
-
-
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    """Write one file, and have ONNX's own checker read it back."""
-    import onnx
-
-    onnx.save_model(model, path)
-    try:
-        onnx.checker.check_model(path, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..errors import ExportError
 from ..spec import METADATA_KEY, Spec
+from .foreign import foreign
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +44,7 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
         sizes[2] = torch.export.Dim("frames", min=spec.min_frames, max=most)
         frames = 2 * spec.min_frames
     example = torch.zeros(2, 1, frames, spec.frontend.n_mels)
-    with _quiet():
+    with foreign(f"torch cannot export {spec.model}", _advice(module, spec)), _quiet():
         program = torch.onnx.export(
             module,
             (example,),
@@ -62,6 +63,22 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
     model.producer_name, model.producer_version = "fusion_engine", __version__
     model.metadata_props.add(key=METADATA_KEY, value=spec.to_json())
     return model
+
+
+def _advice(module: torch.nn.Module, spec: Spec) -> str:
+    """What may be changed about a module that torch cannot export."""
+    ways = []
+    # Where transformers keeps how attention is computed.
+    chosen = {
+        getattr(getattr(part, "config", None), "_attn_implementation", None)
+        for part in module.modules()
+    }
+    if chosen - {None, "eager"}:
+        ways.append('load the model with attn_implementation="eager"')
+    if spec.segment is None:
+        ways.append("export it for one length: frames= or seconds= without dynamic_from=")
+    text = ", or ".join(ways)
+    return text[:1].upper() + text[1:]
 
 
 def _check_dynamic(model: onnx.ModelProto, axes: Iterable[int]) -> None:
@@ -125,6 +142,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            # Of recurrent networks and normalised weights, which are computed in each pass.
+            warnings.filterwarnings("ignore", "The tensor attributes? self", UserWarning)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -1,13 +1,12 @@
 """What an export wrote, and the file beside the artifact that keeps it."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .._atomic import atomic_path
-from ..artifact import report_path
+from ..artifact import file_sha256, report_path
 from ..spec import Spec
 from .verify import LayerCheck
 
@@ -20,7 +19,8 @@ class ExportReport:
         path: the artifact.
         spec: the contract inside it.
         opset: its ONNX opset.
-        bytes: its size.
+        bytes: its size, without external data.
+        external_bytes: size of the file beside it that holds its weights, 0 where there is none.
         checks: every layer against the FP64 reference.
         activations: largest |activation| of every convolution, linear and sum over the verification
             inputs, by the name of its module.
@@ -31,6 +31,7 @@ class ExportReport:
     spec: Spec
     opset: int
     bytes: int
+    external_bytes: int = 0
     checks: tuple[LayerCheck, ...]
     activations: Mapping[str, float]
     seconds: float
@@ -45,22 +46,23 @@ class ExportReport:
         """Largest difference per output as a fraction of the output's largest value."""
         return {check.name: check.error for check in self.checks}
 
-    def save(self, written: Path) -> None:
-        """Write ``ARTIFACT.onnx.json``: the report, and the SHA-256 of the artifact.
+    def save(self, written: Path, external: Path | None = None) -> None:
+        """Write ``ARTIFACT.onnx.json``: the report, and the SHA-256 of the artifact's files.
 
         Args:
             written: where the artifact's bytes are now.
+            external: where the bytes of its external data are now.
         """
-        with written.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         data = {
-            "sha256": sha256,
+            "sha256": file_sha256(written),
+            "external_sha256": None if external is None else file_sha256(external),
             "model": self.spec.model,
             "layers": list(self.layers),
             "embedding_dim": self.spec.embedding_dim,
             "weights": asdict(self.spec.weights),
             "opset": self.opset,
             "bytes": self.bytes,
+            "external_bytes": self.external_bytes,
             "max_error": dict(self.max_error),
             "activations": dict(self.activations),
             "seconds": round(self.seconds, 3),

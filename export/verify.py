@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # FP32 convolutions and folded batch norms were measured at 5e-7 of the largest value against FP64.
 TOLERANCE = 5e-6
+# Beyond it an export proves nothing, however much the module itself amplifies rounding.
+MOST_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +56,17 @@ class LayerCheck:
         return self.error <= self.tolerance  # false for NaN
 
 
-def verify(path: Path, spec: Spec, reference: Reference) -> tuple[LayerCheck, ...]:
+def verify(
+    path: Path, spec: Spec, reference: Reference, peer: Reference | None = None
+) -> tuple[LayerCheck, ...]:
     """Run the artifact at ``path`` and its FP64 reference on the same log-mel.
 
     Args:
         path: the artifact.
         spec: its spec.
         reference: gives the layers' outputs for FP64 log-mel [B, 1, T, n_mels], nothing folded.
+        peer: the same in FP32. Where its own error is above half the tolerance, as in a recurrent
+            network that amplifies rounding, twice that error is allowed, up to ``MOST_TOLERANCE``.
 
     Returns:
         one passed check per layer.
@@ -73,11 +79,14 @@ def verify(path: Path, spec: Spec, reference: Reference) -> tuple[LayerCheck, ..
     import torch
 
     names = [layer.name for layer in spec.layers]
-    max_abs, max_value = np.zeros(len(names)), np.zeros(len(names))
+    max_abs, max_value, own = (np.zeros(len(names)) for _ in range(3))
     inputs = verification_inputs(spec)
     for log_mel, outputs in zip(inputs, _run(path, names, inputs), strict=True):
         with torch.inference_mode():
             expected = reference(torch.from_numpy(log_mel).double())
+            in_fp32 = expected if peer is None else peer(torch.from_numpy(log_mel))
+        for i, (want, tensor) in enumerate(zip(expected, in_fp32, strict=True)):
+            own[i] = np.fmax(own[i], float((want - tensor).abs().max()))
         for i, (name, got, tensor) in enumerate(zip(names, outputs, expected, strict=True)):
             want = tensor.numpy()
             if got.shape != want.shape:
@@ -90,16 +99,25 @@ def verify(path: Path, spec: Spec, reference: Reference) -> tuple[LayerCheck, ..
                 max_abs[i] = np.maximum(max_abs[i], np.abs(got - want).max())
                 max_value[i] = np.maximum(max_value[i], np.abs(want).max())
     checks = tuple(
-        LayerCheck(name=name, max_abs=float(difference), max_value=float(value))
-        for name, difference, value in zip(names, max_abs, max_value, strict=True)
+        LayerCheck(
+            name=name,
+            max_abs=float(difference),
+            max_value=float(value),
+            tolerance=min(max(TOLERANCE, 2 * float(error / (value or 1))), MOST_TOLERANCE),
+        )
+        for name, difference, value, error in zip(names, max_abs, max_value, own, strict=True)
     )
     failed = [check for check in checks if not check.passed]
     if failed:
         raise ExportError(
             "the exported graph does not give the model's values: "
-            + "; ".join(f"{c.name} is off by {c.error:.1e} of its largest value" for c in failed)
-            + f" (at most {TOLERANCE:.0e} is allowed). A checkpoint with damaged or extreme values "
-            "does this; if it is sound, report the versions of torch and onnxscript."
+            + "; ".join(
+                f"{c.name} is off by {c.error:.1e} of its largest value (at most {c.tolerance:.0e} "
+                "is allowed)"
+                for c in failed
+            )
+            + ". Weights with damaged or extreme values do this; if they are sound, report the "
+            "versions of torch and onnxscript."
         )
     return checks
 

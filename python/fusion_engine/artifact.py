@@ -62,6 +62,11 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_path(artifact: str | os.PathLike[str]) -> Path:
+    """Where the weights of an artifact above 2 GB are kept, ONNX's external data."""
+    return Path(f"{os.fspath(artifact)}.data")
+
+
 def report_path(artifact: str | os.PathLike[str]) -> Path:
     """Where the report of an artifact's export is kept."""
     return Path(f"{os.fspath(artifact)}.json")
@@ -71,7 +76,11 @@ def read_report(artifact: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The report of the artifact's export; ``None`` where there is none, or of another file."""
     try:
         report = json.loads(report_path(artifact).read_text(encoding="utf-8"))
-        sha256 = file_sha256(artifact)
+        if not isinstance(report, dict) or report.get("sha256") != file_sha256(artifact):
+            return None
+        external = report.get("external_sha256")
+        if external is not None and external != file_sha256(data_path(os.path.realpath(artifact))):
+            return None
     except (OSError, ValueError, RecursionError):
         return None
-    return report if isinstance(report, dict) and report.get("sha256") == sha256 else None
+    return report

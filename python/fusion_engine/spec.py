@@ -86,8 +86,10 @@ class Spec:
         head: pooling over time of the embedding when the caller names none.
         embedding_dim: D, the sum of the layers' dims.
         frontend: how samples become log-mel.
-        frames_per_step: frames of log-mel per frame feature, T_o = T // frames_per_step;
-            ``None`` for a model without a time axis, whose embedding is the layers' concatenation.
+        frames_per_step: frames of log-mel per frame feature; ``None`` for a model without a time
+            axis, whose embedding is the layers' concatenation.
+        step_offset: T_o = (T + step_offset) // frames_per_step; above 0 where convolutions round
+            up, below 0 where they have no padding.
         segment: the segment rule of a fixed-input backbone, ``None`` where T is dynamic.
         chunk_margin: frames of context that make a chunk of a long clip exact; ``None`` where
             a clip cannot be cut (a layer pools over the whole clip, or segments do the cutting).
@@ -109,6 +111,7 @@ class Spec:
     embedding_dim: int
     frontend: FrontendSpec
     frames_per_step: int | None
+    step_offset: int = 0
     segment: SegmentRule | None = None
     chunk_margin: int | None = None
     min_frames: int
@@ -136,6 +139,11 @@ class Spec:
         elif step is None:
             step = self.segment.frames
         return self.frontend.sample_rate / (self.frontend.hop_length * step)
+
+    def steps(self, frames: int) -> int:
+        """T_o, the frame features of ``frames`` frames of log-mel; 1 without a time axis."""
+        step = self.frames_per_step
+        return 1 if step is None else (frames + self.step_offset) // step
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""

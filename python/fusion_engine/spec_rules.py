@@ -51,6 +51,7 @@ _FRONTEND = {
 _SPEC = {
     "embedding_dim": (1, MAX_DIM),
     "frames_per_step": (1, MAX_FRAMES),
+    "step_offset": (-MAX_FRAMES, MAX_FRAMES),
     "chunk_margin": (0, MAX_FRAMES),
     "min_frames": (1, MAX_FRAMES),
     "max_frames": (1, MAX_FRAMES),
@@ -144,8 +145,9 @@ def _lengths(spec: "Spec") -> Iterator[str]:
         yield f"min_frames {least} and max_frames {spec.max_frames} are no range"
     if step is None and any(layer.kind == "map" for layer in spec.layers):
         yield "a map layer needs frames_per_step"
-    if step is not None and step > least:
-        yield f"frames_per_step is {step}, and the shortest input has {least} frames"
+    if step is not None and spec.steps(least) < 1:
+        offset = f" with step_offset {spec.step_offset}" if spec.step_offset else ""
+        yield f"frames_per_step is {step}{offset}, and the shortest input has {least} frames"
     if segment is not None and {segment.frames} != {least, spec.max_frames}:
         yield (
             f"a segment has {segment.frames} frames, and min_frames {least} and max_frames "
@@ -159,6 +161,8 @@ def _lengths(spec: "Spec") -> Iterator[str]:
             yield "segments cut a clip, and there is a chunk_margin"
         if step is None or spec.chunk_margin % step:
             yield "chunk_margin is not a multiple of frames_per_step"
+        if spec.step_offset:
+            yield "chunks have no step_offset"
         if any(layer.kind == "vector" for layer in spec.layers):
             yield "a vector layer pools over the whole clip and has no chunk_margin"
 

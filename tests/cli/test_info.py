@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -18,6 +19,7 @@ from .test_main import examples
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 def test_what_it_says(cli, cnn14_artifact):
@@ -44,6 +46,106 @@ def test_what_it_says(cli, cnn14_artifact):
         "size": f"{size:.1f} MB",
     }
     assert f"\n                SHA-256 {spec.weights.sha256}\n" in result.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_it_fits(cli, cnn14_artifact, monkeypatch, columns):
+    Path("a.onnx").symlink_to(cnn14_artifact)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = cli("info", "a.onnx").stdout.split()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = cli("info", "a.onnx").stdout
+    assert shown.split() == words
+    assert all(len(line) <= columns or "SHA-256" in line for line in shown.splitlines())
+    assert f"                SHA-256 {read_spec('a.onnx').weights.sha256}\n" in shown
+
+
+def with_layers(model, layers):
+    """The artifact with a spec of other layers; its graph stays."""
+    (entry,) = model.metadata_props
+    dims = [layer.get("freq", 1) * layer["channels"] for layer in layers]
+    known = {"freq": 1, "time_pool": 1, "module": None}
+    changed = {
+        "layers": [known | layer for layer in layers],
+        "embedding_dim": sum(dims),
+        "chunk_margin": None,
+    }
+    entry.value = json.dumps(json.loads(entry.value) | changed)
+    onnx.save(model, "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "modules", "line"),
+    [
+        (range(1, 13), False, "1…12: vector [768]"),
+        ((5, 12), False, "5, 12: vector [768]"),
+        ((1, 2, 3, 7, 8), False, "1…3, 7, 8: vector [768]"),
+        ((1, 2), True, "1, 2 (blocks.1, blocks.2): vector [768]"),
+        (range(1, 5), True, "1…4 (blocks.1 … blocks.4): vector [768]"),
+    ],
+)
+def test_layers_of_one_shape_are_one_line(cli, cnn14_artifact, numbers, modules, line):
+    layers = [
+        {
+            "number": n,
+            "kind": "vector",
+            "channels": 768,
+            "module": f"blocks.{n}" if modules else None,
+        }
+        for n in numbers
+    ]
+    with_layers(onnx.load(cnn14_artifact), layers)
+    shown = cli("info", "a.onnx").stdout
+    assert f"\nlayers          {line}\n" in shown
+    assert shown.count("vector [768]") == 1
+
+
+def quantized(model):
+    """One weight as Q/DQ has it: 8 bits and a node that scales them."""
+    graph = model.graph
+    weight = max(graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = onnx.numpy_helper.to_array(weight)
+    scale = np.float32(np.abs(values).max() / 127)
+    name = weight.name
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale).astype(np.int8), "w8"))
+    graph.initializer.append(onnx.numpy_helper.from_array(scale, "w8_scale"))
+    graph.node.insert(
+        0, onnx.helper.make_node("DequantizeLinear", ["w8", "w8_scale"], [name], name="dequantize")
+    )
+
+
+def halved(model):
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("change", "precision"),
+    [
+        (lambda model: None, "fp32"),
+        (quantized, "int8 (Q/DQ), spec says fp32"),
+        (halved, "fp16, spec says fp32"),
+    ],
+)
+def test_what_the_graph_computes_in(cli, cnn14_artifact, change, precision):
+    model = onnx.load(cnn14_artifact)
+    change(model)
+    onnx.save(model, "a.onnx")
+    assert f"\nprecision       {precision}\n" in cli("info", "a.onnx").stdout
+
+
+def test_external_data(cli, cnn14_artifact):
+    onnx.save(
+        onnx.load(cnn14_artifact), "a.onnx", save_as_external_data=True, location="a.onnx.data"
+    )
+    size = Path("a.onnx.data").stat().st_size
+    assert size > 1e5
+    shown = cli("info", "a.onnx").stdout
+    assert shown.endswith(f" MB\n                external data a.onnx.data: {size / 1e6:.1f} MB\n")
+    Path("a.onnx.data").unlink()
+    shown = cli("info", "a.onnx").stdout
+    assert shown.endswith("external data a.onnx.data: missing, keep it beside the artifact\n")
 
 
 def test_what_the_export_found(cli, cnn14_artifact):
@@ -104,9 +206,9 @@ MENDED = "`fusion-engine export`."
 BAD = [
     (lambda model, path: None, "no such file."),
     (lambda model, path: path.mkdir(), "a folder, expected an .onnx file"),
-    (text_file, "truncated or no ONNX file."),
-    (truncated, "truncated or no ONNX file."),
-    (empty, "no 'fusion_engine' entry in its metadata"),
+    (text_file, "truncated or no ONNX file"),
+    (truncated, "truncated or no ONNX file"),
+    (empty, "truncated or no ONNX file (empty)"),
     (no_spec, "no 'fusion_engine' entry in its metadata"),
     (no_json, "the spec is damaged (not JSON:"),
     (with_spec(format_version=2), "spec format version 2, this fusion_engine"),

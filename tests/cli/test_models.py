@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from fusion_engine.export import backbones
 from fusion_engine.weights import WEIGHTS
 
@@ -34,9 +36,23 @@ def test_every_model_is_listed(cli, monkeypatch, tmp_path):
         f"  pretrained   {file.name}, in the cache",
         f"               {file.url}",
     ]
+    ast = result.stdout[result.stdout.index("\nast\n") :].splitlines()
+    assert ast[3] == "  layers       1…12: vector [768]"
+    assert result.stdout.count("vector [768]") == 1
+    vggish = result.stdout[result.stdout.index("\nvggish\n") :].splitlines()
+    assert vggish[5] == "               8, 10: map [256, T, 16], time pool 4, D 4096"
     assert "  vggish-fusion  vggish, 10 + 15, D = 8192\n" in result.stdout
     assert f"{WEIGHTS['cnn14_8k'].name}, not downloaded yet\n" in result.stdout
     assert "cnn14_16k (or cnn14)\n" in result.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_it_fits(cli, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = cli("models").stdout.splitlines()
+    long = [line for line in lines if len(line) > columns]
+    assert all("https://" in line or len(line.split()[-1]) > 45 for line in long)  # one name each
+    assert any("https://" in line for line in long)
 
 
 def test_neither_torch_nor_a_runtime_is_needed(shell):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_engine import AudioError
+from fusion_engine import ArtifactError, AudioError
 from fusion_engine.engine.pieces import Piece, core_frames, pieces_of, run_frames, runs_of
 from fusion_engine.frontend import PRESETS
 from fusion_engine.spec import LayerSpec, SegmentRule
@@ -123,3 +123,32 @@ def test_runs_hold_neighbours_of_one_length():
 def test_frame_rates():
     assert VGGISH.frame_rate == 6.25
     assert AST.frame_rate == 100 / 1024
+
+
+def test_steps_that_convolutions_round_up():
+    """Two strided convolutions with padding: 1001 frames are 251 steps."""
+    dynamic = replace(SPEC, chunk_margin=None, frames_per_step=4, step_offset=3)
+    for frames in range(32, 80):
+        assert pieces_of(dynamic, frames) == [Piece(0, frames, 0, -(-frames // 4))]
+    fixed = replace(
+        dynamic,
+        segment=SegmentRule(frames=1001, last="pad"),
+        min_frames=1001,
+        max_frames=1001,
+    )
+    assert pieces_of(fixed, 1500) == [Piece(0, 1001, 0, 251), Piece(1001, 2002, 0, 251)]
+    assert fixed.frame_rate == 25
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step_offset": -1}, "with step_offset -1, and the shortest input has 32 frames"),
+        ({"step_offset": -(10**30)}, "step_offset is -1.*, expected -13"),
+        ({"step_offset": 10**30}, "step_offset is 1.*, expected -13"),
+        ({"step_offset": 3, "chunk_margin": 128}, "chunks have no step_offset"),
+    ],
+)
+def test_steps_that_cannot_be(change, message):
+    with pytest.raises(ArtifactError, match=message):
+        replace(SPEC, **{"chunk_margin": None} | change)

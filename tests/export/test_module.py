@@ -1,6 +1,7 @@
 """Any torch module as an artifact: two models of others, and modules that do not fit."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -120,8 +121,11 @@ def test_any_length(tmp_path):
         engine.embed(signals.noise(3.0, RATE))
 
 
-@pytest.mark.parametrize("tokens", ["mean", "first", "first_two_mean"])
-def test_a_transformer_of_transformers(tmp_path, tokens):
+TOKENS = {"mean": slice(None), "first": slice(0, 1), "first_two_mean": slice(0, 2)}
+
+
+def test_a_transformer_of_transformers(tmp_path):
+    """Every pooling of two blocks' tokens at once."""
     torch.manual_seed(6)
     config = transformers.ASTConfig(
         hidden_size=48,
@@ -141,37 +145,37 @@ def test_a_transformer_of_transformers(tmp_path, tokens):
     report = export_module(
         model,
         path,
-        layers=[ModuleLayer(name=name, axes="BNC", tokens=tokens) for name in names],
+        layers=[
+            ModuleLayer(name=name, axes="BNC", tokens=tokens) for tokens in TOKENS for name in names
+        ],
         frontend=AST,
         input_axes="BTM",
         frames=98,
         last="pad",
     )
-    assert report.spec.embedding_dim == 96
+    assert report.spec.embedding_dim == 3 * 96
     assert report.spec.segment is not None
     engine = fe.Engine(path)
     x = signals.chirp(1.0, RATE)
     hidden = outputs_of(model, names, torch.from_numpy(Frontend(AST)(x)[None]))
-    reduced = []
-    for tensor in hidden:
-        tensor = tensor[0] if isinstance(tensor, tuple) else tensor
-        take = {"mean": slice(None), "first": slice(0, 1), "first_two_mean": slice(0, 2)}[tokens]
-        reduced.append(tensor[0, take].mean(dim=0))
+    hidden = [tensor[0] if isinstance(tensor, tuple) else tensor for tensor in hidden]
+    reduced = [tensor[0, take].mean(dim=0) for take in TOKENS.values() for tensor in hidden]
     close(engine.embed(x), torch.cat(reduced))
 
 
 class Small(nn.Module):
     """Maps of every axis order, a vector, and submodules that cannot be layers."""
 
-    def __init__(self, stride=2):
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.a = nn.Conv2d(1, 8, 3, stride=(1, 4), padding=1)
-        self.b = nn.Conv2d(8, 8, (stride, 1), stride=(stride, 1))
+        self.b = nn.Conv2d(8, 8, (2, 1), stride=(2, 1))
         self.turned = nn.Identity()
         self.flat = nn.Identity()
         self.head = nn.Linear(8 * 16, 4)
         self.twice = nn.ReLU()
+        self.same = self.twice
         self.unused = nn.ReLU()
         self.pair = Pair()
 
@@ -229,11 +233,13 @@ def test_axes_and_vectors(tmp_path):
         ([""], "unknown submodule ''"),
         ([], "no layer was asked for; Small has a, b"),
         (["twice"], "'twice' ran 2 times in one pass"),
+        (["same"], "'same' ran 2 times in one pass"),
         (["unused"], "'unused' ran 0 times in one pass"),
         (["pair"], "'pair' returns dict, expected a tensor"),
         (["flat"], r"'flat' returns the shape \[1, 50, 8\]; say what its axes"),
         ([ModuleLayer(name="a", axes="BC")], r"'a' returns the shape \[1, 8, 100, 16\]"),
         ([ModuleLayer(name="a", axes="CBTF")], "axes='CBTF' of 'a', expected one of"),
+        (["a", "b", "a"], "layers name 'a' twice: leave one out"),
     ],
 )
 def test_layers_that_cannot_be(tmp_path, layers, message):
@@ -242,21 +248,159 @@ def test_layers_that_cannot_be(tmp_path, layers, message):
     assert not list(tmp_path.iterdir())
 
 
+def strided(*layers):
+    """Convolutions in time, named ``0``, ``1``, …, that keep one in eight mel bins."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 3, (3, 8), stride=(2, 8), padding=(1, 0)), *layers).eval()
+
+
+def again():
+    return nn.Conv2d(3, 3, (3, 1), stride=(2, 1), padding=(1, 0))
+
+
+def fused(maps, pools, steps):
+    """Eq. 1 to 3 by torch's pooling, which takes what is left at the end in ``ceil_mode``."""
+    z = torch.cat(
+        [
+            nn.functional.max_pool2d(m.double(), (k, 1), ceil_mode=True)[:, :, :steps]
+            .permute(0, 1, 3, 2)
+            .flatten(1, 2)
+            for m, k in zip(maps, pools, strict=True)
+        ],
+        dim=1,
+    )[0]
+    assert z.shape[1] == steps
+    return z, z.mean(dim=1) + z.amax(dim=1)
+
+
+@pytest.mark.parametrize("frames", [1001, 998])
+def test_one_length_where_convolutions_round_up(tmp_path, frames):
+    module, path = strided(again()), tmp_path / "x.onnx"
+    report = export_module(module, path, layers=["0", "1"], frontend=PANNS, frames=frames)
+    steps = -(-frames // 4)
+    assert report.spec.steps(frames) == steps == {1001: 251, 998: 250}[frames]
+    assert report.spec.frames_per_step == 4
+    engine = fe.Engine(path)
+    # The second one has two segments and a bit, which is dropped.
+    for seconds in (frames / 100 - 0.01, 2 * frames / 100 + 0.5):
+        x = signals.speech_like(seconds, RATE)
+        log_mel = torch.from_numpy(Frontend(PANNS).batch([x]))
+        parts = [
+            outputs_of(module, ["0", "1"], log_mel[:, :, s : s + frames])
+            for s in range(0, log_mel.shape[2] - frames + 1, frames)
+        ]
+        z = torch.cat([fused(maps, (2, 1), steps)[0] for maps in parts], dim=1)
+        close(engine.embed_frames(x), z)
+        close(engine.embed(x), z.mean(dim=1) + z.amax(dim=1))
+        assert engine.frame_rate == 25
+
+
+def test_any_length_where_convolutions_round_up(tmp_path):
+    module, path = strided(again(), again()), tmp_path / "x.onnx"
+    report = export_module(
+        module, path, layers=["0", "2"], frontend=PANNS, dynamic_from=8, seconds=3
+    )
+    assert (report.spec.frames_per_step, report.spec.step_offset) == (8, 7)
+    engine = fe.Engine(path)
+    for samples in range(11_000, 11_000 + 8 * 160, 160):
+        x = signals.chirp(samples / RATE, RATE)
+        log_mel = torch.from_numpy(Frontend(PANNS).batch([x]))
+        maps = outputs_of(module, ["0", "2"], log_mel)
+        z, embedding = fused(maps, (4, 1), -(-log_mel.shape[2] // 8))
+        close(engine.embed_frames(x), z)
+        close(engine.embed(x), embedding)
+
+
+@pytest.mark.parametrize("least", [32, 64])
+def test_any_length_of_five_pools(tmp_path, least):
+    module = nn.Sequential(nn.AvgPool2d((1, 8)), *[nn.AvgPool2d((2, 1)) for _ in range(5)])
+    path = tmp_path / "x.onnx"
+    report = export_module(
+        module, path, layers=["2", "5"], frontend=PANNS, dynamic_from=least, seconds=5
+    )
+    assert (report.spec.frames_per_step, report.spec.step_offset) == (32, 0)
+    x = signals.noise(4.03, RATE)
+    maps = outputs_of(module, ["2", "5"], torch.from_numpy(Frontend(PANNS).batch([x])))
+    steps = maps[1].shape[2]
+    close(fe.Engine(path).embed(x), fused(maps, (8, 1), steps)[1])
+
+
+def test_a_map_of_one_more_step_than_frames(tmp_path):
+    module, path = nn.Sequential(nn.Conv2d(1, 2, (4, 8), stride=(1, 8), padding=(2, 0))), "x.onnx"
+    report = export_module(module, tmp_path / path, layers=["0"], frontend=PANNS, frames=50)
+    assert report.spec.steps(50) == 51
+    x = signals.tone(0.49, RATE)
+    (output,) = outputs_of(module, ["0"], torch.from_numpy(Frontend(PANNS).batch([x])))
+    close(fe.Engine(tmp_path / path).embed_frames(x), fused([output], (1,), 51)[0])
+
+
+@pytest.mark.parametrize("axes", ["BMT", "B1MT"])
+def test_mel_bins_before_time(tmp_path, axes):
+    torch.manual_seed(2)
+    module = nn.Sequential(
+        nn.Flatten(1, -2) if axes == "B1MT" else nn.Identity(), nn.Conv1d(64, 5, 3)
+    )
+    report = export_module(
+        module,
+        tmp_path / "x.onnx",
+        layers=[ModuleLayer(name="1", axes="BCT")],
+        frontend=PANNS,
+        input_axes=axes,
+        frames=60,
+    )
+    model = onnx.load(report.path)
+    sizes = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sizes[1:] == [1, 60, 64]  # the artifact's own order is always the same
+    x = signals.tone(0.59, RATE)
+    log_mel = torch.from_numpy(Frontend(PANNS).batch([x])).transpose(2, 3)
+    with torch.no_grad():
+        output = module(log_mel if axes == "B1MT" else log_mel[:, 0])
+    close(fe.Engine(report.path).embed_frames(x), output[0])
+
+
 def test_lengths_that_do_not_align(tmp_path):
-    def attempt(module, **lengths):
-        export_module(module, tmp_path / "x.onnx", layers=["a", "b"], frontend=PANNS, **lengths)
+    def attempt(module, layers=("a", "b"), **lengths):
+        export_module(module, tmp_path / "x.onnx", layers=layers, frontend=PANNS, **lengths)
 
-    class Ceil(Small):
-        def __init__(self):
-            super().__init__()
-            self.b = nn.Conv2d(8, 8, (3, 1), stride=(2, 1), padding=(1, 0))
+    class Thirds(Small):
+        def forward(self, x):
+            y = self.a(x)
+            self.turned(y[:, :, ::3].permute(0, 3, 2, 1))
+            self.pair(self.unused(y[:, :, ::4]))
+            return self.b(y)
 
-    with pytest.raises(ExportError, match="no pooling aligns"):
-        attempt(Ceil(), dynamic_from=32, seconds=5)
-    attempt(Ceil(), frames=100)
+    with pytest.raises(ExportError, match=r"'turned' .*no pooling aligns .*stride does not divide"):
+        attempt(
+            Thirds(),
+            [ModuleLayer(name="turned", axes="BFTC"), "unused"],
+            dynamic_from=32,
+            seconds=5,
+        )
+    upsampled = nn.Sequential(nn.Upsample(scale_factor=2))
+    with pytest.raises(ExportError, match="'0' gives 200 steps for 100 frames, more than one"):
+        attempt(upsampled, ["0"], frames=100)
     with pytest.raises(ExportError, match="give the input length"):
         attempt(Small())
     with pytest.raises(ExportError, match="both set the input"):
         attempt(Small(), frames=100, seconds=1.0)
-    with pytest.raises(ExportError, match=r"Small does not run on log-mel \[1, 1, 1, 64\]"):
+    with pytest.raises(ExportError, match="dynamic_from=300 is above the most frames, 100"):
+        attempt(Small(), frames=100, dynamic_from=300)
+    with pytest.raises(ExportError, match="frames=0, expected at least 1"):
+        attempt(Small(), frames=0)
+    with pytest.raises(ExportError, match="input_axes='BTM1', expected one of"):
+        attempt(Small(), frames=100, input_axes="BTM1")
+    with pytest.raises(
+        ExportError, match=r"Small does not run on log-mel \[1, 1, 1, 64\]: .*Check"
+    ):
         attempt(Small(), frames=1)
+    backwards = replace(PANNS, f_min=8000.0, f_max=50.0)
+    with pytest.raises(ExportError, match=r"cannot be an artifact: .*mel range"):
+        export_module(Small(), tmp_path / "x.onnx", layers=["a"], frontend=backwards, frames=100)
+    for wrong in ({"frames": 100.0}, {"dynamic_from": True}):
+        with pytest.raises(TypeError, match="must be an int"):
+            attempt(Small(), **wrong)
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got OrderedDict"):
+        attempt(Small().state_dict(), frames=100)
+    with pytest.raises(TypeError, match="must be a list of submodules, got the str 'a'"):
+        attempt(Small(), "a", frames=100)
+    assert not list(tmp_path.iterdir())

@@ -77,8 +77,8 @@ def as_array(audio: Any, name: str, expected: str = "expected a NumPy array") ->
     if isinstance(audio, np.ma.MaskedArray):
         if np.ma.is_masked(audio):
             raise TypeError(
-                f"{name} is a {kind} with {int(np.ma.getmaskarray(audio).sum())} masked samples, which have "
-                f"no value; {expected}, so fill them, for example with .filled(0)"
+                f"{name} is a {kind} with {int(np.ma.getmaskarray(audio).sum())} masked samples, "
+                f"which have no value; {expected}, so fill them, for example with .filled(0)"
             )
         return np.asarray(audio.data)
     if isinstance(audio, np.ndarray):
@@ -114,7 +114,8 @@ def _check_type(audio: Any, name: str) -> NDArray[Any]:
             f"{name} has dtype {audio.dtype}, expected float32 or float64 in [-1, 1], or int16 "
             "PCM; scale other integers to [-1, 1] and convert with .astype(np.float32)"
         )
-    return audio.astype(native, copy=False)
+    samples: NDArray[Any] = audio.astype(native, copy=False)
+    return samples
 
 
 def _check_length(samples: int, source_rate: int, sample_rate: int, name: str) -> None:

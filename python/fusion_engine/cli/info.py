@@ -1,7 +1,9 @@
 """``fusion-engine info``."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,9 @@ from ..engine.pieces import core_frames
 from ..engine.tensorrt.plan_file import PlanInfo, read_plan
 from ..errors import FusionEngineError
 from ..spec import LayerSpec, Spec
-from ._app import app, print_fields
+from ._app import app
+from ._columns import print_wrapped
+from ._onnx_facts import OnnxFacts, onnx_facts
 
 Fields = list[tuple[str, str]]
 
@@ -43,12 +47,37 @@ def info(
     if as_json:
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
-    rest = _onnx_fields(artifact) if plan is None else _plan_fields(plan)
+    precision: str = spec.precision
     size = f"{artifact.stat().st_size / 1e6:.1f} MB"
-    print_fields([("artifact", str(artifact)), *_spec_fields(spec), *rest, ("size", size)])
+    if plan is None:
+        facts = onnx_facts(artifact)
+        precision, size = _precision(spec, facts), size + _external(facts)
+        rest = _onnx_fields(artifact)
+    else:
+        rest = _plan_fields(plan)
+    print_wrapped(
+        [("artifact", str(artifact)), *_spec_fields(spec, precision), *rest, ("size", size)]
+    )
 
 
-def _spec_fields(spec: Spec) -> Fields:
+def _precision(spec: Spec, facts: OnnxFacts) -> str:
+    """What the graph computes in, and what the spec says where that is something else."""
+    # TF32 is how a GPU computes a graph in FP32.
+    if facts.precision == spec.precision or (facts.precision, spec.precision) == ("fp32", "tf32"):
+        return spec.precision
+    how = " (Q/DQ)" if facts.explicit else ""
+    return f"{facts.precision}{how}, spec says {spec.precision}"
+
+
+def _external(facts: OnnxFacts) -> str:
+    return "".join(
+        f"\nexternal data {name}: "
+        + ("missing, keep it beside the artifact" if size is None else f"{size / 1e6:.1f} MB")
+        for name, size in facts.external.items()
+    )
+
+
+def _spec_fields(spec: Spec, precision: str) -> Fields:
     front = spec.frontend
     hop = front.hop_length / front.sample_rate
     if spec.segment is not None:
@@ -59,7 +88,7 @@ def _spec_fields(spec: Spec) -> Fields:
     rate = "none (no time axis)" if spec.frame_rate is None else f"{spec.frame_rate:g} per second"
     return [
         ("model", spec.model),
-        ("layers", "\n".join(layer_shape(layer) for layer in spec.layers)),
+        ("layers", "\n".join(layer_lines(spec.layers))),
         ("embedding", f"{spec.embedding_dim} × float32, head {spec.head}"),
         ("frame features", rate),
         ("sample rate", f"{front.sample_rate} Hz"),
@@ -73,7 +102,7 @@ def _spec_fields(spec: Spec) -> Fields:
             f"{spec.min_frames}…{spec.max_frames} frames (up to {spec.max_frames * hop:.1f} s a "
             + longer,
         ),
-        ("precision", spec.precision),
+        ("precision", precision),
         ("weights", f"{spec.weights.source}\nSHA-256 {spec.weights.sha256}"),
         ("written by", f"{spec.producer} {spec.producer_version}, format {spec.format_version}"),
     ]
@@ -174,12 +203,33 @@ def _onnx_fields(artifact: Path) -> Fields:
     return [("verified", found), ("certificate", "\n".join(lines) or _certificate(None))]
 
 
-def layer_shape(layer: LayerSpec) -> str:
-    """A layer in one line, for example ``3: map [256, T, 8], time pool 4, D 2048``."""
-    name = f"{layer.number}" if layer.module is None else f"{layer.number} ({layer.module})"
+def layer_lines(layers: Iterable[LayerSpec]) -> list[str]:
+    """The layers, neighbours of one shape together: ``1…12: vector [768]``."""
+    return [
+        f"{_numbers(group)}{_modules(group)}: {shape}"
+        for shape, group in ((shape, list(found)) for shape, found in groupby(layers, _shape))
+    ]
+
+
+def _shape(layer: LayerSpec) -> str:
     if layer.kind == "vector":
-        return f"{name}: vector [{layer.channels}]"
-    return (
-        f"{name}: map [{layer.channels}, T, {layer.freq}], time pool {layer.time_pool}, "
-        f"D {layer.dim}"
+        return f"vector [{layer.channels}]"
+    return f"map [{layer.channels}, T, {layer.freq}], time pool {layer.time_pool}, D {layer.dim}"
+
+
+def _numbers(layers: Sequence[LayerSpec]) -> str:
+    """Their numbers, three and more in a row as first and last."""
+    numbers = [layer.number for layer in layers]
+    rows = [
+        [number for _, number in row]
+        for _, row in groupby(enumerate(numbers), lambda item: item[1] - item[0])
+    ]
+    return ", ".join(
+        f"{row[0]}…{row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows
     )
+
+
+def _modules(layers: Sequence[LayerSpec]) -> str:
+    names = [layer.module for layer in layers if layer.module is not None]
+    shown = names if len(names) < 3 else [names[0], "…", names[-1]]
+    return f" ({', '.join(shown).replace(', …,', ' …')})" if names else ""

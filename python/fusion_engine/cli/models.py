@@ -4,8 +4,9 @@ import typer
 
 from ..export import PRESETS, Backbone, backbones
 from ..weights import WEIGHTS, is_cached
-from ._app import app, print_fields
-from .info import layer_shape
+from ._app import app
+from ._columns import print_wrapped
+from .info import layer_lines
 
 
 @app.command()
@@ -16,9 +17,9 @@ def models() -> None:
     """
     for backbone in dict.fromkeys(backbones().values()):
         typer.echo(backbone.name + "".join(f" (or {alias})" for alias in backbone.aliases))
-        print_fields(_fields(backbone), indent="  ")
+        print_wrapped(_fields(backbone), indent="  ")
     typer.echo("presets (fusion-engine export --preset NAME)")
-    print_fields(
+    print_wrapped(
         [
             (
                 preset.name,
@@ -36,7 +37,7 @@ def _fields(backbone: Backbone) -> list[tuple[str, str]]:
     dim = sum(backbone.layers[number].dim for number in backbone.default_layers)
     return [
         ("sample rate", f"{backbone.frontend.sample_rate} Hz"),
-        ("layers", "\n".join(layer_shape(layer) for layer in backbone.layers.values())),
+        ("layers", "\n".join(layer_lines(backbone.layers.values()))),
         ("default", f"{' + '.join(map(str, backbone.default_layers))}, D = {dim}"),
         ("pretrained", f"{weights.name}, {cached}\n{weights.url}"),
     ]
