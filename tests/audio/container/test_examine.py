@@ -164,8 +164,33 @@ def test_mp3(tmp_path):
     assert (contents.kind, contents.fault) == ("MP3", None)
     assert looked_at(tmp_path, data + data).fault is not None
     assert "truncated" in looked_at(tmp_path, data[: len(data) // 2]).fault
+    assert contents.stated_frames == 10 * FRAMES
+    at = data.index(b"Info") if b"Info" in data else data.index(b"Xing")
+    delays = bytearray(data)
+    delays[at + 141] ^= 0x40
+    patched = looked_at(tmp_path, bytes(delays))
+    assert patched.stated_frames is None
+    assert patched.patches[0][0] == at + 141
     tagged = b"ID3\3\0\0\0\0\0\5hello" + data + b"TAG" + bytes(125)
     assert looked_at(tmp_path, tagged).fault is None
+
+
+def test_samples_inside_a_sphere_header(tmp_path):
+    data = encoded("NIST")
+    assert data.count(b"sample_count -i") == 1
+    line = b"sample_count -i %d\n" % FRAMES
+    pipe = data.replace(line, b"")
+    whole = pipe.replace(b"end_head\n", b"end_head\n" + b" " * len(line))
+    assert len(decoded(tmp_path, whole)) == FRAMES
+    assert looked_at(tmp_path, pipe).fault is not None
+
+
+def test_an_aiff_without_a_size_against_its_count(tmp_path):
+    data = bytearray(encoded("AIFF"))
+    at = data.index(b"SSND")
+    data[at + 4 : at + 8] = bytes(4)
+    assert len(decoded(tmp_path, bytes(data))) == FRAMES
+    assert "truncated" in looked_at(tmp_path, bytes(data[:-500])).fault
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, "VOC", "IRCAM", "OGG", "MP3"])

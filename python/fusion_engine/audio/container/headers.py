@@ -36,7 +36,7 @@ def examine_nist(source: Source) -> Contents:
     if first is None or not 16 <= int(first[1]) <= min(_NIST_MAX_HEADER, source.size):
         return Contents(kind="NIST", fault="damaged, its header states no length of its own")
     start = int(first[1])
-    header, end, _ = source.at(0, start).partition(b"\nend_head")
+    header, end, padding = source.at(0, start).partition(b"\nend_head")
     lines = header.split(b"\n")[2:]
     if not end or not all(re.fullmatch(rb"\w+ -(i|r|s\d+) .*|;.*|\s*", line) for line in lines):
         return Contents(kind="NIST", fault="damaged, its header is not one of SPHERE")
@@ -48,6 +48,9 @@ def examine_nist(source: Source) -> Contents:
     plain = coding is None or coding[1] in (b"pcm", b"alaw", b"ulaw", b"mu-law")
     frame = values.get(b"sample_n_bytes", 0) * values.get(b"channel_count", 1)
     count = values.get(b"sample_count")
+    if count is None and padding.strip(b" \0\r\n"):
+        # SoX leaves the count out where it cannot seek back; its padding is whole.
+        return Contents(kind="NIST", fault="damaged, samples lie inside its header")
     if count is None or not frame or not plain:
         return Contents(kind="NIST")
     if count == 0 and source.size > start:

@@ -49,7 +49,13 @@ def examine(source: Source) -> Contents:
         # libsndfile reads an AIFF with this size to its end, also beyond 4 GiB.
         size = b"\0\0\0\0" if not svx else struct.pack(">I", min(there, 0xFFFF_FFFF))
         to_the_end = [(samples.start - 4, size)]
+    (offset,) = struct.unpack(">I", source.at(samples.start, 4)) if not svx else (0,)
     if unknown:
+        room = max(0, there - skip - offset) // frame if frame else 0
+        open_count = frame and frames == _UNKNOWN_SOX // frame
+        if frame and frames not in (None, *_UNKNOWN) and not open_count and room < (frames or 0):
+            short = f"truncated, {room} of the {frames} samples that its header states are there"
+            return Contents(kind=kind, fault=short, patches=tuple(to_the_end))
         return Contents(kind=kind, patches=tuple(to_the_end))
     if samples.size > there:
         return Contents(kind=kind, fault=count_of(there - skip, samples.size - skip))
@@ -66,7 +72,6 @@ def examine(source: Source) -> Contents:
     patches = ((clean, b""),) if clean < source.size else ()
     if not frame:
         return Contents(kind=kind, patches=patches)
-    (offset,) = struct.unpack(">I", source.at(samples.start, 4)) if not svx else (0,)
     held = max(0, samples.size - skip - offset) // frame
     differs = None
     if frames is not None and frames != held and frames not in _UNKNOWN:

@@ -26,6 +26,14 @@ class _Frame(NamedTuple):
     kind: tuple[int, int, int]
 
 
+class _Gaps(NamedTuple):
+    # Where the two numbers are, and whether their checksum holds.
+    position: int
+    delay: int
+    padding: int
+    sound: bool
+
+
 def _decode(second: int, third: int) -> _Frame | None:
     """The frame whose second and third bytes these are; length 0 where it is free."""
     version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
@@ -61,7 +69,9 @@ def examine(source: Source, start: int = 0) -> Contents:
     if first.length == 0:
         # Free format: the length of a frame is nowhere stated.
         return Contents(kind="MP3", sequential=True)
-    stated = _stated(source, start, first)
+    stated, gaps = _stated(source, start, first)
+    samples: int | None = None
+    patches: tuple[tuple[int, bytes], ...] = ()
     position = start + first.length if stated is not None else start
     count, fault = _count(source, position, first)
     if stated is not None and fault is None:
@@ -69,7 +79,18 @@ def examine(source: Source, start: int = 0) -> Contents:
             fault = f"truncated, {count} of the {stated} frames that its header states are there"
         elif count > stated:
             fault = f"its header states {stated} frames, but it has {count}"
-    return Contents(kind="MP3", fault=fault, sequential=True)
+        elif gaps is not None and gaps.sound:
+            samples = max(0, count * first.samples - gaps.delay - gaps.padding)
+    if gaps is not None and not gaps.sound:
+        # The decoder would cut off what damaged numbers say.
+        patches = ((gaps.position, bytes(3)),)
+    return Contents(
+        kind="MP3",
+        stated_frames=samples,
+        fault=fault,
+        patches=patches,
+        sequential=stated is None,
+    )
 
 
 def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | None]:
@@ -97,22 +118,47 @@ def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | Non
     return count, None
 
 
-def _stated(source: Source, start: int, first: _Frame) -> int | None:
-    """The count of frames that a Xing, Info or VBRI header states (it is a frame of its own)."""
+def _stated(source: Source, start: int, first: _Frame) -> tuple[int | None, _Gaps | None]:
+    """The frames that a Xing, Info or VBRI header states, and what LAME adds to it."""
     head = source.at(start, min(first.length, 200))
     if len(head) < 64:
-        return None
+        return None, None
     mono = head[3] >> 6 == 3
     side = (17 if mono else 32) if first.kind[0] == 3 else (9 if mono else 17)
     # A frame with a checksum of its own has it before the side information.
     for at in (4 + side, 6 + side):
         if head[at : at + 4] in (b"Xing", b"Info") and len(head) >= at + 12:
             flags, frames = struct.unpack(">II", head[at + 4 : at + 12])
-            return frames if flags & 1 and frames else None
+            return frames if flags & 1 and frames else None, _gaps(source, start, at, flags)
     if head[36:40] == b"VBRI":
         (frames,) = struct.unpack(">I", head[50:54])
-        return frames or None
-    return None
+        return frames or None, None
+    return None, None
+
+
+def _gaps(source: Source, start: int, at: int, flags: int) -> _Gaps | None:
+    """LAME's extension of a Xing header: the encoder's delay and padding, with a checksum."""
+    end = at + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags >> 3 & 1) * 4
+    data = source.at(start, end + 36)
+    if len(data) < end + 36 or not data[end : end + 4].strip(b"\0"):
+        return None
+    packed = int.from_bytes(data[end + 21 : end + 24], "big")
+    # FFmpeg puts the checksum where it is in stereo, whatever the frame.
+    sound = any(
+        _crc16(source.at(start, size)) == int.from_bytes(source.at(start + size, 2), "big")
+        for size in (end + 34, 190)
+    )
+    return _Gaps(start + end + 21, packed >> 12, packed & 0xFFF, sound)
+
+
+def _crc16(data: bytes) -> int:
+    """CRC-16 as in LAME's tag: polynomial 0x8005, the low bit first."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
+    return crc
 
 
 def _skip_tag(source: Source, position: int) -> int:
