@@ -48,7 +48,7 @@ def examine_nist(source: Source) -> Contents:
     plain = coding is None or coding[1] in (b"pcm", b"alaw", b"ulaw", b"mu-law")
     frame = values.get(b"sample_n_bytes", 0) * values.get(b"channel_count", 1)
     count = values.get(b"sample_count")
-    if count is None and padding.strip(b" \0\r\n"):
+    if (count is None or not frame) and padding.strip(b" \0\r\n"):
         # SoX leaves the count out where it cannot seek back; its padding is whole.
         return Contents(kind="NIST", fault="damaged, samples lie inside its header")
     if count is None or not frame or not plain:

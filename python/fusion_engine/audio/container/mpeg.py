@@ -143,11 +143,10 @@ def _gaps(source: Source, start: int, at: int, flags: int) -> _Gaps | None:
     if len(data) < end + 36 or not data[end : end + 4].strip(b"\0"):
         return None
     packed = int.from_bytes(data[end + 21 : end + 24], "big")
-    # FFmpeg puts the checksum where it is in stereo, whatever the frame.
-    sound = any(
-        _crc16(source.at(start, size)) == int.from_bytes(source.at(start + size, 2), "big")
-        for size in (end + 34, 190)
-    )
+    # FFmpeg's is over as many bytes as in MPEG-1 stereo, wherever it stands.
+    whole = data[: end + 34] + bytes(2) + source.at(start + end + 36, max(0, 190 - end - 36))
+    stored = int.from_bytes(data[end + 34 :], "big")
+    sound = stored in (_crc16(data[: end + 34]), _crc16(whole[:190]))
     return _Gaps(start + end + 21, packed >> 12, packed & 0xFFF, sound)
 
 
