@@ -20,8 +20,8 @@ from fusion_engine.spec import SegmentRule
 
 from ...oracles import ast, ast_layers, ast_positions
 from ...signals import SIGNALS, speech_like
+from ..checkpoint.files import RunsCode
 from ..structure import parameter_bytes, spec_of, strictly_inferred
-from ..test_checkpoint import RunsCode
 
 ALL = (12, 3, 1, 2, 11, 5, 4, 6, 10, 9, 7, 8)
 SINGLE = [[1], [2], [3], [4], [5], [6], [12]]
@@ -349,7 +349,7 @@ def test_other_models_have_no_tokens(tmp_path: Path) -> None:
         # Another stride of the patches gives another grid.
         (
             {"embeddings.position_embeddings": torch.ones(1, 514, 768)},
-            r"embeddings.position_embeddings is \[1, 514, 768\], expected \[1, 1214, 768\]",
+            r"embeddings.position_embeddings is \[1, 514, 768\], expected \[1, 2 \+ 12·t, 768\]",
         ),
         ({"layers.11.mlp.fc2.bias": None}, "1 missing: layers.11.mlp.fc2.bias"),
         ({"layers.12.mlp.fc2.bias": torch.ones(768)}, "1 surplus: layers.12.mlp.fc2.bias"),

@@ -20,8 +20,8 @@ from fusion_engine.spec import SegmentRule
 
 from ...oracles import vggish, vggish_layers
 from ...signals import SIGNALS, speech_like
+from ..checkpoint.files import RunsCode
 from ..structure import parameter_bytes, spec_of, strictly_inferred
-from ..test_checkpoint import RunsCode
 
 ALL = (22, 10, 2, 15, 18, 5, 20, 8, 13)
 # Channels, steps and bins of each ReLU behind a convolution, and the length of the others.
