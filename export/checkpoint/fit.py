@@ -50,14 +50,14 @@ def fit_tensors(
         and not name.startswith(ignored)
         and not name.endswith(".num_batches_tracked")
     ]
-    heads = [] if missing else _of_other_parts(surplus, shapes)
-    surplus = [name for name in surplus if name not in set(heads)]
     found = {name: state[name] for name in shapes if name in state}
     wrong = [
         f"{name} is {list(tensor.shape)}, expected {list(shapes[name])}"
         for name, tensor in found.items()
         if tuple(tensor.shape) != shapes[name]
     ]
+    # Of a model that does not fit, what else is there is worth saying.
+    heads = set() if missing or wrong else _of_other_parts(surplus, shapes)
     typed = [
         f"{name} ({tensor.dtype})" for name, tensor in found.items() if not _is_floating(tensor)
     ]
@@ -69,7 +69,7 @@ def fit_tensors(
     ]
     problems = [
         *_listed("missing", missing),
-        *_listed("surplus", surplus),
+        *_listed("surplus", [name for name in surplus if name not in heads]),
         *_listed("of a wrong shape", wrong),
         *_listed("no plain floating-point tensors", typed),
         *_listed("not finite", infinite),
@@ -84,7 +84,7 @@ def fit_tensors(
             f"{hint if missing else ''}"
         )
     if heads:
-        parts = [shown(part) for part in dict.fromkeys(map(_part, heads))]
+        parts = [shown(part) for part in dict.fromkeys(_part(n) for n in surplus)]
         _log.warning(
             "%s%s of the checkpoint: not the model's own, taken for heads and left out",
             ", ".join(parts[:_SHOWN]),
@@ -97,15 +97,15 @@ def _part(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _of_other_parts(names: Iterable[str], shapes: Iterable[str]) -> list[str]:
+def _of_other_parts(names: Iterable[str], shapes: Iterable[str]) -> set[str]:
     """Those of ``names`` that belong to no part that ``shapes`` has, or has several alike of."""
     own = {_part(name) for name in shapes}
     alike = Counter(part.rstrip("0123456789") for part in own)
-    return [
+    return {
         name
         for name in names
         if _part(name) not in own and alike[_part(name).rstrip("0123456789")] < 2
-    ]
+    }
 
 
 def _is_floating(tensor: torch.Tensor) -> bool:
