@@ -194,3 +194,27 @@ def test_the_official_file_as_saved_by_panns(panns_16k: torch.nn.Module, checkpo
     state = read_checkpoint(checkpoint)
     assert state.keys() == panns_16k.state_dict().keys()
     assert all(torch.equal(state[k], v) for k, v in panns_16k.state_dict().items())
+
+
+def test_a_choice_within_a_file_has_a_hash_of_its_own(tmp_path: Path) -> None:
+    """Two models in one file are not the same weights; how they were named does not matter."""
+    path, model = tmp_path / "weights.pth", resolve("cnn14")
+    other = {name: -tensor for name, tensor in STATE.items()}
+    torch.save({"model": STATE, "model_ema": {f"a.{k}": t for k, t in other.items()}}, path)
+    state, whole = load_weights(model, path)
+    assert_is_state(state)
+    assert whole.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    state, source = load_weights(model, path, key="model_ema", prefix="a")
+    assert torch.equal(state["conv.weight"], other["conv.weight"])
+    digest = hashlib.sha256()
+    for name in sorted(other):
+        digest.update(other[name].numpy().tobytes())
+    assert (source.source, source.sha256) == ("weights.pth", digest.hexdigest())
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random:1"])
+def test_a_choice_is_for_files(weights: str) -> None:
+    with pytest.raises(ExportError, match="key and prefix are for a checkpoint's path"):
+        load_weights(resolve("cnn14"), weights, key="model")
+    with pytest.raises(TypeError, match="prefix must be a str or None, got int"):
+        load_weights(resolve("cnn14"), weights, prefix=3)  # type: ignore[arg-type]
