@@ -39,6 +39,8 @@ def export(
     *,
     layers: Sequence[int] | None = None,
     weights: str | os.PathLike[str] = "pretrained",
+    key: str | None = None,
+    prefix: str | None = None,
     seconds: float | None = None,
     frames: int | None = None,
     token: Token | None = None,
@@ -53,10 +55,16 @@ def export(
         model: a name in ``backbones()``.
         output: the ``.onnx`` file to write.
         layers: the paper's numbers, in the order of Eq. 2; the paper's choice when ``None``.
-        weights: ``pretrained``, ``random:SEED`` or the path of a checkpoint.
+        weights: ``pretrained``, ``random:SEED`` or the path of a checkpoint; for AST also a folder
+            that transformers' ``save_pretrained`` wrote.
+        key: the entry of a checkpoint that holds the state dict, such as ``model_ema``, with dots
+            between entries in entries; ``None``: the only one, or the usual one.
+        prefix: what the names of the model's tensors begin with in a checkpoint; ``None``: what
+            wrappers such as DataParallel put there.
         seconds: the longest input of one run, 60 by default; AST's one input length, to which
             shorter clips are padded. Longer clips are cut. VGGish's segments have their length.
-        frames: the same in frames of log-mel, AST's default being 1024; give one of the two.
+        frames: the same in frames of log-mel, AST's default being what its checkpoint was trained
+            with, 1024 for the released one; give one of the two.
         token: AST's pooling of each layer: ``cls_dist_mean``, the mean of the CLS and the
             distillation token, which is its default, or ``cls``, the CLS token alone.
         progress: called with a few words at the start of each step.
@@ -84,7 +92,7 @@ def export(
 
     with atomic_path(path) as temporary:
         step("reading weights")
-        state, source = load_weights(backbone, weights)
+        state, source = load_weights(backbone, weights, key=key, prefix=prefix)
         try:
             backbone = backbone.for_checkpoint(state)
             state = backbone.check_state(state, numbers)

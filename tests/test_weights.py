@@ -241,6 +241,15 @@ def test_without_a_checksum_the_first_download_sets_it(server, cache):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b"deadbeef  weights"], ids=repr)
+def test_a_record_that_is_no_checksum_is_made_again(server, cache, record):
+    file = server.file(checksum=None)
+    cache.mkdir()
+    (cache / f"{file.name}.sha256").write_bytes(record)
+    assert download(file).read_bytes() == CONTENT
+    assert (cache / f"{file.name}.sha256").read_text() == f"{SHA256}  {file.name}\n"
+
+
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
 def test_a_refusal(server, cache, status):
     server.status = status

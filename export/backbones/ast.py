@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,23 @@ STRIDE = 10
 DEFAULT_FRAMES = 1024
 # Patches in frequency and in time that the released positional embedding is for.
 GRID = (12, 101)
+# What transformers' configuration must say; its lengths follow from the tensors.
+_CONFIG = MappingProxyType(
+    {
+        "model_type": "audio-spectrogram-transformer",
+        "hidden_size": WIDTH,
+        "intermediate_size": HIDDEN,
+        "num_hidden_layers": BLOCKS,
+        "num_attention_heads": HEADS,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "patch_size": PATCH,
+        "frequency_stride": STRIDE,
+        "time_stride": STRIDE,
+        "num_mel_bins": FRONTEND.n_mels,
+        "layer_norm_eps": 1e-12,
+    }
+)
 # timm's, with which AST was trained; transformers took its own default.
 ORIGINAL_EPS = 1e-6
 TRANSFORMERS_EPS = 1e-12
@@ -43,9 +61,11 @@ class Ast(Backbone):
     """AST for one input length.
 
     Args:
-        frames: T, the length that the positional embedding is fitted to.
+        frames: T, the length that the positional embedding is fitted to; ``None``: that of the
+            checkpoint, 1024 where it is the released one.
         token: what a layer gives of its tokens: the mean of CLS and distillation token, or CLS.
         layer_norm_eps: epsilon of all LayerNorms.
+        patches: in time, that the checkpoint's positional embedding is for.
 
     Raises:
         ExportError: fewer frames than a patch has, an unknown token rule.
@@ -54,14 +74,20 @@ class Ast(Backbone):
     name = "ast"
     frontend = FRONTEND
     default_layers = (5, 12)
+    anchors = ("v.cls_token", "embeddings.cls_token")
+    folder_config = _CONFIG
 
     def __init__(
         self,
         *,
-        frames: int = DEFAULT_FRAMES,
+        frames: int | None = None,
         token: Token = "cls_dist_mean",
         layer_norm_eps: float = ORIGINAL_EPS,
+        patches: int = GRID[1],
     ) -> None:
+        self._frames = frames
+        self._patches = patches
+        frames = _frames_for(patches) if frames is None else frames
         self._check_frames(frames, PATCH)
         if token not in TOKENS:
             raise ExportError(f"token={token!r}: expected {' or '.join(map(repr, TOKENS))}")
@@ -76,14 +102,18 @@ class Ast(Backbone):
 
     def configured(self, *, frames: int | None, token: Token | None) -> Ast:  # noqa: D102
         return Ast(
-            frames=self.max_frames if frames is None else frames,
+            frames=self._frames if frames is None else frames,
             token=self.token if token is None else token,
             layer_norm_eps=self.layer_norm_eps,
+            patches=self._patches,
         )
 
     def for_checkpoint(self, state: Tensors) -> Ast:  # noqa: D102
-        eps = ORIGINAL_EPS if _family(state) is _ORIGINAL else TRANSFORMERS_EPS
-        return Ast(frames=self.max_frames, token=self.token, layer_norm_eps=eps)
+        family = _family(state)
+        eps = ORIGINAL_EPS if family is _ORIGINAL else TRANSFORMERS_EPS
+        (name,) = family["v.pos_embed"]
+        patches = _patches(name, {name.removeprefix(_PREFIX): t for name, t in state.items()})
+        return Ast(frames=self._frames, token=self.token, layer_norm_eps=eps, patches=patches)
 
     def frames_per_step(self, layers: Sequence[int]) -> int | None:  # noqa: D102
         return None
@@ -118,8 +148,9 @@ class Ast(Backbone):
         prefix = _PREFIX if any(name.startswith(_PREFIX) for name in state) else ""
         bare = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         # Every block is looked at, so that a checkpoint of another model is never half-used.
+        own = _SHAPES | {"v.pos_embed": (1, 2 + GRID[0] * self._patches, WIDTH)}
         shapes = {
-            source: (_SHAPES[name][0] // len(parts), *_SHAPES[name][1:])
+            source: (own[name][0] // len(parts), *own[name][1:])
             for name, parts in sources.items()
             for source in parts
         }
@@ -235,23 +266,51 @@ def fit_positions(positions: torch.Tensor, frames: int) -> torch.Tensor:
     """The patches' positional embedding for an input of ``frames`` frames, as AST's authors do it.
 
     Args:
-        positions: [1, 12·101, WIDTH], frequency before time.
+        positions: [1, 12·t₀, WIDTH], frequency before time; t₀ is 101 in the released file.
         frames: T.
 
     Returns:
-        [1, 12·t, WIDTH] for t patches in time: cut from the middle where t is below 101,
+        [1, 12·t, WIDTH] for t patches in time: cut from the middle where t is below t₀,
         interpolated (bilinear) above.
     """
     from torch.nn import functional as F
 
     patches = (frames - PATCH) // STRIDE + 1
-    grid = positions.transpose(1, 2).unflatten(2, GRID)
-    if patches < GRID[1]:
-        start = GRID[1] // 2 - patches // 2
+    given = positions.shape[1] // GRID[0]
+    grid = positions.transpose(1, 2).unflatten(2, (GRID[0], given))
+    if patches < given:
+        start = given // 2 - patches // 2
         grid = grid[:, :, :, start : start + patches]
     else:
         grid = F.interpolate(grid, size=(GRID[0], patches), mode="bilinear")
     return grid.flatten(2).transpose(1, 2)
+
+
+def _frames_for(patches: int) -> int:
+    """The input length that ``patches`` in time are for.
+
+    Ten lengths have that many, and the model reads the same of each; the power of two among them,
+    as AST's authors train with 128, 512 and 1024, or else the least.
+    """
+    least = (patches - 1) * STRIDE + PATCH
+    power = 1 << (least + STRIDE - 1).bit_length() - 1
+    return max(least, power)
+
+
+def _patches(name: str, state: Tensors) -> int:
+    """The patches in time that the positional embedding ``name`` of a checkpoint is for."""
+    positions = state.get(name)
+    if positions is None:
+        return GRID[1]  # that it is missing is said of all that is
+    shape = tuple(positions.shape)
+    count = shape[1] - 2 if len(shape) == 3 else 0
+    if shape[::2] != (1, WIDTH) or count < GRID[0] or count % GRID[0]:
+        raise ExportError(
+            f"{name} is {list(shape)}, expected [1, 2 + {GRID[0]}·t, {WIDTH}]: two tokens and t "
+            f"columns of {GRID[0]} patches, {PATCH} × {PATCH} with a stride of {STRIDE}. A model "
+            "of another stride or size cannot be exported"
+        )
+    return count // GRID[0]
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import ExportError
 from ...frontend.spec import FrontendSpec
@@ -40,6 +40,10 @@ class Backbone(ABC):
         layer_norm_eps: the epsilon of its LayerNorms.
         fp32_tensors: prefixes of the tensors that stay in FP32, with what is computed from them
             and the input, where the model runs in half precision.
+        anchors: one tensor's name for every way in which checkpoints call the model's tensors; by
+            it the prefix is found that a wrapper put before the names.
+        folder_config: what transformers' ``config.json`` must say beside such a checkpoint;
+            ``None`` where transformers does not have the model.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Backbone(ABC):
     token: Token | None = None
     layer_norm_eps: float | None = None
     fp32_tensors: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = ()
+    folder_config: Mapping[str, Any] | None = None
 
     def configured(self, *, frames: int | None, token: Token | None) -> Self:
         """The model with what one export chooses.
@@ -83,7 +89,11 @@ class Backbone(ABC):
             )
 
     def for_checkpoint(self, state: Tensors) -> Self:
-        """The model with the settings that follow from the family of a checkpoint, if any do."""
+        """The model with the settings that follow from a checkpoint, if any do.
+
+        Raises:
+            ExportError: a checkpoint of settings that the model cannot have.
+        """
         return self
 
     @abstractmethod

@@ -45,6 +45,7 @@ class Cnn14(Backbone):
 
     default_layers = (3, 6)
     min_frames = 32
+    anchors = ("conv_block1.conv1.weight",)
     fp32_tensors = ("bn0.",)  # log-mel in dB has a step of 0.06 at -100 dB in FP16
 
     def __init__(self, name: str, frontend: FrontendSpec, aliases: tuple[str, ...] = ()) -> None:
@@ -114,14 +115,19 @@ class Cnn14(Backbone):
     def check_state(self, state: Tensors, layers: Sequence[int]) -> dict[str, torch.Tensor]:  # noqa: D102
         self._check_frontend(state)
         shapes = _shapes(self.frontend.n_mels)
+        ignored = ["spectrogram_extractor.", "logmel_extractor.", "fc_audioset."]
+        if EMBEDDING not in layers:
+            # What follows the blocks may be a head of another training.
+            shapes = {name: s for name, s in shapes.items() if not name.startswith("fc1.")}
+            ignored.append("fc1.")
         # Every block is looked at, so that a checkpoint of another model is never half-used.
-        optional = {name for name in shapes if name.startswith("fc1.") and EMBEDDING not in layers}
-        tensors = fit_tensors(
-            state,
-            shapes,
-            optional=optional,
-            ignored=("spectrogram_extractor.", "logmel_extractor.", "fc_audioset."),
-        )
+        tensors = fit_tensors(state, shapes, ignored=tuple(ignored))
+        negative = [n for n, t in tensors.items() if n.endswith("_var") and bool((t < 0).any())]
+        if negative:
+            raise ExportError(
+                f"the tensors {', '.join(negative)} hold negative variances: the checkpoint is "
+                "damaged, fetch it again"
+            )
         needed = {f"conv_block{block}" for block in range(1, _deepest(layers) + 1)} | {"bn0"}
         if EMBEDDING in layers:
             needed.add("fc1")

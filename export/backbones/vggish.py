@@ -51,6 +51,7 @@ class Vggish(Backbone):
     default_layers = (10, 15)
     min_frames = max_frames = SEGMENT_FRAMES
     segment = SegmentRule(frames=SEGMENT_FRAMES, last="drop")
+    anchors = ("features.0.weight",)
 
     def __init__(self) -> None:
         layers = {}
@@ -69,7 +70,7 @@ class Vggish(Backbone):
         self.layers = layers
 
     def configured(self, *, frames: int | None, token: Token | None) -> Vggish:  # noqa: D102
-        if frames is not None:
+        if frames not in (None, SEGMENT_FRAMES):
             raise ExportError(
                 f"an input of {frames} frames: {self.name} takes segments of {SEGMENT_FRAMES} and "
                 "nothing else; leave frames and seconds out, clips of any length are cut"
@@ -105,9 +106,16 @@ class Vggish(Backbone):
 
     def check_state(self, state: Tensors, layers: Sequence[int]) -> dict[str, torch.Tensor]:  # noqa: D102
         # torchvggish calls the fully connected layers ``embeddings``, older ports ``fc``.
-        head = "fc" if any(name.startswith("fc.") for name in state) else "embeddings"
-        # Every layer is looked at, so that a checkpoint of another model is never half-used.
-        tensors = fit_tensors(state, _shapes(head), ignored=("pproc.",))
+        named = any(name.startswith("embeddings.") for name in state)
+        head = "fc" if not named and any(name.startswith("fc.") for name in state) else "embeddings"
+        shapes = _shapes(head)
+        ignored = ["pproc."]
+        if max(layers) < LINEARS[0][0]:
+            # What follows the convolutions may be a head of another training.
+            shapes = {name: shape for name, shape in shapes.items() if name.startswith("features.")}
+            ignored.append(f"{head}.")
+        # Every convolution is looked at, so that a checkpoint of another model is never half-used.
+        tensors = fit_tensors(state, shapes, ignored=tuple(ignored))
         return {
             name.replace("fc.", "embeddings."): tensor
             for name, tensor in tensors.items()

@@ -6,6 +6,7 @@ The cache is the user's (``pooch.os_cache("fusion_engine")``), or ``$FUSION_ENGI
 
 import logging
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -140,7 +141,9 @@ def _record(path: Path) -> Path:
 def _expected(path: Path, file: WeightsFile) -> str | None:
     """The checksum published, or that of the first download."""
     if file.checksum is None and _record(path).is_file():
-        return f"sha256:{_record(path).read_text().split()[0]}"
+        # A record that is no checksum, from whatever befell the disk, says nothing.
+        found = re.match(rb"[0-9a-f]{64}\b", _record(path).read_bytes())
+        return f"sha256:{found[0].decode()}" if found else None
     return file.checksum
 
 

@@ -78,9 +78,26 @@ def export(
             "--weights",
             "-w",
             metavar="pretrained|random:SEED|PATH",
-            help="A download, seeded random numbers, or a checkpoint.",
+            help="A download, seeded random numbers, or a checkpoint: what torch.save wrote, "
+            ".safetensors, or for AST a folder of transformers.",
         ),
     ] = "pretrained",
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The checkpoint's entry with the weights, such as model_ema or net.encoder; by "
+            "default the only one, or the usual one (model, state_dict, model_state_dict).",
+        ),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What the names of the model's tensors begin with in the checkpoint; by default "
+            "what wrappers put there (module., model., net., base., _orig_mod.).",
+        ),
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -92,7 +109,11 @@ def export(
     ] = None,
     frames: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The same in frames of log-mel; AST's default is 1024."),
+        typer.Option(
+            metavar="N",
+            help="The same in frames of log-mel; AST's default is its checkpoint's, 1024 for the "
+            "released one.",
+        ),
     ] = None,
     token: Annotated[
         Token | None,
@@ -112,6 +133,7 @@ def export(
       fusion-engine export --preset cnn14-fusion
       fusion-engine export cnn14 --weights pretrained -o cnn14_3_6.onnx
       fusion-engine export cnn14_32k --layers 3 6 -w Cnn14.pth -o cnn14_32k.onnx
+      fusion-engine export cnn14 -w tuned.ckpt --key ema.model --prefix audio
       fusion-engine export cnn14 --layers 1 -w random:0 --seconds 10 -o test.onnx
     """
     if seconds is not None and frames is not None:
@@ -136,6 +158,8 @@ def export(
             output,
             layers=layers or None,
             weights=weights,
+            key=key,
+            prefix=prefix,
             seconds=seconds,
             frames=frames,
             token=token,

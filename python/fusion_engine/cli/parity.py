@@ -42,6 +42,14 @@ def parity(
             "is not a file.",
         ),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The --key that it was exported with, if any."),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="The --prefix that it was exported with, if any."),
+    ] = None,
     audio: Annotated[
         list[Path] | None,
         typer.Option(
@@ -97,6 +105,8 @@ def parity(
             certificate = certify(
                 artifact,
                 weights=weights,
+                key=key,
+                prefix=prefix,
                 audio=files,
                 signals=signals,
                 precision=precision,

@@ -48,6 +48,8 @@ def certify(
     artifact: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
     audio: Sequence[str | os.PathLike[str]] = (),
     signals: Sequence[Signal] | None = None,
     precision: Literal["fp16", "bf16"] | None = None,
@@ -65,6 +67,8 @@ def certify(
             ``fusion-engine build --typed-onnx`` wrote, which is emulated on the CPU.
         weights: what it was exported with: ``pretrained``, ``random:SEED`` or the path of a
             checkpoint; ``None``: what its spec names, unless that is a file.
+        key: the checkpoint's entry, where it was exported with one.
+        prefix: of the checkpoint's names, where it was exported with one.
         audio: files to compare beside the synthetic signals; of a long one its first 75 s, or
             the longest clip that an artifact takes which cannot cut it.
         signals: the synthetic signals; ``None``: ``default_signals``.
@@ -98,7 +102,7 @@ def certify(
     if not chosen and not audio:
         raise ValueError("there is nothing to compare: give signals or audio")
     step("reading the weights")
-    reference, source = _reference(path, spec, weights)
+    reference, source = _reference(path, spec, weights, key, prefix)
     step("opening the artifact")
     with opened(path, precision=precision, device=device, threads=threads) as subject:
         if file_sha256(path) != sha256:
@@ -236,7 +240,11 @@ class _Meters:
 
 
 def _reference(
-    path: Path, spec: Spec, weights: str | os.PathLike[str] | None
+    path: Path,
+    spec: Spec,
+    weights: str | os.PathLike[str] | None,
+    key: str | None,
+    prefix: str | None,
 ) -> tuple[Reference, WeightsSource]:
     """The published model with the artifact's weights and settings."""
     from ..export import resolve
@@ -257,12 +265,12 @@ def _reference(
         weights = known.source
     backbone = resolve(spec.model)
     numbers = tuple(layer.number for layer in spec.layers)
-    state, source = load_weights(backbone, weights)
+    state, source = load_weights(backbone, weights, key=key, prefix=prefix)
     if source.sha256 != known.sha256:
         raise ExportError(
             f"weights {source.source} are not those of {path}: their SHA-256 is {source.sha256}, "
-            f"it was exported from {known.source} with {known.sha256}. Give that file, or export "
-            "again from this one"
+            f"it was exported from {known.source} with {known.sha256}. Give that file, with the "
+            "--key and --prefix of its export if it had any, or export again from this one"
         )
     backbone = _configured(backbone, spec).for_checkpoint(state)
     return Reference(backbone, backbone.check_state(state, numbers), numbers, spec.head), source
@@ -270,8 +278,7 @@ def _reference(
 
 def _configured(backbone: Backbone, spec: Spec) -> Backbone:
     """The model with the choices that the artifact was exported with."""
-    own = spec.max_frames == backbone.max_frames
-    return backbone.configured(frames=None if own else spec.max_frames, token=spec.token)
+    return backbone.configured(frames=spec.max_frames, token=spec.token)
 
 
 def _clips(

@@ -13,6 +13,7 @@ import torch
 from fusion_engine import ExportError
 from fusion_engine.export import ExportReport, export, resolve
 from fusion_engine.export.backbones.ast import Ast, fit_positions
+from fusion_engine.export.checkpoint import load_weights
 from fusion_engine.export.graph import backbone_module, trace_graph
 from fusion_engine.export.verify import TOLERANCE
 from fusion_engine.frontend import Frontend
@@ -20,8 +21,8 @@ from fusion_engine.spec import SegmentRule
 
 from ...oracles import ast, ast_layers, ast_positions
 from ...signals import SIGNALS, speech_like
+from ..checkpoint.files import RunsCode
 from ..structure import parameter_bytes, spec_of, strictly_inferred
-from ..test_checkpoint import RunsCode
 
 ALL = (12, 3, 1, 2, 11, 5, 4, 6, 10, 9, 7, 8)
 SINGLE = [[1], [2], [3], [4], [5], [6], [12]]
@@ -349,7 +350,7 @@ def test_other_models_have_no_tokens(tmp_path: Path) -> None:
         # Another stride of the patches gives another grid.
         (
             {"embeddings.position_embeddings": torch.ones(1, 514, 768)},
-            r"embeddings.position_embeddings is \[1, 514, 768\], expected \[1, 1214, 768\]",
+            r"embeddings.position_embeddings is \[1, 514, 768\], expected \[1, 2 \+ 12·t, 768\]",
         ),
         ({"layers.11.mlp.fc2.bias": None}, "1 missing: layers.11.mlp.fc2.bias"),
         ({"layers.12.mlp.fc2.bias": torch.ones(768)}, "1 surplus: layers.12.mlp.fc2.bias"),
@@ -363,6 +364,80 @@ def test_a_checkpoint_that_does_not_fit(state: State, change: dict[str, Any], me
     changed = {k: v for k, v in {**light(state), **change}.items() if v is not None}
     with pytest.raises(ExportError, match=message):
         resolve("ast").for_checkpoint(changed).check_state(changed, [1])
+
+
+def resized(state: State, patches: int) -> State:
+    """The light state dict of a model that was trained for ``patches`` in time."""
+    positions = torch.randn(1, 2 + 12 * patches, 768, generator=torch.Generator().manual_seed(2))
+    return {**light(state), "embeddings.position_embeddings": positions}
+
+
+@pytest.mark.parametrize(
+    ("patches", "frames"), [(12, 128), (50, 512), (101, 1024), (99, 996), (1, 16), (204, 2048)]
+)
+def test_the_length_of_a_fine_tuned_file_is_taken(state: State, patches: int, frames: int) -> None:
+    changed = resized(state, patches)
+    model = resolve("ast").for_checkpoint(changed)
+    assert (model.min_frames, model.max_frames) == (frames, frames)
+    assert model.segment == SegmentRule(frames=frames, last="pad")
+    kept = model.check_state(changed, [1])["v.pos_embed"]
+    assert torch.equal(kept, changed["embeddings.position_embeddings"])
+    # As transformers counts them: the embedding is what was trained, every patch in its place.
+    got = fit_positions(kept[:, 2:].double(), frames)
+    assert torch.allclose(got, kept[:, 2:].double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [128, 300, 800])
+def test_a_fine_tuned_file_at_another_length(state: State, frames: int) -> None:
+    """Cut from the middle, or interpolated, from the file's own columns."""
+    changed = resized(state, 50)
+    model = resolve("ast").configured(frames=frames, token=None).for_checkpoint(changed)
+    assert model.max_frames == frames
+    positions = model.check_state(changed, [1])["v.pos_embed"][:, 2:].double()
+    grid = positions.reshape(1, 12, 50, 768).permute(0, 3, 1, 2)
+    count = (frames - 16) // 10 + 1
+    if count < 50:
+        grid = grid[..., 25 - count // 2 : 25 - count // 2 + count]
+    else:
+        grid = torch.nn.functional.interpolate(grid, (12, count), mode="bilinear")
+    want = grid.permute(0, 2, 3, 1).reshape(1, 12 * count, 768)
+    assert torch.equal(fit_positions(positions, frames), want)
+
+
+def test_a_folder_of_transformers(tmp_path: Path, state: State) -> None:
+    """What ``save_pretrained`` writes beside the weights is held to what can be exported."""
+    from transformers import ASTConfig
+
+    few = {f"{PREFIX}{name}": tensor for name, tensor in resized(state, 50).items()}
+    torch.save(few | {"classifier.dense.bias": torch.ones(50)}, tmp_path / "pytorch_model.bin")
+    ASTConfig(max_length=512).save_pretrained(tmp_path)
+    read, source = load_weights(resolve("ast"), tmp_path)
+    assert source.source == tmp_path.name
+    assert resolve("ast").for_checkpoint(read).max_frames == 512
+    with pytest.raises(ExportError, match="expected a checkpoint file, got a folder"):
+        load_weights(resolve("cnn14"), tmp_path)
+    for change, message in (
+        ({"time_stride": 16}, "time_stride '16', expected 10"),
+        ({"num_hidden_layers": 6}, "num_hidden_layers '6', expected 12"),
+    ):
+        ASTConfig(**change).save_pretrained(tmp_path)
+        with pytest.raises(ExportError, match=message):
+            load_weights(resolve("ast"), tmp_path)
+    (tmp_path / "config.json").write_text("[" * 10_000)
+    with pytest.raises(ExportError, match="not a configuration in JSON"):
+        load_weights(resolve("ast"), tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ExportError, match=r"this one has no config\.json"):
+        load_weights(resolve("ast"), tmp_path)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.module.", "_orig_mod.", "net."])
+def test_the_original_in_wrappers(tmp_path: Path, original: State, wrapper: str) -> None:
+    bare = {name.removeprefix("module."): tensor for name, tensor in light(original).items()}
+    path = tmp_path / "ast.pth"
+    torch.save({"state_dict": {f"{wrapper}{n}": t for n, t in bare.items()}}, path)
+    state, _ = load_weights(resolve("ast"), path)
+    assert resolve("ast").check_state(state, [2]).keys() == Ast().check_state(bare, [2]).keys()
 
 
 def test_a_vision_transformer_is_not_ast(tmp_path: Path, original: State) -> None:

@@ -20,8 +20,8 @@ from fusion_engine.spec import SegmentRule
 
 from ...oracles import vggish, vggish_layers
 from ...signals import SIGNALS, speech_like
+from ..checkpoint.files import RunsCode
 from ..structure import parameter_bytes, spec_of, strictly_inferred
-from ..test_checkpoint import RunsCode
 
 ALL = (22, 10, 2, 15, 18, 5, 20, 8, 13)
 # Channels, steps and bins of each ReLU behind a convolution, and the length of the others.
@@ -195,8 +195,8 @@ def test_random_weights(state: State) -> None:
     ("change", "message"),
     [
         ({"features.3.weight": torch.ones(64, 64, 3, 3)}, r"features.3.weight is \[64, 64, 3, 3\]"),
-        ({"embeddings.4.bias": None}, "1 missing: embeddings.4.bias"),
-        ({"classifier.6.weight": torch.ones(1)}, "1 surplus: classifier.6.weight"),
+        ({"features.13.bias": None}, "1 missing: features.13.bias"),
+        ({"features.17.weight": torch.ones(1)}, "1 surplus: features.17.weight"),
         ({"features.0.bias": torch.full((64,), torch.inf)}, "1 not finite: features.0.bias"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -210,6 +210,19 @@ def test_a_checkpoint_that_does_not_fit(
     with pytest.raises(ExportError, match=f"weights vggish.pth for vggish: .*{message}"):
         export("vggish", tmp_path / "a.onnx", weights=tmp_path / "vggish.pth", layers=[2])
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_another_head_behind_the_convolutions(state: State) -> None:
+    """It is not looked at where no fully connected layer is asked for."""
+    few = light(state)
+    tuned = {n: t for n, t in few.items() if n.startswith("features.")}
+    tuned |= {"embeddings.0.weight": torch.ones(50, 12_288), "fc.bias": torch.ones(50)}
+    got = resolve("vggish").check_state(tuned, [10, 15])
+    assert got.keys() == resolve("vggish").check_state(few, [10, 15]).keys()
+    with pytest.raises(ExportError, match=r"5 missing: embeddings\.0\.bias.*\[50, 12288\]"):
+        resolve("vggish").check_state(tuned, [18])
+    head = {**few, "fc.weight": torch.ones(50, 128)}
+    assert resolve("vggish").check_state(head, [22]).keys() == few.keys()
 
 
 def test_vgg16_is_not_vggish(tmp_path: Path) -> None:

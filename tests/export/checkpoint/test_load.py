@@ -13,10 +13,11 @@ import torch
 
 from fusion_engine import BackendError, ExportError, WeightsError
 from fusion_engine.export import resolve
-from fusion_engine.export.checkpoint import fit_tensors, load_weights, read_checkpoint
+from fusion_engine.export.checkpoint import load_weights, read_checkpoint
 from fusion_engine.weights import WEIGHTS
 
-from ..oracles import panns_checkpoint
+from ...oracles import panns_checkpoint
+from .files import RunsCode, legacy
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(3)}
 SAMPLER = {
@@ -29,10 +30,6 @@ SAMPLER = {
     "per_class": [np.array([1, 2], np.int32), np.zeros(2)],
     "queue": [1, 2],
 }
-
-
-def legacy(content: Any, path: Path) -> None:
-    torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
 def assert_is_state(got: dict[str, torch.Tensor]) -> None:
@@ -81,17 +78,11 @@ def test_safetensors(tmp_path: Path) -> None:
 
 
 def test_safetensors_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"\x02" + bytes(7) + b"{}")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(BackendError, match="pip install safetensors"):
-        read_checkpoint(tmp_path / "weights.safetensors")
-
-
-class RunsCode:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.target}",)
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("save", [torch.save, legacy], ids=["zip", "legacy"])
@@ -112,10 +103,24 @@ def test_code_in_a_plain_pickle_is_not_run(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
-    legacy({"model": STATE, "sampler": np.array([{}], dtype=object)}, tmp_path / "objects.pth")
-    with pytest.raises(ExportError, match="more than tensors and NumPy arrays"):
-        read_checkpoint(tmp_path / "objects.pth")
+def test_what_lies_beside_the_weights_is_not_looked_at(tmp_path: Path) -> None:
+    """Arrays of objects, sets, sizes, optimisers: whatever ``torch.load`` takes or could take."""
+    beside = {
+        "objects": np.array([{}], dtype=object),
+        "set": {1, 2},
+        "size": torch.Size([1, 2]),
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+        "complex": 1j,
+        "bytes": b"abc",
+        "array": bytearray(b"abc"),
+        (1, 2): "a key that is a tuple",
+        2**70: 2**70,
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+    }
+    for save in (torch.save, legacy):
+        save({"model": STATE, **beside}, tmp_path / "beside.pth")
+        assert_is_state(read_checkpoint(tmp_path / "beside.pth"))
 
 
 def test_a_whole_module_is_refused(tmp_path: Path) -> None:
@@ -148,13 +153,6 @@ def test_no_state_dict(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(ExportError, match="no state dict"):
         read_checkpoint(tmp_path / "weights.pth")
-
-
-def test_the_allow_list_ends_with_the_call(tmp_path: Path) -> None:
-    before = set(torch.serialization.get_safe_globals())  # torch lists a set, in any order
-    torch.save(STATE, tmp_path / "weights.pth")
-    read_checkpoint(tmp_path / "weights.pth")
-    assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_sources(tmp_path: Path) -> None:
@@ -191,48 +189,32 @@ def test_the_hash_of_random_weights_is_that_of_their_bytes() -> None:
     assert source.sha256 == digest.hexdigest()
 
 
-SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
-
-
-def fitting() -> dict[str, torch.Tensor]:
-    return {name: torch.zeros(shape) for name, shape in SHAPES.items()}
-
-
-def test_fit_tensors_returns_what_was_asked_for() -> None:
-    state = {**fitting(), "head.weight": torch.ones(1), "bn.num_batches_tracked": torch.tensor(1)}
-    assert fit_tensors(state, SHAPES, ignored=("head.",)).keys() == SHAPES.keys()
-    del state["c"]
-    assert fit_tensors(state, SHAPES, optional=["c"], ignored=("head.",)).keys() == {"a", "b"}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"a": None, "b": None}, "2 missing: a, b"),
-        ({"x": torch.ones(1)}, "1 surplus: x"),
-        ({"a": torch.zeros(3, 2)}, r"1 of a wrong shape: a is \[3, 2\], expected \[2, 3\]"),
-        ({"a": torch.zeros(2, 3, 1)}, r"a is \[2, 3, 1\]"),
-        (
-            {"b": torch.zeros(4, dtype=torch.int64)},
-            r"1 no plain floating-point tensors: b \(torch.int64\)",
-        ),
-        ({"a": torch.zeros(2, 3).to_sparse()}, "no plain floating-point tensors: a"),
-        ({"a": torch.zeros(2, 3, device="meta")}, "no plain floating-point tensors: a"),
-        ({"b": torch.tensor([0, float("nan"), 0, 0])}, "1 not finite: b"),
-        ({"c": torch.tensor(float("inf"))}, "1 not finite: c"),
-        ({"a": None, "x": torch.ones(1), "c": torch.ones(1)}, "missing: a; .*surplus: x; .*c is"),
-        ({f"x{i}": torch.ones(1) for i in range(9)}, "9 surplus: x0, x1, x2, x3, x4, x5 and 3 mo"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_fit_tensors_lists_what_does_not_fit(change: dict[str, Any], message: str) -> None:
-    state = {k: v for k, v in {**fitting(), **change}.items() if v is not None}
-    with pytest.raises(ExportError, match=message):
-        fit_tensors(state, SHAPES)
-
-
 def test_the_official_file_as_saved_by_panns(panns_16k: torch.nn.Module, checkpoint: Path) -> None:
     assert set(panns_checkpoint(panns_16k)) == {"iteration", "model", "sampler"}
     state = read_checkpoint(checkpoint)
     assert state.keys() == panns_16k.state_dict().keys()
     assert all(torch.equal(state[k], v) for k, v in panns_16k.state_dict().items())
+
+
+def test_a_choice_within_a_file_has_a_hash_of_its_own(tmp_path: Path) -> None:
+    """Two models in one file are not the same weights; how they were named does not matter."""
+    path, model = tmp_path / "weights.pth", resolve("cnn14")
+    other = {name: -tensor for name, tensor in STATE.items()}
+    torch.save({"model": STATE, "model_ema": {f"a.{k}": t for k, t in other.items()}}, path)
+    state, whole = load_weights(model, path)
+    assert_is_state(state)
+    assert whole.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    state, source = load_weights(model, path, key="model_ema", prefix="a")
+    assert torch.equal(state["conv.weight"], other["conv.weight"])
+    digest = hashlib.sha256()
+    for name in sorted(other):
+        digest.update(other[name].numpy().tobytes())
+    assert (source.source, source.sha256) == ("weights.pth", digest.hexdigest())
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random:1"])
+def test_a_choice_is_for_files(weights: str) -> None:
+    with pytest.raises(ExportError, match="key and prefix are for a checkpoint's path"):
+        load_weights(resolve("cnn14"), weights, key="model")
+    with pytest.raises(TypeError, match="prefix must be a str or None, got int"):
+        load_weights(resolve("cnn14"), weights, prefix=3)  # type: ignore[arg-type]
