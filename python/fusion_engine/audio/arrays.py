@@ -78,7 +78,7 @@ def as_array(audio: Any, name: str, expected: str = "expected a NumPy array") ->
         if np.ma.is_masked(audio):
             raise TypeError(
                 f"{name} is a {kind} with {int(np.ma.getmaskarray(audio).sum())} masked "
-                f"samples, which have no value; {expected}, so fill them, for example with .filled(0)"
+                f"samples, which have no value; {expected}, so fill them, say with .filled(0)"
             )
         return np.asarray(audio.data)
     if isinstance(audio, np.ndarray):
