@@ -33,7 +33,6 @@ _LAYER = {
     "freq": (1, 2**16),
     "time_pool": (1, MAX_FRAMES),
 }
-_SEGMENT = {"frames": (1, MAX_FRAMES)}
 _FRONTEND = {
     "sample_rate": (MIN_RATE, MAX_RATE),
     "win_length": (8, 2**15),
@@ -103,8 +102,6 @@ def _ranges(spec: "Spec") -> Iterator[str]:
     yield from range_problems(spec, _SPEC)
     for layer in spec.layers:
         yield from range_problems(layer, _LAYER, f"{layer.name}: ")
-    if spec.segment is not None:
-        yield from range_problems(spec.segment, _SEGMENT, "segment.")
     yield from range_problems(spec.frontend, _FRONTEND, "frontend.")
 
 

@@ -77,8 +77,8 @@ def as_array(audio: Any, name: str, expected: str = "expected a NumPy array") ->
     if isinstance(audio, np.ma.MaskedArray):
         if np.ma.is_masked(audio):
             raise TypeError(
-                f"{name} is a {kind} with {int(np.ma.getmaskarray(audio).sum())} masked samples, "
-                f"which have no value; {expected}, so fill them, for example with .filled(0)"
+                f"{name} is a {kind} with {int(np.ma.getmaskarray(audio).sum())} masked "
+                f"samples, which have no value; {expected}, so fill them, say with .filled(0)"
             )
         return np.asarray(audio.data)
     if isinstance(audio, np.ndarray):
@@ -107,15 +107,14 @@ def as_array(audio: Any, name: str, expected: str = "expected a NumPy array") ->
 
 def _check_type(audio: Any, name: str) -> NDArray[Any]:
     """``audio`` in native byte order, if its type is one that holds audio."""
-    audio = as_array(audio, name, "expected a NumPy array of float32, float64 or int16 samples")
-    native = audio.dtype.newbyteorder("=")
+    samples = as_array(audio, name, "expected a NumPy array of float32, float64 or int16 samples")
+    native = samples.dtype.newbyteorder("=")
     if native not in (np.float32, np.float64, np.int16):
         raise TypeError(
-            f"{name} has dtype {audio.dtype}, expected float32 or float64 in [-1, 1], or int16 "
+            f"{name} has dtype {samples.dtype}, expected float32 or float64 in [-1, 1], or int16 "
             "PCM; scale other integers to [-1, 1] and convert with .astype(np.float32)"
         )
-    samples: NDArray[Any] = audio.astype(native, copy=False)
-    return samples
+    return samples.astype(native, copy=False)
 
 
 def _check_length(samples: int, source_rate: int, sample_rate: int, name: str) -> None:

@@ -103,6 +103,12 @@ def test_the_form():
     assert len(front["sha256"]) == 64
 
 
+def test_a_zero_with_a_sign_is_kept():
+    """It equals the preset's zero, and has another SHA-256."""
+    signed = spec(frontend=replace(PRESETS["panns_16k"], mean=-0.0))
+    assert decode_name(encode_name(signed), where="a.plan") == signed
+
+
 def test_too_many_layers():
     layers = tuple(
         LayerSpec(number=n, kind="map", channels=8, module=f"encoder.layers.{n}.self_attn.output")

@@ -155,6 +155,35 @@ def test_a_damaged_sidecar(small, damage, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["effort"], 6, "effort is 6, expected 0 to 5"),
+        (["activation_bytes"], -1, "activation_bytes is -1, expected 0"),
+        (["profile", "batch", "min"], 0, "the profile's batch is (0, 8, 32)"),
+        (["profile", "frames", "opt"], 10**9, "the profile's frames is (32, 1000000000, "),
+        (["profile", "frames", "min"], 31, "the profile takes 31:"),
+        (["compute_capability"], "9", "compute_capability is '9', expected a version"),
+        (["runtime_version"], "1\x1b[0m", "expected no control characters"),
+        (["sha256"], "x", "sha256 is 'x', expected 64 hexadecimal digits"),
+        (["tensors", 1, "name"], "layer_9", "it has the tensors ['log_mel', 'layer_9']"),
+        (["tensors", 0, "shape", 3], 65, "log_mel is [?, 1, ?, 65], expected [?, 1, ?, 64]"),
+        (["tensors", 1, "shape"], [-1, 9, -1, 32], "layer_1 is [?, 9, ?, 32], expected [?, 64"),
+    ],
+)
+def test_numbers_of_a_sidecar(small, path, value, message):
+    file = sidecar_path(small.path)
+    data = target = json.loads(file.read_text())
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    file.write_text(json.dumps(data))
+    with pytest.raises(ArtifactError) as error:
+        read_plan(small.path)
+    assert str(error.value).startswith(f"{file}: damaged (")
+    assert message in str(error.value)
+
+
 def test_files_that_are_no_plans(tmp_path, cnn14_artifact):
     with pytest.raises(ArtifactError, match=r"no such file. Write one with `fusion-engine build`"):
         read_plan(tmp_path / "a.plan")
