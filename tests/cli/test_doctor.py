@@ -63,8 +63,19 @@ def test_a_machine_without_a_gpu(cli, machine):
         "nvidia-smi is not installed, so there is no NVIDIA driver here",
     )
     assert found["run .onnx on the CPU"] == ("yes", f"onnxruntime {onnxruntime.__version__}")
-    assert found["run .onnx on a GPU"][0] == "no"
+    assert found["run .onnx on a GPU"] == ("no", "there is no GPU")
+    assert "fusion-engine" not in found
     assert found["export models"][0] == "yes"
+
+
+def test_a_strangers_package(cli, machine):
+    machine(packages={"fusion-engine": "3.1"})
+    result = cli("doctor")
+    assert result.status == 1
+    state, found = findings(result)["fusion-engine"]
+    assert state == "broken"
+    assert "3.1 is installed: PyPI's package of that name is another project's" in found
+    assert 'pip uninstall -y fusion-engine && pip install ".[cpu]"' in found
 
 
 def test_a_machine_with_a_gpu(cli, machine):
@@ -119,7 +130,7 @@ def test_what_is_merely_not_installed(cli, machine, monkeypatch):
     assert found["run .onnx on the CPU"][0] == "no"
     assert found["export models"] == (
         "no",
-        'torch and onnxscript missing: pip install ".[export]"',
+        'torch and onnxscript missing: pip install ".[export]" (in a clone of fusion_engine)',
     )
 
 

@@ -45,6 +45,8 @@ def doctor() -> None:
 
 def _findings() -> Iterator[Finding]:
     yield "yes", "fusion_engine", f"{__version__} on Python {platform.python_version()}"
+    if (stranger := _stranger()) is not None:
+        yield stranger
     yield _native_module()
     gpu = _gpu()
     yield gpu
@@ -56,6 +58,20 @@ def _findings() -> Iterator[Finding]:
         yield "no", "export models", needed
     else:
         yield "yes", "export models", f"torch {_installed('torch')}"
+
+
+def _stranger() -> Finding | None:
+    """PyPI's ``fusion-engine``, another project's, where it is installed."""
+    found = _installed("fusion-engine")
+    if found is None:
+        return None
+    return (
+        "broken",
+        "fusion-engine",
+        f"{found} is installed: PyPI's package of that name is another project's and can take the "
+        "place of our command. This one is audio-fusion-engine: pip uninstall -y fusion-engine && "
+        + install("cpu"),
+    )
 
 
 def _native_module() -> Finding:
@@ -116,11 +132,11 @@ def _runtimes(gpu: bool) -> Iterator[Finding]:
         yield "broken" if any(both) else "no", _RUN_CPU, str(error)
         return
     yield "yes", _RUN_CPU, f"onnxruntime {runtime.__version__}"
-    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+    if not gpu:
+        yield "no", _RUN_GPU, "there is no GPU"
+    elif "CUDAExecutionProvider" not in runtime.get_available_providers():
         mend = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
         yield "no", _RUN_GPU, f"this onnxruntime is for the CPU only: {mend}"
-    elif not gpu:
-        yield "no", _RUN_GPU, "onnxruntime has its CUDA provider, and there is no GPU"
     elif not _has_kernels():
         yield "no", _RUN_GPU, _NO_KERNELS
     elif (reason := cuda_missing()) is not None:
