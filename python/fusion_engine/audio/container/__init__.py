@@ -1,75 +1,78 @@
 """Is an audio file all there? libsndfile reads what it finds and does not say that some is gone."""
 
 import io
-import struct
 
+from . import caf, flac, headers, iff, mpeg, ogg, riff, voc, w64
 from .contents import Contents
 from .patched import PatchedFile
+from .source import Source
 
 __all__ = ["Contents", "PatchedFile", "examine"]
 
-_UNKNOWN_SIZE = 0x7FFF_F000
-_MAX_CHUNKS = 1_000
-_MAX_OGG_PAGE = 27 + 255 + 255 * 255
-_BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">", b"FORM": ">"}
-_SAMPLES_CHUNK = {b"WAVE": b"data", b"AIFF": b"SSND", b"AIFC": b"SSND"}
+_MAX_TAGS = 16
 
 
 def examine(file: io.FileIO, size: int) -> Contents:
-    """Look at an open file of ``size`` bytes; never raises for what is in it."""
-    file.seek(0)
-    head = file.read(12)
+    """What the container of an open file says of its samples, held against its bytes.
+
+    Time and memory are bounded whatever the bytes; damage is an answer, never an error.
+
+    Args:
+        file: an open file; its position is not used and does not move.
+        size: its bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    source = Source(file, size)
+    head = source.at(0, 32)
+    if head[:3] == b"ID3":
+        return _tagged(source)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
+        return riff.examine(source)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
+        return iff.examine(source)
+    if head[:4] == b"riff":
+        return w64.examine(source)
+    if head[:4] in (b".snd", b"dns."):
+        return headers.examine_au(source)
+    if head[:4] == b"caff":
+        return caf.examine(source)
+    if head[:4] == b"NIST":
+        return headers.examine_nist(source)
+    if head[:20] == b"Creative Voice File\x1a":
+        return voc.examine(source)
     if head[:4] == b"OggS":
-        return _check_ogg(file, size)
-    if head[:4] in _BYTE_ORDER and head[8:] in _SAMPLES_CHUNK:
-        return _check_chunks(file, head, size)
+        return ogg.examine(source)
+    if head[:4] == b"fLaC":
+        return flac.examine(source)
+    if _is_ircam(head):
+        return headers.examine_ircam(source)
+    if mpeg.starts(source, 0):
+        return mpeg.examine(source)
     return Contents(kind="")
 
 
-def _check_chunks(file: io.FileIO, head: bytes, size: int) -> Contents:
-    order, wanted = _BYTE_ORDER[head[:4]], _SAMPLES_CHUNK[head[8:]]
-    kind = "WAV" if head[8:] == b"WAVE" else "AIFF"
-    (total,) = struct.unpack(order + "I", head[4:8])
-    position, announced_64 = 12, None
-    for _ in range(_MAX_CHUNKS):
-        file.seek(position)
-        header = file.read(8)
-        if len(header) < 8:
+def _tagged(source: Source) -> Contents:
+    """A file that starts with tags of MP3; FLAC may have them too."""
+    position = 0
+    for _ in range(_MAX_TAGS):
+        head = source.at(position, 10)
+        if head[:3] != b"ID3" or len(head) < 10:
             break
-        name, announced = struct.unpack(order + "4sI", header)
-        start = position + 8
-        if name == b"ds64":
-            sizes = file.read(16)
-            announced_64 = struct.unpack("<QQ", sizes)[1] if len(sizes) == 16 else None
-        if name == wanted:
-            if announced == 0xFFFF_FFFF and announced_64 is not None:
-                announced = announced_64
-            elif announced >= _UNKNOWN_SIZE:
-                break
-            if announced == 0 and size > start and total in (0, start - 8):
-                patch = struct.pack(order + "I", min(size - start, 0xFFFF_FFFF))
-                return Contents(kind=kind, patches=((start - 4, patch),))
-            if announced > size - start:
-                return Contents(
-                    kind=kind,
-                    fault=f"truncated, {size - start} of the {announced} bytes of samples that "
-                    "its header announces are there",
-                )
-            break
-        position = start + announced + announced % 2
-    return Contents(kind=kind)
+        position += mpeg.id3_size(head)
+    if source.at(position, 4) == b"fLaC":
+        return flac.examine(source, position)
+    position += mpeg.zeros(source, position)
+    if mpeg.starts(source, position):
+        return mpeg.examine(source, position)
+    return Contents(kind="", sequential=True)
 
 
-def _check_ogg(file: io.FileIO, size: int) -> Contents:
-    file.seek(max(0, size - _MAX_OGG_PAGE))
-    tail = file.read(_MAX_OGG_PAGE)
-    at = tail.rfind(b"OggS")
-    page = tail[at:] if at >= 0 else b""
-    if len(page) >= 27 and page[5] & 4:
-        segments = page[27 : 27 + page[26]]
-        if len(segments) == page[26] and 27 + len(segments) + sum(segments) <= len(page):
-            return Contents(kind="OGG")
-    return Contents(
-        kind="OGG",
-        fault="truncated, the OGG stream stops before its end-of-stream mark",
+def _is_ircam(head: bytes) -> bool:
+    return (
+        (head[:2] == b"\x64\xa3" and head[2] & 0xF8 == 0 and head[3] == 0)
+        or (head[2:4] == b"\xa3\x64" and head[0] == 0 and head[1] & 0xF8 == 0)
+        if len(head) >= 4
+        else False
     )

@@ -1,0 +1,167 @@
+"""MPEG audio (MP3, MP2): a row of frames, of which some files state the count."""
+
+import struct
+from typing import NamedTuple
+
+from .contents import Contents
+from .source import Source
+
+# kbit/s by version (1; 2 and 2.5) and layer.
+_V1 = {
+    1: (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    2: (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+}
+_V2_LOW = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_V2 = {1: (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256)}
+_V2 |= {2: _V2_LOW, 3: _V2_LOW}
+_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+_MAX_TAGS = 1_000
+
+
+class _Frame(NamedTuple):
+    length: int
+    samples: int
+    # What does not change inside a stream: version, layer, rate.
+    kind: tuple[int, int, int]
+
+
+def _decode(second: int, third: int) -> _Frame | None:
+    """The frame whose second and third bytes these are; length 0 where it is free."""
+    version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
+    rate = third >> 2 & 3
+    if second & 0xE0 != 0xE0 or version == 1 or layer == 4 or rate == 3 or third >> 4 == 15:
+        return None
+    hertz = _RATES[version][rate]
+    bits = 1_000 * (_V1 if version == 3 else _V2)[layer][third >> 4]
+    padding = third >> 1 & 1
+    samples = 384 if layer == 1 else 1_152 if layer == 2 or version == 3 else 576
+    if layer == 1:
+        length = (12 * bits // hertz + padding) * 4 if bits else 0
+    else:
+        length = samples // 8 * bits // hertz + padding if bits else 0
+    return _Frame(length, samples, (version, layer, rate))
+
+
+_FRAMES = {
+    bytes((second, third)): frame
+    for second in range(0xE0, 0x100)
+    for third in range(256)
+    if (frame := _decode(second, third)) is not None
+}
+
+
+def starts(source: Source, position: int) -> bool:
+    """Whether a frame of MPEG audio starts there, and, if the file goes on, another after it."""
+    head = source.at(position, 3)
+    frame = _FRAMES.get(head[1:]) if head[:1] == b"\xff" else None
+    if frame is None:
+        return False
+    after = source.at(position + frame.length, 3) if frame.length else b""
+    if len(after) < 3 or after[:1] != b"\xff":
+        return frame.length == 0 or _skip_tag(source, position + frame.length) > 0
+    follower = _FRAMES.get(after[1:])
+    return follower is not None and follower.kind == frame.kind
+
+
+def examine(source: Source, start: int = 0) -> Contents:
+    """Count the frames from ``start`` and hold a Xing, Info or VBRI header against them."""
+    first = _FRAMES.get(source.at(start + 1, 2))
+    if first is None:
+        return Contents(kind="")
+    if first.length == 0:
+        # Free format: the length of a frame is nowhere stated.
+        return Contents(kind="MP3", sequential=True)
+    stated = _stated(source, start, first)
+    position = start + first.length if stated is not None else start
+    count, fault = _count(source, position, first)
+    if stated is not None and fault is None:
+        if count < stated:
+            fault = f"truncated, {count} of the {stated} frames that its header states are there"
+        elif count > stated:
+            fault = f"its header states {stated} frames, but it has {count}"
+    return Contents(kind="MP3", fault=fault, sequential=True)
+
+
+def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | None]:
+    """The frames from ``position``, and what is there that is neither frame nor tag."""
+    count, tags, base, window = 0, 0, 0, b""
+    kind, frames, size = first.kind, _FRAMES, source.size
+    while position < size:
+        at = position - base
+        if at < 0 or at + 16 > len(window):
+            base, window, at = position, source.window(position), 0
+        frame = frames.get(window[at + 1 : at + 3]) if window[at : at + 1] == b"\xff" else None
+        if frame is not None and frame.kind == kind and frame.length:
+            if position + frame.length > size:
+                return count, "truncated inside its last frame"
+            position += frame.length
+            count += 1
+            continue
+        skip = _skip_tag(source, position)
+        if skip and tags < _MAX_TAGS:
+            position, tags = position + skip, tags + 1
+            continue
+        if size - position <= 4 and count:
+            break
+        return count, f"damaged, no MPEG frame where one should start (byte {position})"
+    return count, None
+
+
+def _stated(source: Source, start: int, first: _Frame) -> int | None:
+    """The count of frames that a Xing, Info or VBRI header states (it is a frame of its own)."""
+    head = source.at(start, min(first.length, 200))
+    if len(head) < 64:
+        return None
+    mono = head[3] >> 6 == 3
+    side = (17 if mono else 32) if first.kind[0] == 3 else (9 if mono else 17)
+    # A frame with a checksum of its own has it before the side information.
+    for at in (4 + side, 6 + side):
+        if head[at : at + 4] in (b"Xing", b"Info") and len(head) >= at + 12:
+            flags, frames = struct.unpack(">II", head[at + 4 : at + 12])
+            return frames if flags & 1 and frames else None
+    if head[36:40] == b"VBRI":
+        (frames,) = struct.unpack(">I", head[50:54])
+        return frames or None
+    return None
+
+
+def _skip_tag(source: Source, position: int) -> int:
+    """The bytes of the tag or the zeros at ``position``, 0 if there is neither."""
+    head = source.at(position, 32)
+    rest = source.size - position
+    if head[:3] == b"ID3" and len(head) >= 10:
+        return min(rest, id3_size(head))
+    if head[:3] == b"TAG" and rest >= 128:
+        return 128 if head[3:4] != b"+" else 227
+    if head[:8] == b"APETAGEX" and len(head) == 32:
+        size, _, flags = struct.unpack("<III", head[12:24])
+        # A header counts the items and the footer after it; a footer alone counts what is before.
+        return min(rest, 32 + size) if flags >> 29 & 1 else 32
+    if head[:11] == b"LYRICSBEGIN":
+        end = source.at(position, min(rest, 1 << 20))
+        found = max(end.find(b"LYRICS200"), end.find(b"LYRICSEND"))
+        return found + 9 if found >= 0 else 0
+    if head[:1] == b"\0":
+        return zeros(source, position)
+    return 0
+
+
+def zeros(source: Source, position: int) -> int:
+    """The count of zero bytes at ``position``."""
+    start = position
+    while position < source.size:
+        window = source.window(position)
+        body = window.lstrip(b"\0")
+        position += len(window) - len(body)
+        if body or not window:
+            break
+    return position - start
+
+
+def id3_size(head: bytes) -> int:
+    """The bytes of an ID3v2 tag with this header of ten bytes, its footer included."""
+    size = 0
+    for byte in head[6:10]:
+        size = size << 7 | byte & 0x7F
+    return 10 + size + (10 if head[5] & 0x10 else 0)
