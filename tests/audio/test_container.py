@@ -60,7 +60,9 @@ def test_truncated_files_are_errors(tmp_path, container, subtype):
     cuts = np.unique(np.geomspace(least, len(data) - 1, 40).astype(int))
     for cut in cuts:
         (tmp_path / "cut").write_bytes(data[:-cut])
-        with pytest.raises(AudioError, match=r"cut: (truncated|cannot be decoded|is empty|0 samp)"):
+        with pytest.raises(
+            AudioError, match=r"cut: (truncated|damaged|cannot be decoded|is empty|0 samp)"
+        ):
             load(tmp_path / "cut", 16_000)
 
 
@@ -69,7 +71,7 @@ def test_ogg_that_stops_between_two_pages(tmp_path, subtype):
     data = encoded("OGG", subtype, 3.0)
     assert data.count(b"OggS") > 3
     (tmp_path / "cut.ogg").write_bytes(data[: data.rindex(b"OggS")])
-    with pytest.raises(AudioError, match="truncated, the OGG stream stops"):
+    with pytest.raises(AudioError, match="truncated, the Ogg stream stops"):
         load(tmp_path / "cut.ogg", 16_000)
 
 
@@ -136,8 +138,8 @@ def test_flac_that_does_not_say_its_length(tmp_path):
     data[21] &= 0xF0  # the upper 4 of the 36 bits of STREAMINFO's total
     data[22:26] = bytes(4)
     (tmp_path / "x.flac").write_bytes(data)
-    with pytest.raises(AudioError, match="does not say how long it is"):
-        load(tmp_path / "x.flac", 16_000)
+    whole, _ = soundfile.read(io.BytesIO(encoded("FLAC", "PCM_16")), dtype="float32")
+    assert np.array_equal(load(tmp_path / "x.flac", 16_000).samples, whole.mean(axis=1))
 
 
 @settings(

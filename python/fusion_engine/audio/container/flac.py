@@ -29,7 +29,8 @@ def examine(source: Source, start: int = 0) -> Contents:
     if total:
         fault = None
         if last is not None and last != total:
-            fault = f"its header states {total} samples, but its frames end at {last}"
+            short = "truncated, " if last < total else ""
+            fault = f"{short}its header states {total} samples, but its frames end at {last}"
         elif last is not None and not source.is_no_audio(end, 1):
             fault = "truncated or damaged, its last frame does not match its checksum"
         return Contents(kind="FLAC", stated_frames=total, fault=fault)

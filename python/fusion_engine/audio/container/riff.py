@@ -10,8 +10,8 @@ _PCM, _FLOAT, _ALAW, _ULAW, _MP3, _EXTENSIBLE = 1, 3, 6, 7, 0x55, 0xFFFE
 _MAX_32, _MAX_31 = 0xFFFF_FFFF, 0x7FFF_FFFF
 # What writers put that cannot seek back: FFmpeg and libsndfile; LAME and the Xiph decoders;
 # `arecord` by version. SoX, eSpeak and MPlayer write 0x7FFFF000, SoX in whole frames.
-_UNKNOWN = {_MAX_32, _MAX_31, 0x8000_0000, 0x7FFF_FF00}
 _UNKNOWN_SOX = 0x7FFF_F000
+_UNKNOWN = {_MAX_32, _MAX_31, 0x8000_0000, 0x7FFF_FF00, _UNKNOWN_SOX}
 
 
 def examine(source: Source) -> Contents:
@@ -114,7 +114,7 @@ class _Samples:
             unknown = stated == 2**64 - 1 or (stated == 0 and self.there > 0)
             return None if unknown else stated
         frame = max(1, self.frame)
-        known = self.field not in _UNKNOWN and self.field != _UNKNOWN_SOX // frame * frame
+        known = self.field not in {*_UNKNOWN, _UNKNOWN_SOX // frame * frame}
         # The largest size of the whole file, less the header.
         full = self.total in (_MAX_32, _MAX_31) and self.field == self.total - (self.start - 8)
         return self.field if known and not full else None
