@@ -64,6 +64,15 @@ def mutate(data: bytes, random: np.random.Generator) -> bytes:
     return bytes(out)
 
 
+def _format(file) -> str:
+    """The rate, channels and encoding that the header states: samples of another kind."""
+    try:
+        sound = soundfile.SoundFile(file.fileno(), closefd=False)
+        return f"{sound.samplerate} {sound.channels} {sound.subtype}"
+    except soundfile.SoundFileError:
+        return "?"
+
+
 def _work(connection, folder: str) -> None:
     from fusion_engine.audio import load
     from fusion_engine.errors import AudioError
@@ -72,7 +81,9 @@ def _work(connection, folder: str) -> None:
     while (data := connection.recv_bytes()) != b"":
         path.write_bytes(data)
         try:
-            answer = str(len(load(path, RATE).samples))
+            frames = len(load(path, RATE).samples)
+            with path.open("rb") as file:
+                answer = f"{frames} {_format(file)}"
         except AudioError:
             answer = "error"
         except BaseException as error:
@@ -118,16 +129,23 @@ def run(count: int, seed: int, keep: Path | None = None) -> Counter[str]:
     files, outcomes = corpus(), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         worker = _Worker(folder)
-        whole = [int(worker.ask(data)) for _, data in files]
+        whole = [worker.ask(data).split(" ", 1) for _, data in files]
         for i in range(count):
             random = np.random.default_rng((seed, i))
             which = int(random.integers(len(files)))
             name, data = files[which]
             mutant = mutate(data, random)
             answer = worker.ask(mutant) if mutant else "error"
-            if answer.isdigit():
-                frames = int(answer)
-                outcome = "shortened" if frames < whole[which] else "same or longer"
+            if answer[0].isdigit():
+                frames, stated = answer.split(" ", 1)
+                if int(frames) >= int(whole[which][0]):
+                    outcome = "same or longer"
+                elif name.startswith("IRCAM"):
+                    outcome = "shorter, of a format without a length"
+                elif stated != whole[which][1] and stated != "?":
+                    outcome = "as many as its other rate, channels or encoding give"
+                else:
+                    outcome = "shortened"
             else:
                 outcome = "raw exception" if answer.startswith("raw") else answer
             outcomes[outcome] += 1

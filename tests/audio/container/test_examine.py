@@ -108,9 +108,9 @@ def test_a_size_that_wrapped(tmp_path):
     with io.FileIO(tmp_path / "x") as file:
         contents = examine(file, 44 + there)
     assert contents.fault is None
-    with PatchedFile(tmp_path / "x", contents.patches) as file:
-        with soundfile.SoundFile(file) as sound:
-            assert sound.frames == there // 2
+    patched = PatchedFile(tmp_path / "x", contents.patches)
+    with patched, soundfile.SoundFile(patched) as sound:
+        assert sound.frames == there // 2
 
 
 def test_a_list_that_hangs_libsndfile(tmp_path):

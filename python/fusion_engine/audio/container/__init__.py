@@ -48,9 +48,7 @@ def examine(file: io.FileIO, size: int) -> Contents:
         return flac.examine(source)
     if _is_ircam(head):
         return headers.examine_ircam(source)
-    if mpeg.starts(source, 0):
-        return mpeg.examine(source)
-    return Contents(kind="")
+    return mpeg.examine(source)
 
 
 def _tagged(source: Source) -> Contents:
@@ -64,9 +62,7 @@ def _tagged(source: Source) -> Contents:
     if source.at(position, 4) == b"fLaC":
         return flac.examine(source, position)
     position += mpeg.zeros(source, position)
-    if mpeg.starts(source, position):
-        return mpeg.examine(source, position)
-    return Contents(kind="", sequential=True)
+    return mpeg.examine(source, position)
 
 
 def _is_ircam(head: bytes) -> bool:

@@ -36,7 +36,10 @@ def examine_nist(source: Source) -> Contents:
     if first is None or not 16 <= int(first[1]) <= min(_NIST_MAX_HEADER, source.size):
         return Contents(kind="NIST", fault="damaged, its header states no length of its own")
     start = int(first[1])
-    header = source.at(0, start).split(b"end_head")[0]
+    header, end, _ = source.at(0, start).partition(b"\nend_head")
+    lines = header.split(b"\n")[2:]
+    if not end or not all(re.fullmatch(rb"\w+ -(i|r|s\d+) .*|;.*|\s*", line) for line in lines):
+        return Contents(kind="NIST", fault="damaged, its header is not one of SPHERE")
     values = {
         name: int(value)
         for name, value in re.findall(rb"^(\w+) -i (\d{1,18})\s*$", header, re.MULTILINE)

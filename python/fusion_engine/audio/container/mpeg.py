@@ -51,22 +51,11 @@ _FRAMES = {
 }
 
 
-def starts(source: Source, position: int) -> bool:
-    """Whether a frame of MPEG audio starts there, and, if the file goes on, another after it."""
-    head = source.at(position, 3)
-    frame = _FRAMES.get(head[1:]) if head[:1] == b"\xff" else None
-    if frame is None:
-        return False
-    after = source.at(position + frame.length, 3) if frame.length else b""
-    if len(after) < 3 or after[:1] != b"\xff":
-        return frame.length == 0 or _skip_tag(source, position + frame.length) > 0
-    follower = _FRAMES.get(after[1:])
-    return follower is not None and follower.kind == frame.kind
-
-
 def examine(source: Source, start: int = 0) -> Contents:
     """Count the frames from ``start`` and hold a Xing, Info or VBRI header against them."""
-    first = _FRAMES.get(source.at(start + 1, 2))
+    head = source.at(start, 3)
+    # libsndfile takes any such header for MPEG audio.
+    first = _FRAMES.get(head[1:]) if head[:1] == b"\xff" else None
     if first is None:
         return Contents(kind="")
     if first.length == 0:

@@ -7,6 +7,8 @@ from .contents import Contents
 from .source import Source, beyond, count_of, printable
 
 _PCM, _FLOAT, _ALAW, _ULAW, _MP3, _EXTENSIBLE = 1, 3, 6, 7, 0x55, 0xFFFE
+PLAIN = (_PCM, _FLOAT, _ALAW, _ULAW)
+ODD = "damaged, the bytes of a sample that its header states contradict each other"
 _MAX_32, _MAX_31 = 0xFFFF_FFFF, 0x7FFF_FFFF
 # What writers put that cannot seek back: FFmpeg and libsndfile; LAME and the Xiph decoders;
 # `arecord` by version. SoX, eSpeak and MPlayer write 0x7FFFF000, SoX in whole frames.
@@ -22,15 +24,18 @@ def examine(source: Source) -> Contents:
     patches = [(0, b"RF64")] if magic == b"BW64" else []
     (total,) = struct.unpack(order + "I", source.at(4, 4))
     frame, tag, ds64 = 0, 0, None
+    odd = False
     for i, chunk in enumerate(walk(source, 12, order)):
         if i == MAX_CHUNKS or not printable(chunk.name):
             break
         if chunk.name == b"fmt " and not tag:
-            frame, tag = _format(source, chunk, order)
+            frame, tag, odd = frame_format(source.at(chunk.start, min(chunk.size, 26)), order)
         elif chunk.name == b"ds64" and kind != "WAV":
             ds64 = chunk
         elif chunk.name in (b"LIST", b"INFO"):
             patches += _without(source, [chunk], order)
+        elif chunk.name == b"data" and odd:
+            return Contents(kind=kind, fault=ODD, patches=tuple(patches))
         elif chunk.name == b"data":
             return _Samples(source, order, total, frame, tag, ds64, chunk).contents(kind, patches)
     return Contents(
@@ -38,15 +43,16 @@ def examine(source: Source) -> Contents:
     )
 
 
-def _format(source: Source, chunk: Chunk, order: str) -> tuple[int, int]:
-    """The bytes of a frame and the tag of the encoding."""
-    fields = source.at(chunk.start, min(chunk.size, 26))
+def frame_format(fields: bytes, order: str) -> tuple[int, int, bool]:
+    """Of a WAV's format: the bytes of a frame, the encoding's tag, whether the two contradict."""
     if len(fields) < 16:
-        return 0, 0
-    tag, channels, _, _, frame, _ = struct.unpack(order + "HHIIHH", fields[:16])
+        return 0, 0, False
+    tag, channels, _, _, frame, bits = struct.unpack(order + "HHIIHH", fields[:16])
     if tag == _EXTENSIBLE and len(fields) == 26:
         (tag,) = struct.unpack(order + "H", fields[24:26])
-    return (frame if channels else 0), tag
+    # Samples of 20 or 24 bits may lie in four bytes.
+    widths = ((bits + 7) // 8 * channels, 4 * channels if bits <= 32 else 0)
+    return frame, tag, tag in PLAIN and frame not in widths
 
 
 def _without(source: Source, found: list[Chunk], order: str) -> list[tuple[int, bytes]]:
@@ -142,7 +148,7 @@ class _Samples:
         if self.ds64 is not None and self.field != _MAX_32:
             # libsndfile believes the other size.
             patches += [(self.ds64.start + 8, struct.pack("<Q", stated))]
-        exact = self.tag in (_PCM, _FLOAT, _ALAW, _ULAW) and self.frame > 0
+        exact = self.tag in PLAIN and self.frame > 0
         return Contents(
             kind=kind,
             stated_frames=stated // self.frame if exact else None,

@@ -4,6 +4,7 @@ import struct
 
 from .chunks import MAX_CHUNKS
 from .contents import Contents
+from .riff import ODD, PLAIN, frame_format
 from .source import Source, beyond, count_of
 
 _GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -26,10 +27,10 @@ def examine(source: Source) -> Contents:
         if header[:16] == b"fmt " + _GUID:
             fields = source.at(position + _HEADER, 26)
             if len(fields) == 26:
-                tag, _, _, _, frame, _ = struct.unpack("<HHIIHH", fields[:16])
-                if tag == 0xFFFE:
-                    (tag,) = struct.unpack("<H", fields[24:])
-                exact = tag in (1, 3, 6, 7) and frame > 0
+                frame, tag, odd = frame_format(fields, "<")
+                exact = tag in PLAIN and frame > 0
+                if odd:
+                    return Contents(kind="W64", fault=ODD)
         position += (size + 7) // 8 * 8
     return Contents(kind="W64", fault="damaged, its chunks lead to no samples")
 
