@@ -205,7 +205,7 @@ class Decoding:
         self, resampler: Any, block: NDArray[np.float32], given: int, *, last: bool = False
     ) -> NDArray[np.float32]:
         if resampler is None:
-            return block
+            return block.copy()  # what it is a view of is overwritten
         # Of one channel soxr takes [n].
         flat = block if self.width > 1 else block[:, 0]
         out: NDArray[np.float32] = resampler.resample_chunk(np.ascontiguousarray(flat), last=last)

@@ -3,12 +3,13 @@
 What a stranger's file does to a decoder stays there: one that hangs or crashes is one file's error,
 and what libmpg123 writes to standard error is caught per file. A thread could do none of this: it
 cannot be ended, and standard error belongs to all threads. A process starts in a quarter of a
-second and is used for one file after another; a clip of a few seconds costs it half a millisecond.
+second and is used for one file after another; a block is decoded into memory that both share.
 """
 
 import atexit
 import json
 import logging
+import mmap
 import os
 import signal
 import socket
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _PROGRAM = Path(__file__).with_name("worker.py")
 _HEADER = struct.Struct("<cI")
+_SLOTS = 2
+# libsndfile has at most 1024 channels.
+_SLOT_BYTES = 4 * max(source.BLOCK, 1_024)
 # libsndfile's length of a stream that does not say (SF_COUNT_MAX).
 _UNKNOWN_FRAMES = 2**63 - 1
 
@@ -44,9 +48,13 @@ class _Worker:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OPENBLAS_NUM_THREADS": "1",
         }
+        memory = os.memfd_create("fusion_engine-decode")
         ours, theirs = socket.socketpair()
         with theirs:
             try:
+                os.ftruncate(memory, _SLOTS * _SLOT_BYTES)
+                self._memory = mmap.mmap(memory, 0)
+                socket.send_fds(ours, [b"m"], [memory])
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", os.fspath(_PROGRAM)],
                     stdin=theirs.fileno(),
@@ -61,19 +69,37 @@ class _Worker:
                     f"a process for decoding cannot be started ({error.strerror}); raise the "
                     "limits on memory and processes"
                 ) from error
+            finally:
+                os.close(memory)
         self._socket = ours
+        self._slot = 0
 
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def ask(self, request: dict[str, Any], file: int) -> None:
         body = json.dumps(request).encode()
+        self._slot = 0
         self._socket.settimeout(source.PATIENCE + 1)
         try:
             socket.send_fds(self._socket, [struct.pack("<I", len(body))], [file])
             self._socket.sendall(body)
         except OSError as error:
             raise self._lost(error) from error
+
+    def next(self) -> tuple[bytes, bytearray]:
+        """Ask for the next answer."""
+        try:
+            self._socket.sendall(b"n")
+        except OSError as error:
+            raise self._lost(error) from error
+        return self.answer()
+
+    def block(self, frames: int, channels: int) -> NDArray[np.float32]:
+        """The block just answered, [frames, channels], there until the next is asked for."""
+        start, self._slot = self._slot * _SLOT_BYTES, 1 - self._slot
+        shared = np.frombuffer(self._memory, np.float32, frames * channels, start)
+        return shared.reshape(frames, channels)
 
     def answer(self) -> tuple[bytes, bytearray]:
         """The next message.
@@ -111,26 +137,19 @@ class _Worker:
         return BrokenError(f"the decoder did not answer within {source.PATIENCE} s")
 
     def end(self) -> None:
-        """Without waiting: a process that hangs in the kernel would not go."""
+        """End it; one that hangs in the kernel is left behind."""
         self._socket.close()
         self._process.kill()
-        _ended.append(self._process)
-        _reap()
-
-    def dismiss(self) -> None:
-        """Let it go when it likes, at exit."""
-        self._socket.close()
-        self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            _ended.append(self._process)
 
 
 _lock = threading.Lock()
 _idle: list[_Worker] = []
+# Kept from the garbage collector, which would complain.
 _ended: list["subprocess.Popen[bytes]"] = []
-
-
-def _reap() -> None:
-    _ended[:] = [process for process in _ended if process.poll() is None]
 
 
 def _take() -> _Worker:
@@ -149,7 +168,7 @@ def _dismiss_all() -> None:
     with _lock:
         workers, _idle[:] = list(_idle), []
     for worker in workers:
-        worker.dismiss()
+        worker.end()
 
 
 def _forget_all() -> None:
@@ -217,13 +236,13 @@ class SndfileSource:
         assert self._worker is not None
         try:
             while True:
-                tag, body = self._worker.answer()
+                tag, body = self._worker.next()
                 if tag != b"S":
                     reason = self._finish(tag, body)
                     if reason:
                         raise BrokenError(reason)
                     return
-                yield np.frombuffer(body, np.float32).reshape(-1, self.channels)
+                yield self._worker.block(int.from_bytes(body, "little"), self.channels)
         finally:
             self.close()
 

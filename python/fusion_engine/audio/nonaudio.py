@@ -16,6 +16,8 @@ _KNOWN = {
 }
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
 _SHOWN = 40
+# The first bytes of a truncated audio file may well be letters.
+_LEAST_TEXT = 16
 
 
 def describe(head: bytes) -> str | None:
@@ -29,7 +31,7 @@ def describe(head: bytes) -> str | None:
     for magic, name in _KNOWN.items():
         if head.startswith(magic):
             return f"{name}, not audio"
-    text = _text(head)
+    text = _text(head) if len(head) >= _LEAST_TEXT else None
     if text is None:
         return None
     line = " ".join(text.split())

@@ -34,7 +34,7 @@ class Source(Protocol):
     announced: int | None
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """The samples, [n, channels] at a time.
+        """The samples, [n, channels] at a time; a block is overwritten after the next.
 
         Raises:
             BrokenError: after the last sample that could be decoded.

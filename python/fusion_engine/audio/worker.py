@@ -6,7 +6,9 @@ It imports nothing of the package, so that it starts in the time that soundfile 
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
+import mmap
 import os
 import signal
 import socket
@@ -17,7 +19,8 @@ from typing import Any
 
 import soundfile
 
-HEADER = struct.Struct("<cI")
+_HEADER = struct.Struct("<cI")
+_SLOTS = 2
 _LOG_BYTES = 65_536
 
 
@@ -32,10 +35,28 @@ def _load_patched_file() -> Any:
     return module.PatchedFile
 
 
-def _send(answers: socket.socket, tag: bytes, body: bytes | memoryview) -> None:
+class _Stream(soundfile.SoundFile):
+    """Read from the start to the end; soundfile would seek after every block."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _send(answers: socket.socket, tag: bytes, body: bytes = b"") -> None:
     signal.alarm(0)  # how long the other side takes does not count
-    answers.sendall(HEADER.pack(tag, len(body)))
-    answers.sendall(body)
+    answers.sendall(_HEADER.pack(tag, len(body)) + body)
+
+
+def _empty_log() -> None:
+    os.ftruncate(2, 0)
+    os.lseek(2, 0, os.SEEK_SET)
+
+
+def _await(answers: socket.socket) -> None:
+    """Until the other side wants the next answer."""
+    signal.alarm(0)
+    if not answers.recv(1):
+        raise BrokenPipeError
 
 
 def _receive(requests: socket.socket) -> tuple[dict[str, Any], int] | None:
@@ -65,14 +86,14 @@ def _feed(file: io.FileIO, pipe: int) -> None:
         os.close(pipe)
 
 
-def _decode(request: dict[str, Any], fd: int, answers: socket.socket) -> None:
-    """Answer with the format, the samples in blocks, and the end."""
+def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: memoryview) -> None:
+    """Answer with the format, then the samples, in turns in one of the slots of ``memory``."""
     source: Any = fd
     patched: io.FileIO | None = None
     if request["patches"]:
         patches = [(at, bytes.fromhex(patch)) for at, patch in request["patches"]]
         source = patched = _load_patched_file()(f"/dev/fd/{fd}", patches)
-    feeder = None
+    feeder, opened = None, {}
     if request["sequential"]:
         # Of a pipe libsndfile knows no length, so that no guess of it can end the stream early.
         source, pipe = os.pipe()
@@ -80,17 +101,29 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket) -> None:
         feeder = threading.Thread(target=_feed, args=(file, pipe))
         feeder.start()
     try:
-        with soundfile.SoundFile(source, closefd=False) as sound:
+        with _Stream(source, closefd=False) as sound:
             opened = {"rate": sound.samplerate, "channels": sound.channels, "frames": sound.frames}
             _send(answers, b"O", json.dumps(opened | {"format": sound.format}).encode())
             width = 4 * sound.channels
-            buffer = bytearray(max(1, request["block"] // sound.channels) * width)
-            while True:
+            half = len(memory) // _SLOTS
+            size = max(1, request["block"] // sound.channels) * width
+            slots = [memory[i * half : i * half + size] for i in range(_SLOTS)]
+            for slot in itertools.cycle(slots):
                 signal.alarm(request["patience"])
-                frames = sound.buffer_read_into(buffer, "float32")
+                frames = sound.buffer_read_into(slot, "float32")
                 if frames == 0:
                     break
-                _send(answers, b"S", memoryview(buffer)[: frames * width])
+                if os.fstat(2).st_size > _LOG_BYTES:
+                    _empty_log()
+                # The other slot is free once the next block is asked for.
+                _await(answers)
+                _send(answers, b"S", struct.pack("<I", frames))
+    except (soundfile.SoundFileError, MemoryError):
+        if opened:
+            _await(answers)
+        raise
+    else:
+        _await(answers)
     finally:
         if feeder is not None:
             os.close(source)
@@ -104,17 +137,17 @@ def main() -> None:
     answers = socket.socket(fileno=0)
     # libmpg123 writes there, also about healthy files.
     log = os.memfd_create("log")
-    os.set_inheritable(log, False)
     os.dup2(log, 2)
+    (fd,) = socket.recv_fds(answers, 1, 1)[1]
+    memory = memoryview(mmap.mmap(fd, 0))
     while (received := _receive(answers)) is not None:
         request, fd = received
-        os.ftruncate(2, 0)
-        os.lseek(2, 0, os.SEEK_SET)
+        _empty_log()
         # Ends this process also when it hangs in C and when nobody waits for it any more.
         signal.alarm(request["patience"])
         tag, end = b"E", {}
         try:
-            _decode(request, fd, answers)
+            _decode(request, fd, answers, memory)
         except soundfile.SoundFileError as error:
             reason = getattr(error, "error_string", str(error))
             tag, end = b"F", {"reason": reason.removeprefix("Error : ").rstrip(".")}
