@@ -88,7 +88,7 @@ def refuse_inputs(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLi
 
 def _same_file(path: str, other: str | os.PathLike[str]) -> bool:
     try:
-        return os.path.samefile(path, other)
+        return Path(path).samefile(other)
     except OSError:
         return False
 
@@ -96,7 +96,7 @@ def _same_file(path: str, other: str | os.PathLike[str]) -> bool:
 def _refuse_special(path: str | os.PathLike[str]) -> None:
     """Refuse what is neither a regular file nor nothing: a rename would replace it."""
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except OSError:
         return  # creating the file beside it says what is wrong
     if stat.S_ISDIR(mode):
@@ -142,14 +142,14 @@ def _sweep(folder: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and entry.is_file(follow_symlinks=False):
-                _remove_unused(entry.path)
+                _remove_unused(Path(entry.path))
 
 
-def _remove_unused(path: str) -> None:
+def _remove_unused(path: Path) -> None:
     with suppress(OSError):
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
+            path.unlink()
         finally:
             os.close(file)

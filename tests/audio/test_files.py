@@ -13,7 +13,7 @@ import soxr
 
 from fusion_engine import AudioError
 from fusion_engine.audio import files as files_module
-from fusion_engine.audio import find_audio, load, source
+from fusion_engine.audio import load, source
 
 from ..signals import SIGNALS, noise, speech_like, tone
 
@@ -265,11 +265,6 @@ def test_no_permission(as_nobody):
     (as_nobody / "secret.wav").chmod(0)
     with pytest.raises(AudioError, match=r"secret\.wav: Permission denied"):
         load(as_nobody / "secret.wav", 16_000)
-    (as_nobody / "closed").mkdir()
-    (as_nobody / "closed").chmod(0)
-    with pytest.raises(AudioError, match="closed: Permission denied"):
-        find_audio([as_nobody])
-    (as_nobody / "closed").chmod(0o755)
 
 
 def test_wrong_rates(tmp_path):
@@ -278,22 +273,3 @@ def test_wrong_rates(tmp_path):
         load(tmp_path / "x.wav", 0)
     with pytest.raises(TypeError, match="expected an integer"):
         load(tmp_path / "x.wav", 16_000.0)
-
-
-def test_find_audio(tmp_path):
-    names = ["b.wav", "a/z.FLAC", "a/b/c.mp3", "a.ogg", "a/notes.txt", ".hidden.wav", ".git/x.wav"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "loop").symlink_to(tmp_path)
-    inside = [tmp_path / name for name in ("a/b/c.mp3", "a/z.FLAC", "a.ogg", "b.wav")]
-    assert find_audio([tmp_path]) == inside
-    given = [tmp_path / "missing.wav", tmp_path / "a/notes.txt", tmp_path / ".hidden.wav"]
-    assert find_audio([*given, str(tmp_path), given[0]]) == [*given, *inside, given[0]]
-    assert find_audio([]) == []
-
-
-def test_find_audio_in_a_folder_without_any(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(AudioError, match=r"no audio in this folder, expected files named \.wav"):
-        find_audio([tmp_path])

@@ -1,8 +1,6 @@
 """Audio files to samples in memory."""
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,47 +9,8 @@ from ..errors import AudioError
 from .decode import Decoding
 from .recording import Channel, Recording
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
-
 # The most samples believed of a header before they are seen: 1 GiB, not touched until needed.
 _BELIEVED = 2**28
-
-
-def find_audio(inputs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Files as they are given; of folders all audio files inside, recursively, sorted by path.
-
-    Inside folders a file counts as audio by its suffix (``AUDIO_SUFFIXES``, in any case); hidden
-    files and folders are left out and links to folders are not followed. What does not exist is
-    returned like a file, for ``load`` to report.
-
-    Raises:
-        AudioError: a folder that cannot be read or holds no audio.
-    """
-    found: list[Path] = []
-    for path in map(Path, inputs):
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(_walk(path))
-        if not inside:
-            raise AudioError(
-                f"{path}: no audio in this folder, expected files named {' '.join(AUDIO_SUFFIXES)}"
-            )
-        found += inside
-    return found
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    def refuse(error: OSError) -> None:
-        raise AudioError(
-            f"{error.filename}: {error.strerror}; expected a folder that may be read"
-        ) from error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith("."):
-                yield Path(parent, name)
 
 
 def load(

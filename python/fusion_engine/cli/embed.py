@@ -82,7 +82,7 @@ def embed(
     from ..engine import Engine
 
     check_writable(output)
-    paths = find_audio(inputs)
+    paths = find_audio(inputs).paths
     try:
         engine = Engine(artifact, device=device, threads=threads, normalization=normalization)
         engine.embed([], head=head)  # no clips: refuses a head that does not fit before the work
