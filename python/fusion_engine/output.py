@@ -184,7 +184,7 @@ class _NpzWriter(EmbeddingWriter):
         types = {"path": np.str_, "channel": np.int32, "duration": np.float64}
         # As numpy.savez writes it, but for the embeddings, which are never joined in memory.
         with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            arrays = {
+            arrays: dict[str, NDArray[Any]] = {
                 names.get(name, name): np.array(values, dtype=types.get(name, np.bool_))
                 for name, values in self._held.items()
             }

@@ -64,6 +64,7 @@ class Found:
         folders: the folders that were given.
         repeated_files: named or found once more, and left out there.
         repeated_folders: reached once more, and not searched again.
+        real: the resolved paths of ``paths``.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -72,6 +73,7 @@ class Found:
     folders: list[Path] = field(default_factory=list)
     repeated_files: list[Path] = field(default_factory=list)
     repeated_folders: list[Path] = field(default_factory=list)
+    real: set[str] = field(default_factory=set)
 
 
 def find_audio(inputs: Iterable[str | os.PathLike[str]]) -> Found:
@@ -179,17 +181,17 @@ class _Search:
 
     def found(self) -> Found:
         """The files in order, each once, and the folders that gave none."""
-        found, taken = Found(), set[str]()
+        found = Found()
         for given in self._inputs:
             if given.folder:
                 found.folders.append(given.path)
                 if not given.files and not given.failures and not given.repeated:
                     given.fail(given.path, _without_audio(given.left_out))
             for file in sorted(given.files):
-                if file.real in taken:
+                if file.real in found.real:
                     found.repeated_files.append(file.path)
                 else:
-                    taken.add(file.real)
+                    found.real.add(file.real)
                     found.paths.append(file.path)
             found.failures += sorted(given.failures, key=lambda failure: failure[0])
             found.repeated_folders += given.repeated
