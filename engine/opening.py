@@ -45,7 +45,7 @@ def open_runner(path: Path, options: Options, meter: Meter) -> Runner:
         if device == "cpu":
             raise BackendError(
                 f"{path}: TensorRT runs on a GPU, and the device is 'cpu'. Use the .onnx that the "
-                "plan was built from, with backend='onnxruntime'"
+                "plan was built from, which ONNX Runtime runs"
             )
         from .gpu.opening import open_tensorrt
 

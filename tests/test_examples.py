@@ -21,7 +21,7 @@ def test_the_script_makes_the_clips(name):
 
 
 def test_all_clips_load():
-    clips = find_audio([EXAMPLES])
+    clips = find_audio([EXAMPLES]).paths
     assert len(clips) == len(MAKE["CLIPS"]) + 2
     for clip in clips:
         samples = load(clip, 16_000).samples

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -16,10 +17,11 @@ from hypothesis.extra import numpy as hnp
 from fusion_engine import FusionEngineError
 from fusion_engine import output as output_module
 from fusion_engine.frontend import PRESETS
-from fusion_engine.output import Failures, open_writer
+from fusion_engine.output import Failures, Row, open_writer, remove_output
 from fusion_engine.spec import LayerSpec, Spec, WeightsSource
 
 SUFFIXES = [".parquet", ".npz", ".csv"]
+FLAGS = ["partial", "silent", "clipped_scale"]
 DIM = 16
 SPEC = Spec(
     model="cnn14_16k",
@@ -42,6 +44,16 @@ PATHS = [
 DURATIONS = [1.0, 1 / 3, 1e-5, 3600.123456789, 0.1, 5e300]
 
 
+ROWS = [
+    Row(path=path, duration=duration, partial=n % 2 == 0, silent=n == 3, clipped_scale=n > 3)
+    for n, (path, duration) in enumerate(zip(PATHS, DURATIONS, strict=True))
+]
+
+
+def rows_of(paths, seconds=1.0):
+    return [Row(path=path, duration=seconds) for path in paths]
+
+
 def embeddings(rows, dim=DIM, seed=0):
     return np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
 
@@ -56,7 +68,9 @@ def read(path):
         return table["path"].to_pylist(), table["duration"].to_pylist(), vectors, spec
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            assert sorted(archive.files) == ["durations", "embeddings", "paths", "spec"]
+            assert sorted(archive.files) == sorted(
+                ["paths", "durations", *FLAGS, "embeddings", "spec"]
+            )
             return (
                 archive["paths"].tolist(),
                 archive["durations"].tolist(),
@@ -65,9 +79,9 @@ def read(path):
             )
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    dim = len(header) - 2
-    assert header == ["path", "duration", *(f"e{i}" for i in range(dim))]
-    vectors = np.array([row[2:] for row in rows], dtype=np.float64).astype(np.float32)
+    dim = len(header) - 5
+    assert header == ["path", "duration", *FLAGS, *(f"e{i}" for i in range(dim))]
+    vectors = np.array([row[5:] for row in rows], dtype=np.float64).astype(np.float32)
     spec = path.with_name(f"{path.name}.spec.json").read_text(encoding="utf-8")
     return (
         [row[0] for row in rows],
@@ -83,7 +97,7 @@ def test_what_is_written_is_read(tmp_path, suffix):
     with open_writer(path, SPEC) as writer:
         for part in (slice(0, 1), slice(1, 4), slice(4, 4), slice(4, 6)):
             buffer = rows[part].copy()
-            writer.write(PATHS[part], DURATIONS[part], buffer)
+            writer.write(ROWS[part], buffer)
             buffer[:] = np.nan  # the caller may use its buffer again
     names, durations, vectors, spec = read(path)
     assert names == PATHS
@@ -104,10 +118,70 @@ def test_no_rows(tmp_path, suffix):
 
 def test_parquet_columns(tmp_path):
     with open_writer(tmp_path / "out.parquet", SPEC) as writer:
-        writer.write(["a"], [1.0], embeddings(1))
+        writer.write(rows_of("a"), embeddings(1))
     schema = pq.read_schema(tmp_path / "out.parquet")
-    assert schema.names == ["path", "duration", "embedding"]
-    assert schema.types == [pa.string(), pa.float64(), pa.list_(pa.float32(), DIM)]
+    assert schema.names == ["path", "duration", *FLAGS, "embedding"]
+    flags = [pa.bool_()] * 3
+    assert schema.types == [pa.string(), pa.float64(), *flags, pa.list_(pa.float32(), DIM)]
+
+
+def flags(path):
+    """The columns of flags, and of channels where there is one, by somebody else's reader."""
+    names = ["channel", *FLAGS]
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in names if name in archive.files}
+            assert all(array.dtype == np.bool_ for name, array in found.items() if name in FLAGS)
+            return {name: array.tolist() for name, array in found.items()}
+    table = pq.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+    found = {name: table[name] for name in names if name in table.column_names}
+    assert all(column.type == pa.bool_() for name, column in found.items() if name in FLAGS)
+    return {name: column.to_pylist() for name, column in found.items()}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_flags_are_truth_values_for_every_reader(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    rows = [replace(row, path=f"{n}.wav") for n, row in enumerate(ROWS)]
+    with open_writer(path, SPEC) as writer:
+        writer.write(rows, embeddings(6))
+    assert flags(path) == {
+        "partial": [True, False, True, False, True, False],
+        "silent": [False, False, False, True, False, False],
+        "clipped_scale": [False, False, False, False, True, True],
+    }
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_channels(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    with open_writer(path, SPEC, channels=True) as writer:
+        with pytest.raises(ValueError, match="expected a channel in every row"):
+            writer.write([Row(path="a", duration=1.0)], embeddings(1))
+        for channel in (1, 2):
+            row = Row(path="a", channel=channel, duration=1.0, silent=channel == 2)
+            writer.write([row], embeddings(1))
+    assert flags(path) == {
+        "channel": [1, 2],
+        "partial": [False, False],
+        "silent": [False, True],
+        "clipped_scale": [False, False],
+    }
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_output_is_removed_with_what_belongs_to_it(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    assert not remove_output(path)
+    with open_writer(path, SPEC) as writer:
+        writer.write(rows_of("a"), embeddings(1))
+    (tmp_path / "other").touch()
+    assert remove_output(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["other"]
+    (tmp_path / f"link{suffix}").symlink_to(path)
+    path.touch()
+    assert remove_output(tmp_path / f"link{suffix}")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"link{suffix}", "other"]
 
 
 def test_parquet_is_written_as_rows_come(tmp_path, monkeypatch):
@@ -116,7 +190,7 @@ def test_parquet_is_written_as_rows_come(tmp_path, monkeypatch):
     with open_writer(tmp_path / "out.parquet", SPEC) as writer:
         for start in range(0, 1_030, 10):
             part = slice(start, start + 10)
-            writer.write([f"{i}.wav" for i in range(start, start + 10)], [1.0] * 10, rows[part])
+            writer.write(rows_of(f"{i}.wav" for i in range(start, start + 10)), rows[part])
             sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
     # All but the rows of the group that is not full are on disk.
     assert sizes[-1] > 1_000 * 4 * DIM
@@ -138,7 +212,7 @@ def test_every_finite_float32_reads_back_bit_equal(tmp_path_factory, suffix, row
     rows = np.where(np.isfinite(rows), rows, np.float32(0))
     path = tmp_path_factory.mktemp("bits") / f"out{suffix}"
     with open_writer(path, SPEC) as writer:
-        writer.write(["a", "b", "c"], [1.0, 2.0, 3.0], rows)
+        writer.write(rows_of("abc"), rows)
     np.testing.assert_array_equal(read(path)[2].view(np.uint32), rows.view(np.uint32))
 
 
@@ -147,7 +221,7 @@ def test_file_names_that_are_no_unicode(tmp_path, suffix):
     name = os.fsdecode(b"caf\xe9.wav")
     path = tmp_path / f"out{suffix}"
     with open_writer(path, SPEC) as writer, Failures(path) as failures:
-        writer.write([name], [1.0], embeddings(1))
+        writer.write(rows_of([name]), embeddings(1))
         failures.add(name, f"{name}: no audio")
     assert read(path)[0] == ["caf\\udce9.wav"]
     assert json.loads(failures.path.read_text())["path"] == "caf\\udce9.wav"
@@ -166,7 +240,7 @@ def test_a_failed_run_changes_nothing(tmp_path, suffix, error, rows):
         with Failures(path) as failures, open_writer(path, SPEC) as writer:
             failures.add("x.wav", "no audio")
             if rows:
-                writer.write(["a"] * rows, [1.0] * rows, embeddings(rows))
+                writer.write(rows_of(["a"] * rows), embeddings(rows))
             raise error
 
     with pytest.raises(error):
@@ -185,13 +259,14 @@ def test_a_full_disk(tmp_path, suffix, limit):
 import resource
 import numpy as np
 from fusion_engine import FusionEngineError, Spec
-from fusion_engine.output import Failures, open_writer
+from fusion_engine.output import Failures, Row, open_writer, remove_output
 spec = Spec.from_json({SPEC.to_json()!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
     with open_writer({str(path)!r}, spec) as writer:
         for _ in range(10):
-            writer.write(["a"] * 100, [1.0] * 100, np.full((100, {DIM}), np.pi, np.float32))
+            row = Row(path="a", duration=1.0)
+            writer.write([row] * 100, np.full((100, {DIM}), np.pi, np.float32))
 except FusionEngineError as error:
     print(error)
 try:
@@ -241,7 +316,7 @@ def test_too_many_clips_for_npz(tmp_path, monkeypatch):
     def write(clips, rows):
         with open_writer(tmp_path / "out.npz", SPEC, clips=clips) as writer:
             for _ in range(rows):
-                writer.write(["a"], [1.0], embeddings(1))
+                writer.write(rows_of("a"), embeddings(1))
 
     message = r"11 clips are too many for \.npz.* at most 10; write a \.parquet file"
     with pytest.raises(FusionEngineError, match=message):
@@ -256,22 +331,22 @@ def test_too_many_clips_for_npz(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
-    ("paths", "durations", "rows"),
+    ("row", "vectors"),
     [
-        (["a"], [1.0], embeddings(2)),
-        (["a"], [1.0, 2.0], embeddings(1)),
-        (["a"], [1.0], embeddings(1, DIM + 1)),
-        (["a"], [1.0], embeddings(1)[0]),
-        (["a"], [1.0], embeddings(1).astype(np.float64)),
+        (Row(path="a", duration=1.0), embeddings(2)),
+        (Row(path="a", duration=1.0), embeddings(1, DIM + 1)),
+        (Row(path="a", duration=1.0), embeddings(1)[0]),
+        (Row(path="a", duration=1.0), embeddings(1).astype(np.float64)),
+        (Row(path="a", duration=1.0, channel=1), embeddings(1)),
     ],
-    ids=["rows", "durations", "dim", "1-D", "float64"],
+    ids=["rows", "dim", "1-D", "float64", "channel"],
 )
-def test_rows_that_do_not_fit(tmp_path, suffix, paths, durations, rows):
+def test_rows_that_do_not_fit(tmp_path, suffix, row, vectors):
     with (
         pytest.raises(ValueError, match="expected"),
         open_writer(tmp_path / f"out{suffix}", SPEC) as writer,
     ):
-        writer.write(paths, durations, rows)
+        writer.write([row], vectors)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,7 +358,7 @@ def test_the_paper_s_dimension(tmp_path):
     spec, rows = replace(SPEC, layers=layers, embedding_dim=6144), embeddings(40, 6144)
     for suffix in SUFFIXES:
         with open_writer(tmp_path / f"out{suffix}", spec) as writer:
-            writer.write(["a"] * 40, [1.0] * 40, rows)
+            writer.write(rows_of(["a"] * 40), rows)
         np.testing.assert_array_equal(read(tmp_path / f"out{suffix}")[2], rows)
 
 

@@ -66,7 +66,7 @@ def open_tensorrt(path: Path, options: Options, meter: Meter) -> GpuRunner:
     except BackendError as error:
         raise BackendError(
             f"{path}: TensorRT runs on a GPU only, and device {options.device!r} is none: {error}. "
-            "On the CPU run the .onnx, with backend='onnxruntime'."
+            "On the CPU run the .onnx that it comes from, on ONNX Runtime."
         ) from error
     if options.device == "auto":
         logger.info("device auto: cuda:0, the first GPU, since TensorRT runs on no CPU")

@@ -85,7 +85,7 @@ class Gauge:
         self.lock = threading.Lock()
         self.started = self.running = self.most_running = self.samples = 0
 
-    def __call__(self, path, sample_rate):
+    def __call__(self, path, sample_rate, **options):
         with self.lock:
             self.started += 1
             self.running += 1
@@ -93,7 +93,7 @@ class Gauge:
         samples = load(path, sample_rate)
         with self.lock:
             self.running -= 1
-            self.samples += samples.size
+            self.samples += samples.samples.size
         return samples
 
 
@@ -140,7 +140,7 @@ def test_at_most_so_many_samples_ahead(clips, monkeypatch):
 def test_closing_early(clips, monkeypatch):
     gauge, proceed = Gauge(), threading.Event()
 
-    def load_when_told(path, sample_rate):
+    def load_when_told(path, sample_rate, **options):
         samples = gauge(path, sample_rate)
         assert path == clips[0] or proceed.wait(60)
         return samples
@@ -191,8 +191,8 @@ from pathlib import Path
 from fusion_engine.audio import ahead
 paths = [Path(p) for p in {[str(p) for p in clips]}]
 proceed, load, init = threading.Event(), ahead.load, Future.__init__
-ahead.load = lambda path, rate: (path == paths[0] or proceed.wait()) and load(path, rate)
-# The pool makes a Future with its locks held.
+ahead.load = lambda path, rate, **options: (path == paths[0] or proceed.wait()) and load(path, rate)
+# Made with the lock held.
 Future.__init__ = lambda future: (gc.collect(), init(future))[1]
 box = [ahead.decode_ahead(paths, 16_000, workers=1, ahead=2)]
 gc.disable()

@@ -87,7 +87,7 @@ def test_what_was_chosen_is_said(shell):
         (["-o", "a.engine"], 2, "a.engine must end in .plan"),
         (["--precision", "fp32", "--typed-onnx", "t.onnx"], 2, "fp32 has no typed graph"),
         (["--seconds", "1:2:1e308"], 2, "1e+308): expected lengths from 0 to 86400"),
-        (["--typed-onnx", "test.onnx"], 2, "typed_onnx is 'test.onnx', the artifact itself"),
+        (["--typed-onnx", "test.onnx"], 1, "cannot write test.onnx: it is the input test.onnx"),
         (["-o", "no/a.plan"], 1, "error: cannot write no/a.plan.json: No such file or directory"),
         (["--runtime", "tensorrt"], 1, 'Install it: pip install ".[gpu]"'),
     ],
@@ -208,3 +208,14 @@ def test_building_needs_no_torch():
     args = command("build", "test.onnx", "--precision", "fp16", before=program)
     done = subprocess.run(args, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_output_that_is_the_input_is_refused(cli):
+    Path("link.plan").symlink_to("test.onnx")
+    Path("copy.onnx").symlink_to("test.onnx")
+    before = Path("test.onnx").read_bytes()
+    for options in (["-o", "link.plan"], ["--typed-onnx", "copy.onnx"]):
+        result = cli("build", "test.onnx", *options)
+        assert result.status == 1
+        assert "it is the input test.onnx; choose another path" in result.stderr
+    assert Path("test.onnx").read_bytes() == before

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -12,12 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 import fusion_engine as fe
 
-from .conftest import command, on_a_terminal, write_clip
+from .. import signals
+from .conftest import RATE, command, on_a_terminal, write_clip
 from .test_main import examples
 
 DIM = 2048
@@ -56,9 +61,20 @@ def read(path):
                 archive["embeddings"],
             )
     with path.open(encoding="utf-8", newline="") as file:
-        _, *rows = csv.reader(file)
-    values = np.array([row[2:] for row in rows], np.float64).astype(np.float32)
-    return [row[0] for row in rows], [float(row[1]) for row in rows], values
+        header, *rows = csv.reader(file)
+    first, duration = header.index("e0"), header.index("duration")
+    values = np.array([row[first:] for row in rows], np.float64).astype(np.float32)
+    return [row[0] for row in rows], [float(row[duration]) for row in rows], values
+
+
+def flags(path):
+    """The columns of flags and channels, by somebody else's reader."""
+    path, names = Path(path), ("channel", "partial", "silent", "clipped_scale")
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name].tolist() for name in names if name in archive.files}
+    table = pq.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+    return {name: table[name].to_pylist() for name in names if name in table.column_names}
 
 
 def failures(output):
@@ -80,10 +96,14 @@ def test_files_and_folders_in_order(cli, artifact, engine, suffix):
     Path("in/notes.txt").write_text("no audio")
     result = cli("embed", artifact, "first.wav", "in", "first.wav", "-o", f"out{suffix}")
     assert (result.status, result.stdout) == (0, "")
-    assert result.stderr == f"out{suffix}: 7 embeddings of {DIM}\n"
+    assert result.stderr.splitlines() == [
+        f"out{suffix}: 6 embeddings of {DIM}",
+        "given more than once, embedded once: 1 file (first: first.wav)",
+        "left out of in/: 1 .txt",
+    ]
     paths, durations, rows = read(f"out{suffix}")
     expected = ["B/x.wav", "a/z.wav", "a/Ü.wav", "a b.wav", "b.wav"]
-    assert paths == ["first.wav", *(f"in/{name}" for name in expected), "first.wav"]
+    assert paths == ["first.wav", *(f"in/{name}" for name in expected)]
     for path, duration, row in zip(paths, durations, rows, strict=True):
         np.testing.assert_array_equal(row, engine.embed(path))
         seconds = 1.0 if path == "first.wav" else 0.2 + inside.index(path[3:]) / 3
@@ -117,7 +137,7 @@ def test_bad_files_are_named_and_the_rest_go_on(cli, artifact, suffix):
         f"out{suffix}: 2 embeddings of {DIM}",
         f"3 of 5 files failed: out{suffix}.errors.jsonl",
     ]
-    assert "in/[red]:smile:.wav: cannot be decoded" in result.stderr
+    assert "in/[red]:smile:.wav: is text" in result.stderr
     # A later run in which nothing fails leaves no errors behind.
     assert cli("embed", artifact, "in/a.wav", "-o", f"out{suffix}").status == 0
     assert not Path(f"out{suffix}.errors.jsonl").exists()
@@ -173,6 +193,198 @@ def test_a_head(cli, artifact, engine):
     np.testing.assert_array_equal(read("out.npz")[2][0], engine.embed("a.wav", head="max"))
 
 
+def copies(count):
+    """Names of one clip, each a file of its own."""
+    write_clip(Path("clips/0.wav"))
+    for index in range(1, count):
+        Path(f"clips/{index}.wav").hardlink_to("clips/0.wav")
+    return "clips"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_channels(cli, artifact, engine, suffix):
+    """A stereo file whose channels cancel each other; FP32 WAV, so that the sum is zero."""
+    left = signals.tone(1.0, RATE, 1).astype(np.float32) / 2
+    soundfile.write("lr.wav", np.stack([left, -left], 1), RATE, subtype="FLOAT")
+    soundfile.write("l0.wav", np.stack([left, 0 * left], 1), RATE, subtype="FLOAT")
+    soundfile.write("mono.wav", left, RATE, subtype="FLOAT")
+    out, files = f"out{suffix}", ["lr.wav", "l0.wav", "mono.wav"]
+
+    result = cli("embed", artifact, *files, "-o", out)
+    assert result.status == 0
+    assert result.stderr.splitlines() == [
+        f"{out}: 3 embeddings of {DIM}",
+        "warning: digital silence after mixing the channels: 1 file (first: lr.wav); --channel "
+        "first takes one alone",
+    ]
+    assert flags(out) == {
+        "partial": [False] * 3,
+        "silent": [True, False, False],
+        "clipped_scale": [False] * 3,
+    }
+    np.testing.assert_array_equal(read(out)[2][0], engine.embed(0 * left))
+
+    result = cli("embed", artifact, *files, "-o", out, "--channel", "first")
+    assert result.stderr == f"{out}: 3 embeddings of {DIM}\n"
+    np.testing.assert_array_equal(read(out)[2], engine.embed([left] * 3))
+
+    result = cli("embed", artifact, *files[:2], "-o", out, "--channel", "2")
+    assert result.stderr.splitlines()[1:] == [
+        "warning: digital silence in a channel: 1 file (first: l0.wav)"
+    ]
+    assert flags(out)["silent"] == [False, True]
+    np.testing.assert_array_equal(read(out)[2], engine.embed([-left, 0 * left]))
+
+    result = cli("embed", artifact, "mono.wav", "lr.wav", "-o", out, "--channel", "2")
+    assert result.status == 1
+    assert list(failures(out)) == ["mono.wav"]
+    assert read(out)[0] == ["lr.wav"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_row_for_each_channel(cli, artifact, engine, suffix):
+    left = signals.tone(1.0, RATE, 1).astype(np.float32) / 2
+    soundfile.write("l0.wav", np.stack([left, 0 * left, 20 * left], 1), RATE, subtype="FLOAT")
+    soundfile.write("mono.wav", left, RATE, subtype="FLOAT")
+    out = f"out{suffix}"
+    loud = 20 * left
+    assert np.abs(loud).max() < 16
+    result = cli("embed", artifact, "l0.wav", "mono.wav", "-o", out, "--channel", "all")
+    assert result.stderr.splitlines() == [
+        f"{out}: 4 embeddings of {DIM}",
+        "warning: digital silence in a channel: 1 file (first: l0.wav)",
+    ]
+    assert flags(out) == {
+        "channel": [1, 2, 3, 1],
+        "partial": [False] * 4,
+        "silent": [False, True, False, False],
+        "clipped_scale": [False] * 4,
+    }
+    expected = engine.embed([left, 0 * left, loud, left])
+    np.testing.assert_array_equal(read(out)[2], expected)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_channels_that_are_none(cli, text):
+    result = cli("embed", "no.onnx", "no.wav", "-o", "out.csv", f"--channel={text}")
+    assert result.status == 2
+    assert "is not mix, first, all or a number from 1 on" in " ".join(result.stderr.split())
+
+
+def test_float_samples_at_the_scale_of_integers(cli, artifact):
+    tone = signals.tone(1.0, RATE, 1).astype(np.float32)
+    soundfile.write("int.wav", np.stack([tone, 32_768 * tone], 1), RATE, subtype="FLOAT")
+    result = cli("embed", artifact, "int.wav", "-o", "out.csv", "--channel", "all")
+    assert result.status == 0
+    assert flags("out.csv")["clipped_scale"] == [False, True]
+    assert result.stderr.splitlines()[1:] == [
+        "warning: samples beyond 16, where full scale is 1: 1 file (first: int.wav); integers "
+        "saved as floats want dividing by their largest value (32768 for 16 bits)"
+    ]
+    cli("embed", artifact, "int.wav", "-o", "out.csv")
+    assert flags("out.csv")["clipped_scale"] == [True]
+
+
+def test_a_damaged_file_fails_or_is_marked(cli, artifact, engine):
+    write_clip(Path("a.wav"), seconds=2)
+    half = Path("a.wav").read_bytes()[: 44 + 2 * RATE]
+    Path("half.wav").write_bytes(half)
+    result = cli("embed", artifact, "a.wav", "half.wav", "-o", "out.csv")
+    assert result.status == 1
+    assert "half.wav: truncated" in result.stderr
+    assert read("out.csv")[0] == ["a.wav"]
+    result = cli("embed", artifact, "a.wav", "half.wav", "-o", "out.csv", "--partial")
+    assert result.status == 0
+    assert result.stderr.splitlines()[1:] == [
+        "warning: damaged or contradictory, embedded as far as it goes: 1 file (first: half.wav)"
+    ]
+    assert flags("out.csv")["partial"] == [False, True]
+    assert read("out.csv")[1] == [2.0, 1.0]
+    samples = soundfile.read("a.wav", dtype="float32")[0]
+    np.testing.assert_array_equal(read("out.csv")[2][1], engine.embed(samples[:RATE]))
+
+
+def test_folders_that_give_nothing_stop_no_other(cli, artifact):
+    write_clip(Path("in/a.wav"))
+    Path("empty").mkdir()
+    Path("empty/notes.txt").touch()
+    result = cli("embed", artifact, "empty", "in", "-o", "out.csv")
+    assert result.status == 1
+    reasons = failures("out.csv")
+    assert list(reasons) == ["empty"]
+    assert result.stderr.splitlines() == [
+        f"failed: {reasons['empty']}",
+        f"out.csv: 1 embedding of {DIM}",
+        "left out of 2 folders: 1 .txt",
+        "0 of 1 file failed, 1 folder gave nothing or not all: out.csv.errors.jsonl",
+    ]
+    assert read("out.csv")[0] == ["in/a.wav"]
+
+
+def test_what_ffmpeg_would_read(cli, artifact, monkeypatch):
+    write_clip(Path("in/a.wav"))
+    for name in ("b.m4a", "c.m4a", "d.wma", "e.jpg"):
+        Path("in", name).touch()
+    monkeypatch.setenv("PATH", "")
+    result = cli("embed", artifact, "in", "-o", "out.csv")
+    assert result.status == 0
+    assert result.stderr.splitlines()[1:] == [
+        "left out of in/: 2 .m4a, 1 .jpg, 1 .wma; ffmpeg, which is not installed, would read "
+        "2 .m4a, 1 .wma"
+    ]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_output_of_an_earlier_run_beside_new_errors(cli, artifact, suffix):
+    write_clip(Path("a.wav"))
+    out = f"out{suffix}"
+    assert cli("embed", artifact, "a.wav", "-o", out).status == 0
+    result = cli("embed", artifact, "b.wav", "-o", out)
+    assert result.status == 1
+    assert result.stderr.splitlines()[1:] == [
+        f"{out}: of an earlier run, removed, since this one has no embeddings",
+        f"1 of 1 file failed: {out}.errors.jsonl",
+    ]
+    assert names() == ["a.wav", artifact, f"{out}.errors.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("in.csv", "in.csv: it is the input in.csv"),
+        ("link.csv", "link.csv: it is the input in.csv"),
+        ("model.csv", "model.csv: it is the input cnn14.onnx"),
+        ("linked.csv", "linked.csv: it is the input "),
+        ("pipe.csv", "pipe.csv: it is a named pipe, expected a regular file or a new one"),
+    ],
+)
+def test_an_output_that_is_an_input_or_no_file(cli, artifact, output, message):
+    write_clip(Path("in.csv"))
+    write_clip(Path("in/x.wav"))
+    Path("link.csv").symlink_to("in.csv")
+    Path("linked.csv").symlink_to("in/x.wav")
+    Path("model.csv").symlink_to(artifact)
+    os.mkfifo("pipe.csv")
+    before = {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}
+    result = cli("embed", artifact, "in.csv", "in", "-o", output)
+    assert result.status == 1
+    assert result.stderr.startswith(f"error: cannot write {message}")
+    assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(cli, artifact):
+    args = command("embed", artifact, copies(3_000), "-o", "out.parquet")
+    with subprocess.Popen(args, stderr=subprocess.DEVNULL) as process:
+        while not any(path.stat().st_size for path in Path().glob(".fusion_engine-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert [name for name in names() if name.startswith(".fusion_engine-")]
+    write_clip(Path("a.wav"))
+    assert cli("embed", artifact, "a.wav", "-o", "out.parquet").status == 0
+    assert names() == ["a.wav", "clips", artifact, "out.parquet"]
+
+
 def test_names_that_are_no_text(shell, artifact):
     name = os.fsdecode(b"caf\xe9.wav")
     write_clip(Path("in") / name)
@@ -180,7 +392,7 @@ def test_names_that_are_no_text(shell, artifact):
     result = shell("embed", artifact, "in", "-o", "out.csv")
     assert result.status == 1
     assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("failed: in/\\udcff.wav: cannot be decoded")
+    assert result.stderr.startswith("failed: in/\\udcff.wav: is text")
     assert read("out.csv")[0] == ["in/caf\\udce9.wav"]
     assert list(failures("out.csv")) == ["in/\\udcff.wav"]
 
@@ -296,23 +508,20 @@ def test_artifacts_that_are_none(cli, name, content, message):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk(shell, artifact, suffix):
-    write_clip(Path("a.wav"))
     Path(f"out{suffix}").write_text("old")
     before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
-    files = ["a.wav"] * 20
-    result = shell("embed", artifact, *files, "-o", f"out{suffix}", before=before)
+    result = shell("embed", artifact, copies(20), "-o", f"out{suffix}", before=before)
     assert (result.status, result.stdout) == (1, "")
     assert result.stderr == (
         f"error: cannot write out{suffix}: File too large; free some space, or choose a folder on "
         "another disk\n"
     )
-    assert names() == ["a.wav", artifact, f"out{suffix}"]
+    assert names() == ["clips", artifact, f"out{suffix}"]
     assert Path(f"out{suffix}").read_text() == "old"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_half_written(artifact, number):
-    write_clip(Path("a.wav"), seconds=5)
     Path("out.parquet").write_text("old")
     # As in a terminal, whatever the test runner inherited.
     defaults = "; ".join(
@@ -326,7 +535,7 @@ def test_a_signal_leaves_nothing_half_written(artifact, number):
     args = command(
         "embed",
         artifact,
-        *["a.wav"] * 5_000,
+        copies(5_000),
         "-o",
         "out.parquet",
         before=f"import signal; {defaults}",
@@ -339,14 +548,13 @@ def test_a_signal_leaves_nothing_half_written(artifact, number):
         stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
     assert "Traceback" not in stderr
-    assert names() == ["a.wav", artifact, "out.parquet"]
+    assert names() == ["clips", artifact, "out.parquet"]
     assert Path("out.parquet").read_text() == "old"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_whose_exception_is_dropped_stops_all_the_same(shell, artifact, number):
     """As it is in a finaliser, or in an import that a C extension tries."""
-    write_clip(Path("a.wav"))
     default = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"
     before = (
         "import os, signal\n"
@@ -362,21 +570,22 @@ def test_a_signal_whose_exception_is_dropped_stops_all_the_same(shell, artifact,
         "    return embed(self, audio, **options)\n"
         "Engine.embed = spy"
     )
-    result = shell("embed", artifact, *["a.wav"] * 200, "-o", "out.parquet", before=before)
+    result = shell("embed", artifact, copies(200), "-o", "out.parquet", before=before)
     assert "Exception ignored in" in result.stderr
     assert result.status == 128 + number
-    assert names() == ["a.wav", artifact]
+    assert names() == ["clips", artifact]
 
 
 def test_a_progress_bar_on_a_terminal(artifact):
-    write_clip(Path("a.wav"))
+    for name in ("a.wav", "b.wav"):
+        write_clip(Path(name))
     Path("[red].wav").write_text("hello")
-    files = ["a.wav", "[red].wav", "a.wav"]
+    files = ["a.wav", "[red].wav", "b.wav"]
     status, shown = on_a_terminal(command("embed", artifact, *files, "-o", "out.csv"))
     assert status == 1
     assert "Embedding" in shown
     assert "3/3" in shown
-    assert "failed: [red].wav: cannot be decoded" in shown
+    assert "failed: [red].wav: is text" in shown
     assert shown.count(f"out.csv: 2 embeddings of {DIM}") == 1
 
 
@@ -391,7 +600,20 @@ def test_a_narrow_terminal_cuts_no_message(artifact):
 def test_no_progress_bar_elsewhere(shell, artifact):
     write_clip(Path("a.wav"))
     result = shell("embed", artifact, "a.wav", "-o", "out.csv", FORCE_COLOR="1", TERM="xterm")
-    assert result.stderr == f"out.csv: 1 embeddings of {DIM}\n"
+    assert result.stderr == f"out.csv: 1 embedding of {DIM}\n"
+
+
+def test_lines_of_progress_elsewhere(shell, artifact):
+    result = shell(
+        *("embed", artifact, copies(70), "-o", "out.csv"),
+        before="from fusion_engine.cli import _plain; _plain.EVERY = 0",
+    )
+    *lines, last = result.stderr.splitlines()
+    assert last == f"out.csv: 70 embeddings of {DIM}"
+    assert re.fullmatch(r"Embedding: 0 of 70 \(0 %\), 0 s", lines[0])
+    pattern = r"Embedding: (\d+) of 70 \((\d+) %\), \d+ s, about \d+ s left"
+    shown = [re.fullmatch(pattern, line).groups() for line in lines[1:]]
+    assert shown == [("32", "45"), ("64", "91")]
 
 
 def test_the_examples_of_the_help_run(cli, artifact):

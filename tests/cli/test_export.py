@@ -128,3 +128,12 @@ def test_presets_and_tokens_that_do_not_fit(cli, args, status, message):
     assert result.status == status
     assert message in result.stderr.replace("\n", " ")
     assert not list(Path().iterdir())
+
+
+def test_an_output_that_is_the_weights_is_refused(cli):
+    Path("w.pth").write_text("weights")
+    Path("out.onnx").symlink_to("w.pth")
+    result = cli("export", "cnn14", "-w", "w.pth", "-o", "out.onnx")
+    assert result.status == 1
+    assert result.stderr.startswith("error: cannot write out.onnx: it is the input w.pth")
+    assert Path("w.pth").read_text() == "weights"

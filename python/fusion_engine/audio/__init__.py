@@ -2,7 +2,9 @@
 
 from .ahead import decode_ahead
 from .arrays import as_samples, batch_rows
-from .files import AUDIO_SUFFIXES, Channel, Recording, find_audio, load
+from .files import load
+from .folders import AUDIO_SUFFIXES, find_audio
+from .recording import Channel, Recording
 
 __all__ = [
     "AUDIO_SUFFIXES",

@@ -1,6 +1,8 @@
 """The application object that the commands register with, and what they share."""
 
 import logging
+import os
+import re
 import signal
 import sys
 import threading
@@ -24,8 +26,9 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperGroup
 
-from .._atomic import atomic_path
+from .._atomic import atomic_path, refuse_inputs
 from .._version import __version__
+from ._plain import PlainProgress
 
 # Not rich's own guess, which FORCE_COLOR overrides: no bar in a log file. Interactive, or rich
 # before 14.3 ends a bar that is not shown with an empty line.
@@ -141,7 +144,17 @@ def print_step(message: str) -> None:
 
 def print_error(message: str) -> None:
     """The message that ends a command."""
-    _stderr.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
+    _stderr.print(Text.assemble(("error: ", "red"), as_options(message)), soft_wrap=True)
+
+
+def as_options(message: str) -> str:
+    """A message of the library, with its Python arguments as options of the command line."""
+    return re.sub(r"\b(device|head)='([^']*)'", r"--\1 \2", message)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def print_fields(fields: Iterable[tuple[str, str]], indent: str = "") -> None:
@@ -172,36 +185,47 @@ class _Writable(Exception):
     """Ends the writing of a file before anything is written."""
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written before the work for it.
+def check_writable(path: Path, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """Refuse a file that cannot be written, or is one of ``inputs``, before the work for it.
 
     Raises:
         FusionEngineError: it cannot be written.
     """
+    refuse_inputs(path, inputs)
     with suppress(_Writable), atomic_path(path):
         raise _Writable
 
 
+def _plain_progress() -> Callable[[str, int, int], None]:
+    """Shows steps in lines, where stderr is no terminal."""
+    return (lambda *_: None) if _stderr.is_terminal else PlainProgress(print_message).show
+
+
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, where that is a terminal; gives the function that advances it."""
+    """A progress bar on stderr, or lines where that is no terminal; gives what advances it."""
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     times = [TimeElapsedColumn(), TimeRemainingColumn()]
     with Progress(
         *columns, *times, console=_stderr, disable=not _stderr.is_terminal, transient=True
     ) as progress:
         task: TaskID = progress.add_task(description, total=total)
+        show, done = _plain_progress(), 0
+        show(description, done, total)
 
         def advance(steps: int) -> None:
+            nonlocal done
             go_on()
+            done += steps
             progress.advance(task, steps)
+            show(description, done, total)
 
         yield advance
 
 
 @contextmanager
 def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each phase that is going on, on stderr where that is a terminal.
+    """A bar for each phase that is going on, on stderr; lines where that is no terminal.
 
     Gives the function to call with a phase, how many of its steps are done, and how many it has.
     """
@@ -214,9 +238,11 @@ def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
         transient=True,
     ) as progress:
         tasks = dict[str, TaskID]()
+        show_plain = _plain_progress()
 
         def show(phase: str, step: int, steps: int) -> None:
             go_on()
+            show_plain(phase, step, steps)
             if step < steps:
                 if phase not in tasks:
                     tasks[phase] = progress.add_task(phase, total=steps)

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from .._atomic import refuse_inputs
 from ..engine.precision import Precision
 from ..engine.tensorrt.library import Runtime
-from ._app import app, output_path, phase_bars, print_message
+from ._app import app, as_options, output_path, phase_bars, print_message
 
 Seconds = tuple[float, float, float]
 Counts = tuple[int, int, int]
@@ -127,6 +128,9 @@ def build(
 
     started = time.perf_counter()
     plan = artifact.with_suffix(".plan") if output is None else output
+    for written in (plan, typed_onnx):
+        if written is not None:
+            refuse_inputs(written, [artifact])
     try:
         with phase_bars() as show:
             info = build_plan(
@@ -143,7 +147,7 @@ def build(
                 progress=show,
             )
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(as_options(str(error))) from None
     sidecar = info.sidecar
     assert sidecar is not None  # just written
     layers = " + ".join(str(layer.number) for layer in info.spec.layers)

@@ -1,20 +1,32 @@
 """``fusion-engine embed``."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ..audio import Recording, decode_ahead, find_audio
+from .._atomic import refuse_inputs
+from ..audio import Channel, Recording, decode_ahead, find_audio
+from ..audio.folders import Found
 from ..errors import AudioError, FusionEngineError
-from ..output import Failures, open_writer
+from ..output import Failures, Row, open_writer, remove_output, written_beside
 from ..spec import Head
-from ._app import app, check_writable, output_path, print_message, progress_bar
+from ._app import (
+    app,
+    as_options,
+    check_writable,
+    counted,
+    output_path,
+    print_message,
+    progress_bar,
+)
+from ._findings import Findings, notes
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -22,8 +34,8 @@ if TYPE_CHECKING:
 # Files answered together: enough to fill a batch, few enough that the bar moves.
 WINDOW_FILES = 32
 WINDOW_SECONDS = 120.0
-
-Decoded = tuple[Path, NDArray[np.float32]]
+# No audio of full scale 1 is beyond, see `Recording.clipped_scale`.
+LOUDEST = 16.0
 
 
 @app.command()
@@ -54,6 +66,22 @@ def embed(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU threads; every core by default.")
     ] = None,
+    channel: Annotated[
+        str,
+        typer.Option(
+            metavar="mix|first|N|all",
+            help="Of files with several channels: their mean, the first, the N-th (from 1 on), or "
+            "a row for each, with a column `channel`.",
+        ),
+    ] = "mix",
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Of files that are damaged or contradict themselves, embed what is there, marked "
+            "in the column `partial`; without it they fail.",
+        ),
+    ] = False,
     head: Annotated[
         Head | None, typer.Option(help="Pooling over time; the artifact's by default.")
     ] = None,
@@ -66,12 +94,19 @@ def embed(
 ) -> None:
     """Embed audio files into one table.
 
-    Its columns are path, duration (s) and embedding. The files may be WAV, FLAC, OGG, MP3 or AIFF,
-    of any rate, length and number of channels. Rows are in the order of the inputs, the files of a
-    folder (and of the folders in it) sorted by path.
+    Its columns are path, duration (s), what was found about the file (partial, silent,
+    clipped_scale: true or false) and embedding. The files may be WAV, FLAC, OGG, MP3, AIFF and
+    whatever else libsndfile reads, and where ffmpeg is installed also M4A, AAC, WebM, WMA and
+    others; of any rate, length and number of channels. Rows are in the order of the inputs, the
+    files of a folder (and of the folders in it, links followed once) sorted by path. A file that is
+    given in several ways has one row. What a folder holds besides is counted at the end; hidden
+    files are left out.
 
     A file that cannot be embedded is reported, the others go on, and the exit status is 1. The
-    reasons are in OUT.errors.jsonl.
+    reasons are in OUT.errors.jsonl. If all fail, an older OUT is removed.
+
+    silent: every sample is zero, as where the channels of the mix cancel each other.
+    clipped_scale: a sample is beyond 16 (of full scale 1): integers saved as floats, or damage.
 
     \b
     Examples:
@@ -81,42 +116,44 @@ def embed(
     # Here, so that the other commands run where the native module does not load.
     from ..engine import Engine
 
-    check_writable(output)
-    paths = find_audio(inputs)
+    chosen = _channel(channel)
+    found = find_audio(inputs)
+    _check_output(output, [artifact, *inputs], found)
+    if not found.paths:
+        raise FusionEngineError("\n".join(str(error) for _, error in found.failures))
     try:
         engine = Engine(artifact, device=device, threads=threads, normalization=normalization)
         engine.embed([], head=head)  # no clips: refuses a head that does not fit before the work
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    done = 0
-    with (
-        Failures(output) as failures,
-        # Inside, so that an output without a single row is not written, and the reasons are.
-        suppress(_NothingWritten),
-        open_writer(output, engine.spec, clips=len(paths)) as writer,
-        progress_bar("Embedding", len(paths)) as advance,
-        # Closed here: a thread that a signal caught starting is known to nobody else at exit.
-        decode_ahead(paths, engine.sample_rate) as decoded,
-    ):
+        raise typer.BadParameter(as_options(str(error))) from None
+    findings = Findings(mixed=chosen == "mix")
+    with Failures(output) as failures:
 
         def report(path: Path, error: FusionEngineError) -> None:
             failures.add(os.fspath(path), str(error))
-            print_message(f"failed: {error}")
-            advance(1)
+            print_message(f"failed: {as_options(str(error))}")
 
-        for window in _windows(decoded, engine, report):
-            rows = list(_embed(engine, window, head, report))
-            if rows:
-                names, durations, embeddings = zip(*rows, strict=True)
-                writer.write(names, durations, np.stack(embeddings))
-            done += len(rows)
-            advance(len(rows))
-        if not done:
-            raise _NothingWritten
-    if done:
-        print_message(f"{output}: {done} embeddings of {engine.embedding_dim}")
+        for folder, reason in found.failures:
+            report(folder, reason)
+        # An output without a single row is not written, and the reasons are.
+        with suppress(_NothingWritten):
+            _run(engine, output, found.paths, chosen, partial, head, report, findings)
+        # Inside, so that none of an earlier run is seen beside the new reasons.
+        stale = not findings.rows and remove_output(output)
+    if findings.rows:
+        embeddings = counted(findings.rows, "embedding")
+        print_message(f"{output}: {embeddings} of {engine.embedding_dim}")
+    for line in findings.warnings():
+        print_message(f"warning: {line}")
+    for line in notes(found):
+        print_message(line)
     if failures.count:
-        print_message(f"{failures.count} of {len(paths)} files failed: {failures.path}")
+        if stale:
+            print_message(f"{output}: of an earlier run, removed, since this one has no embeddings")
+        parts = [f"{findings.failed.count} of {counted(len(found.paths), 'file')} failed"]
+        if found.failures:
+            parts.append(f"{counted(len(found.failures), 'folder')} gave nothing or not all")
+        print_message(f"{', '.join(parts)}: {failures.path}")
         raise typer.Exit(1)
 
 
@@ -127,41 +164,141 @@ class _NothingWritten(Exception):
     """Leaves a file that is being written as it was."""
 
 
-def _windows(
-    decoded: Iterator[tuple[Path, Recording | AudioError]],
+def _channel(text: str) -> Channel:
+    match text:
+        case "mix" | "first" | "all":
+            return text
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(
+        f"{text!r} is not mix, first, all or a number from 1 on", param_hint="'--channel'"
+    )
+
+
+def _check_output(output: Path, given: list[Path], found: Found) -> None:
+    """Refuse an output that cannot be written, or that would replace something it is made from.
+
+    Raises:
+        FusionEngineError: it would.
+    """
+    for path in written_beside(output):
+        refuse_inputs(path, given)
+        real = os.path.realpath(path)
+        if real in found.real:
+            refuse_inputs(path, [real])
+    check_writable(output)
+
+
+def _run(
     engine: "Engine",
+    output: Path,
+    paths: list[Path],
+    channel: Channel,
+    partial: bool,
+    head: Head | None,
     report: Report,
-) -> Iterator[list[Decoded]]:
-    """Decoded clips in groups; what could not be decoded is reported and left out."""
+    findings: Findings,
+) -> None:
+    """Embed ``paths`` into ``output``.
+
+    Raises:
+        _NothingWritten: every file failed.
+    """
+    each = channel == "all"
+    with (
+        open_writer(
+            output, engine.spec, clips=None if each else len(paths), channels=each
+        ) as writer,
+        progress_bar("Embedding", len(paths)) as advance,
+        # Closed here: a thread that a signal caught starting is known to nobody else at exit.
+        decode_ahead(paths, engine.sample_rate, channel=channel, partial=partial) as decoded,
+    ):
+
+        def fail(path: Path, error: FusionEngineError) -> None:
+            findings.failed.add(os.fspath(path))
+            report(path, error)
+
+        for window in _windows(decoded, engine.sample_rate):
+            clips = list[_Clip]()
+            for path, result in window:
+                if isinstance(result, AudioError):
+                    fail(path, result)
+                else:
+                    clips += _clips(path, result, engine.sample_rate)
+            done = list(_embed(engine, clips, head, fail)) if clips else []
+            if done:
+                rows = [row for row, _ in done]
+                writer.write(rows, np.stack([embedding for _, embedding in done]))
+                findings.add(rows)
+            advance(len(window))
+        if not findings.rows:
+            raise _NothingWritten
+
+
+class _Clip(NamedTuple):
+    row: Row
+    samples: NDArray[np.float32]
+
+
+Decoded = tuple[Path, Recording | AudioError]
+
+
+def _windows(decoded: Iterable[Decoded], sample_rate: int) -> Iterator[list[Decoded]]:
+    """Files in groups."""
     window, samples = list[Decoded](), 0
     for path, result in decoded:
-        if isinstance(result, AudioError):
-            report(path, result)
-            continue
-        window.append((path, result.samples))
-        samples += len(result.samples)
-        if len(window) == WINDOW_FILES or samples >= WINDOW_SECONDS * engine.sample_rate:
+        window.append((path, result))
+        samples += 0 if isinstance(result, AudioError) else result.samples.size
+        if len(window) == WINDOW_FILES or samples >= WINDOW_SECONDS * sample_rate:
             yield window
             window, samples = [], 0
     if window:
         yield window
 
 
-def _embed(
-    engine: "Engine", window: list[Decoded], head: Head | None, report: Report
-) -> Iterator[tuple[str, float, NDArray[np.float32]]]:
-    """Path, duration and embedding of each clip.
+def _clips(path: Path, recording: Recording, sample_rate: int) -> Iterator[_Clip]:
+    """The mono clips of a file: itself, or its channels."""
+    row = Row(
+        path=os.fspath(path),
+        duration=recording.samples.shape[-1] / sample_rate,
+        partial=recording.partial,
+        silent=recording.silent,
+        clipped_scale=recording.clipped_scale,
+    )
+    if recording.samples.ndim == 1:
+        yield _Clip(row, recording.samples)
+        return
+    for number, samples in enumerate(recording.samples, 1):
+        # The recording's flags are of all channels together.
+        yield _Clip(
+            replace(
+                row,
+                channel=number,
+                silent=not samples.any(),
+                clipped_scale=recording.clipped_scale and bool(np.abs(samples).max() > LOUDEST),
+            ),
+            samples,
+        )
 
-    Where a clip spoils the window they go one by one, and the spoilt ones are reported.
+
+def _embed(
+    engine: "Engine", clips: list[_Clip], head: Head | None, fail: Report
+) -> Iterator[tuple[Row, NDArray[np.float32]]]:
+    """Row and embedding of each clip.
+
+    Where a clip spoils the others they go one by one, and the spoilt ones are reported.
     """
     try:
-        embeddings = engine.embed([samples for _, samples in window], head=head)
+        embeddings = engine.embed([clip.samples for clip in clips], head=head)
     except FusionEngineError as error:
-        if len(window) == 1:
-            report(window[0][0], error)
+        if len(clips) > 1:
+            for clip in clips:
+                yield from _embed(engine, [clip], head, fail)
             return
-        for one in window:
-            yield from _embed(engine, [one], head, report)
+        (row, _), where = clips[0], ""
+        if row.channel is not None:
+            where = f"channel {row.channel}: "
+        fail(Path(row.path), type(error)(f"{row.path}: {where}{error}"))
         return
-    for (path, samples), embedding in zip(window, embeddings, strict=True):
-        yield os.fspath(path), len(samples) / engine.sample_rate, embedding
+    for clip, embedding in zip(clips, embeddings, strict=True):
+        yield clip.row, embedding

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..spec import Token
-from ._app import app, output_path, print_message, step_bar
+from ._app import app, check_writable, output_path, print_message, step_bar
 
 
 class _ManyLayers(TyperCommand):
@@ -152,6 +152,7 @@ def export(
     if output is None:
         numbers = layers or resolve(model).default_layers
         output = Path(f"{preset or '_'.join([model, *map(str, numbers)])}.onnx")
+    check_writable(output, [weights])
     with step_bar(model, steps=3) as step:
         report = export_model(
             model,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..artifact import read_spec
-from ._app import app, check_writable, output_path, print_message, step_bar
+from ._app import app, as_options, check_writable, output_path, print_message, step_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,7 +97,7 @@ def parity(
     from ..parity.subject import least_frames
 
     if output is not None:
-        check_writable(output)
+        check_writable(output, [artifact, *(audio or [])])
     signals = default_signals(read_spec(artifact), least_frames=least_frames(artifact))
     files = audio or []
     try:
@@ -115,7 +115,7 @@ def parity(
                 progress=step,
             )
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(as_options(str(error))) from None
     _print(certificate)
     if output is not None:
         certificate.save(output)

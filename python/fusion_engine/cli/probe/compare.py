@@ -92,7 +92,7 @@ def compare(
     from ...probe.records import ProbeRecord
 
     if output is not None:
-        check_writable(output)
+        check_writable(output, [a, b])
     asked = TaskOptions(
         names=task,
         data=data,

@@ -1,0 +1,148 @@
+"""The ffmpeg program, for what libsndfile does not read."""
+
+import os
+import re
+import selectors
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import source
+from .source import BrokenError, CannotOpenError
+
+# Formats that hold samples themselves. Playlists (hls, concat, dash) name other files and hosts.
+_FORMATS = (
+    "aa,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,caf,dsf,dts,dv,eac3,flac,flv,gsm,iff,ircam,"
+    "latm,loas,m4a,matroska,mka,mlp,mov,mp3,mp4,mpc,mpc8,mpeg,mpegts,nist,nut,oga,ogg,oma,opus,rm,"
+    "shn,sln,sox,tak,truehd,tta,voc,w64,wav,webm,wsaud,wv,xwma"
+)
+_STDERR_BYTES = 65_536
+_AU_HEADER = struct.Struct(">4sIIIII")
+_AU_FLOAT = 6
+
+
+def find_ffmpeg() -> str | None:
+    """Where the program is, if it is on PATH."""
+    return shutil.which("ffmpeg")
+
+
+class FfmpegSource:
+    """An open file that ffmpeg decodes, its first audio stream; see ``Source``.
+
+    Raises:
+        CannotOpenError: ffmpeg does not read it.
+        BrokenError: it did not answer.
+    """
+
+    announced: int | None = None
+
+    def __init__(self, program: str, path: str | os.PathLike[str]) -> None:
+        self._name = f"file:{Path(path).absolute()}"
+        # AU: the header states rate and channels, and has no length that a pipe could not hold.
+        command = [program, "-nostdin", "-hide_banner", "-v", "error", "-threads", "1"]
+        command += ["-protocol_whitelist", "file", "-format_whitelist", _FORMATS]
+        command += ["-i", self._name, "-map", "0:a:0", "-map_metadata", "-1"]
+        command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                process_group=0,
+            )
+        except OSError as error:
+            raise CannotOpenError(f"{program}: {error.strerror}") from error
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._pipes = (self._process.stdout, self._process.stderr)
+        self._stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._selector.register(self._stderr, selectors.EVENT_READ)
+        self._said = b""
+        try:
+            self._rest = self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self) -> bytes:
+        """Set rate and channels; the samples that came with the header."""
+        head = b""
+        while len(head) < _AU_HEADER.size or len(head) < int.from_bytes(head[4:8], "big"):
+            part = self._read()
+            if not part:
+                raise CannotOpenError(self._complaint() or "it found no audio")
+            head += part
+        magic, start, _, encoding, self.rate, self.channels = _AU_HEADER.unpack_from(head)
+        if magic != b".snd" or encoding != _AU_FLOAT or self.channels < 1:
+            raise CannotOpenError("its answer is no AU file of floats")
+        return head[start:]
+
+    def _read(self) -> bytes:
+        """Some of its output; nothing at the end."""
+        while self._selector.get_map():
+            ready = self._selector.select(source.PATIENCE)
+            if not ready:
+                raise BrokenError(f"ffmpeg did not answer within {source.PATIENCE} s")
+            for key, _ in ready:
+                fd = key.fd
+                part = os.read(fd, 4 * source.BLOCK if fd == self._stdout else _STDERR_BYTES)
+                if not part:
+                    self._selector.unregister(fd)
+                elif fd == self._stdout:
+                    return part
+                else:
+                    self._said = (self._said + part)[:_STDERR_BYTES]
+        return b""
+
+    def _complaint(self) -> str:
+        """The first thing it said, or how it ended if that was badly."""
+        try:
+            code = self._process.wait(source.PATIENCE)
+        except subprocess.TimeoutExpired:
+            return f"ffmpeg did not answer within {source.PATIENCE} s"
+        for line in self._said.decode(errors="replace").splitlines():
+            said = re.sub(r"^(\[[^]]*\] )+", "", line.strip()).replace(f"{self._name}: ", "")
+            if said:
+                return said
+        return f"ffmpeg: exit status {code}" if code else ""
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """See ``Source``; all that ffmpeg complains about is damage."""
+        width = 4 * self.channels
+        rest = self._rest
+        try:
+            while True:
+                whole = len(rest) // width * width
+                if whole:
+                    block = np.frombuffer(rest[:whole], ">f4").astype(np.float32)
+                    rest = rest[whole:]
+                    yield block.reshape(-1, self.channels)
+                part = self._read()
+                if not part:
+                    break
+                rest += part
+            complaint = self._complaint()
+            if complaint:
+                raise BrokenError(complaint)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """See ``Source``."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._selector.close()
+        for pipe in self._pipes:
+            pipe.close()
+        # Stuck in the kernel it would not end: left behind.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)

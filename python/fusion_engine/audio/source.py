@@ -1,0 +1,46 @@
+"""What a decoder gives, whichever it is."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Seconds that a decoder may take for one block. The largest take a hundredth of one.
+PATIENCE = 30
+# Samples of all channels in a block.
+BLOCK = 2**18
+
+
+class CannotOpenError(Exception):
+    """The decoder does not know the format."""
+
+
+class BrokenError(Exception):
+    """The decoder broke off: damage, a crash, or no answer."""
+
+
+class Source(Protocol):
+    """An open file of samples.
+
+    Attributes:
+        rate: in Hz.
+        channels: how many.
+        announced: samples per channel, as the decoder has them from a header; None if it has not.
+    """
+
+    rate: int
+    channels: int
+    announced: int | None
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The samples, [n, channels] at a time; a block is overwritten after the next.
+
+        Raises:
+            BrokenError: after the last sample that could be decoded.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the decoder, wherever it is."""
+        ...

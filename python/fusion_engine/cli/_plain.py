@@ -1,0 +1,55 @@
+"""How far a run is, in lines of plain text: for log files, where no bar can be drawn."""
+
+import time
+from collections.abc import Callable
+
+# Seconds between two lines, and before the first.
+EVERY = 30.0
+
+
+def span(seconds: float) -> str:
+    """A time that passed: ``3 min 20 s``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3_600} h {whole % 3_600 // 60} min"
+
+
+def about(seconds: float) -> str:
+    """A time that is guessed: one unit, rounded up."""
+    for unit, length in (("h", 3_600), ("min", 60)):
+        if seconds > 1.5 * length:
+            return f"{-int(-seconds // length)} {unit}"
+    return f"{max(1, -int(-seconds // 1))} s"
+
+
+class PlainProgress:
+    """Writes a line for the work that goes on, at most every 30 s.
+
+    Args:
+        write: takes a line.
+        clock: seconds, from any start.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write, self._clock = write, clock
+        self._started = dict[str, float]()
+        self._last = clock()
+
+    def show(self, task: str, done: int, total: int) -> None:
+        """Note that ``done`` of the ``total`` steps of ``task`` are done."""
+        now = self._clock()
+        started = self._started.setdefault(task, now)
+        if done >= total:
+            del self._started[task]
+        elif now - self._last >= EVERY:
+            self._last = now
+            elapsed = now - started
+            line = f"{task}: {done} of {total} ({100 * done // total} %), {span(elapsed)}"
+            if done and elapsed:
+                line += f", about {about(elapsed / done * (total - done))} left"
+            self._write(line)
