@@ -100,7 +100,7 @@ def test_the_metadata(wheel):
         (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
         (name,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
-        assert "fusion-engine = fusion_engine.cli:main" in archive.read(name).decode()
+        assert "fusion-engine = fusion_engine.__main__:main" in archive.read(name).decode()
     assert metadata["Version"] == fe.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     always = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]

@@ -114,7 +114,7 @@ def test_unknown_precision(vggish: Exported) -> None:
 
 def test_missing_torch(vggish: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BackendError, match=r"fusion-engine\[export\]"):
+    with pytest.raises(BackendError, match=r'pip install "\.\[export\]"'):
         certify(vggish.artifact)
 
 
