@@ -77,6 +77,9 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def ask(self, request: dict[str, Any], file: int) -> None:
         body = json.dumps(request).encode()
         self._slot = 0
@@ -216,6 +219,7 @@ class SndfileSource:
         }
         self._name = name
         self._worker: _Worker | None = _take()
+        source.waiting_for(self._worker.kill)
         try:
             self._worker.ask(request, file)
             tag, body = self._worker.answer()
@@ -249,6 +253,7 @@ class SndfileSource:
     def _finish(self, tag: bytes, body: bytearray) -> str:
         """What went wrong, if anything; the worker is free for the next file."""
         assert self._worker is not None
+        source.waiting_for(None)
         with _lock:
             _idle.append(self._worker)
         self._worker = None
@@ -263,4 +268,5 @@ class SndfileSource:
         """See ``Source``."""
         worker, self._worker = self._worker, None
         if worker is not None:
+            source.waiting_for(None)
             worker.end()

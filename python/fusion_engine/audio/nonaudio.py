@@ -40,12 +40,6 @@ def describe(head: bytes) -> str | None:
 
 
 def _text(head: bytes) -> str | None:
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        try:
-            text = head[: len(head) // 2 * 2].decode("utf-16")
-        except UnicodeDecodeError:
-            return None
-        return text if text.isascii() else None
     if head.translate(None, _CONTROL) != head:
         return None
     # A character may be cut at the end.

@@ -17,8 +17,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 _HEADER = struct.Struct("<cI")
 _SLOTS = 2
 _LOG_BYTES = 65_536
@@ -33,13 +31,6 @@ def _load_patched_file() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.PatchedFile
-
-
-class _Stream(soundfile.SoundFile):
-    """Read from the start to the end; soundfile would seek after every block."""
-
-    def seekable(self) -> bool:
-        return False
 
 
 def _send(answers: socket.socket, tag: bytes, body: bytes = b"") -> None:
@@ -88,6 +79,8 @@ def _feed(file: io.FileIO, pipe: int) -> None:
 
 def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: memoryview) -> None:
     """Answer with the format, then the samples, in turns in one of the slots of ``memory``."""
+    import soundfile
+
     source: Any = fd
     patched: io.FileIO | None = None
     if request["patches"]:
@@ -101,7 +94,9 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: me
         feeder = threading.Thread(target=_feed, args=(file, pipe))
         feeder.start()
     try:
-        with _Stream(source, closefd=False) as sound:
+        with soundfile.SoundFile(source, closefd=False) as sound:
+            # From the start to the end; soundfile would seek after every block.
+            sound.seekable = lambda: False
             opened = {"rate": sound.samplerate, "channels": sound.channels, "frames": sound.frames}
             _send(answers, b"O", json.dumps(opened | {"format": sound.format}).encode())
             width = 4 * sound.channels
@@ -134,6 +129,8 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: me
 
 def main() -> None:
     """Answer requests on standard input, a socket, until it is closed."""
+    import soundfile
+
     answers = socket.socket(fileno=0)
     # libmpg123 writes there, also about healthy files.
     log = os.memfd_create("log")
