@@ -6,9 +6,7 @@ It imports nothing of the package, so that it starts in the time that soundfile 
 import contextlib
 import importlib.util
 import io
-import itertools
 import json
-import mmap
 import os
 import signal
 import socket
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 _HEADER = struct.Struct("<cI")
-_SLOTS = 2
 _LOG_BYTES = 65_536
 
 
@@ -33,21 +30,15 @@ def _load_patched_file() -> Any:
     return module.PatchedFile
 
 
-def _send(answers: socket.socket, tag: bytes, body: bytes = b"") -> None:
+def _send(answers: socket.socket, tag: bytes, body: bytes | memoryview) -> None:
     signal.alarm(0)  # how long the other side takes does not count
-    answers.sendall(_HEADER.pack(tag, len(body)) + body)
+    answers.sendall(_HEADER.pack(tag, len(body)))
+    answers.sendall(body)
 
 
 def _empty_log() -> None:
     os.ftruncate(2, 0)
     os.lseek(2, 0, os.SEEK_SET)
-
-
-def _await(answers: socket.socket) -> None:
-    """Until the other side wants the next answer."""
-    signal.alarm(0)
-    if not answers.recv(1):
-        raise BrokenPipeError
 
 
 def _receive(requests: socket.socket) -> tuple[dict[str, Any], int] | None:
@@ -77,8 +68,8 @@ def _feed(file: io.FileIO, pipe: int) -> None:
         os.close(pipe)
 
 
-def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: memoryview) -> None:
-    """Answer with the format, then the samples, in turns in one of the slots of ``memory``."""
+def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: bytearray) -> None:
+    """Answer with the format, then the samples in blocks, which ``memory`` holds."""
     import soundfile
 
     source: Any = fd
@@ -86,7 +77,7 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: me
     if request["patches"]:
         patches = [(at, bytes.fromhex(patch)) for at, patch in request["patches"]]
         source = patched = _load_patched_file()(f"/dev/fd/{fd}", patches)
-    feeder, opened = None, {}
+    feeder = None
     if request["sequential"]:
         # Of a pipe libsndfile knows no length, so that no guess of it can end the stream early.
         source, pipe = os.pipe()
@@ -100,25 +91,17 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: me
             opened = {"rate": sound.samplerate, "channels": sound.channels, "frames": sound.frames}
             _send(answers, b"O", json.dumps(opened | {"format": sound.format}).encode())
             width = 4 * sound.channels
-            half = len(memory) // _SLOTS
             size = max(1, request["block"] // sound.channels) * width
-            slots = [memory[i * half : i * half + size] for i in range(_SLOTS)]
-            for slot in itertools.cycle(slots):
+            memory.extend(bytes(max(0, size - len(memory))))
+            block = memoryview(memory)[:size]
+            while True:
                 signal.alarm(request["patience"])
-                frames = sound.buffer_read_into(slot, "float32")
+                frames = sound.buffer_read_into(block, "float32")
                 if frames == 0:
                     break
                 if os.fstat(2).st_size > _LOG_BYTES:
                     _empty_log()
-                # The other slot is free once the next block is asked for.
-                _await(answers)
-                _send(answers, b"S", struct.pack("<I", frames))
-    except (soundfile.SoundFileError, MemoryError):
-        if opened:
-            _await(answers)
-        raise
-    else:
-        _await(answers)
+                _send(answers, b"S", block[: frames * width])
     finally:
         if feeder is not None:
             os.close(source)
@@ -135,8 +118,7 @@ def main() -> None:
     # libmpg123 writes there, also about healthy files.
     log = os.memfd_create("log")
     os.dup2(log, 2)
-    (fd,) = socket.recv_fds(answers, 1, 1)[1]
-    memory = memoryview(mmap.mmap(fd, 0))
+    memory = bytearray()
     while (received := _receive(answers)) is not None:
         request, fd = received
         _empty_log()
