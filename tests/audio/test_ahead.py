@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from fusion_engine import AudioError
+from fusion_engine.audio import Recording, decode_ahead, load
 from fusion_engine.audio import ahead as ahead_module
-from fusion_engine.audio import decode_ahead, load
 
 from ..signals import noise
 
@@ -124,10 +124,10 @@ def test_at_most_so_many_samples_ahead(clips, monkeypatch):
     gauge, limit, longest = Gauge(), 60_000, 3 * RATE
     monkeypatch.setattr(ahead_module, "load", gauge)
     consumed = 0
-    for taken, (_, samples) in enumerate(
+    for taken, (_, recording) in enumerate(
         decode_ahead(clips, RATE, workers=4, ahead=40, max_samples=limit)
     ):
-        consumed += samples.size
+        consumed += recording.samples.size
         if taken % 8 == 0:
             settled(gauge)
             # The last one started may bring more than its share, and 16-bit files at 22.05 kHz
@@ -212,3 +212,52 @@ def test_missing_files_only():
     results = list(decode_ahead(paths, RATE, workers=4, ahead=2))
     assert [path for path, _ in results] == paths
     assert all(isinstance(result, AudioError) for _, result in results)
+
+
+def test_where_no_thread_can_start(clips, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    results = list(decode_ahead(clips, RATE))
+    assert [path for path, _ in results] == clips
+    for path, recording in results:
+        np.testing.assert_array_equal(recording.samples, load(path, RATE).samples)
+
+
+def test_where_some_threads_can_start(clips, monkeypatch):
+    start, count = threading.Thread.start, iter(range(10_000))
+
+    def refuse_others(thread):
+        if next(count) % 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_others)
+    results = list(decode_ahead(clips, RATE, workers=3, ahead=4))
+    assert [path for path, _ in results] == clips
+    assert all(isinstance(recording, Recording) for _, recording in results)
+    assert not decoders()
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "atexit.register(decode)",
+        "threading.Thread(target=lambda: (threading.main_thread().join(), decode())).start()",
+    ],
+)
+def test_while_the_interpreter_shuts_down(clips, when):
+    program = f"""
+import atexit, threading
+from pathlib import Path
+from fusion_engine.audio import decode_ahead
+paths = [Path(p) for p in {[str(p) for p in clips[:9]]}]
+def decode():
+    print(sum(recording.samples.size > 0 for _, recording in decode_ahead(paths, 16_000)))
+{when}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("9\n", "")

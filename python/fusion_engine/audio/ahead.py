@@ -12,6 +12,7 @@ from .._cpus import usable_cpus
 from ..errors import AudioError
 from .files import load
 from .recording import Channel, Recording
+from .source import interrupt
 
 Decoded = Recording | AudioError
 
@@ -153,11 +154,12 @@ class DecodeAhead:
         return path, result
 
     def close(self) -> None:
-        """Start nothing more and wait for the decodes under way."""
+        """Start nothing more, break off the decodes under way and wait for their threads."""
         with self._lock:
             self._closed = True
             threads = list(self._threads)
             self._todo.clear()
+        interrupt(threads)
         for thread in threads:
             if thread.ident is not None:  # a signal may have come before it started
                 thread.join()
@@ -205,7 +207,7 @@ def decode_ahead(
 
     Returns:
         An iterator of ``(path, Recording or AudioError)`` in the order of ``paths``, and a
-        context manager. Closing it early waits for the decodes under way and starts no others.
+        context manager. Closing it early breaks off the decodes under way and starts no others.
 
     Raises:
         ValueError: ``workers``, ``ahead`` or ``max_samples`` below 1.

@@ -63,6 +63,7 @@ class FfmpegSource:
         assert self._process.stderr is not None
         self._pipes = (self._process.stdout, self._process.stderr)
         self._stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
+        source.waiting_for(self._process.kill)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
         self._selector.register(self._stderr, selectors.EVENT_READ)
@@ -138,6 +139,7 @@ class FfmpegSource:
 
     def close(self) -> None:
         """See ``Source``."""
+        source.waiting_for(None)
         if self._process.poll() is None:
             self._process.kill()
         self._selector.close()

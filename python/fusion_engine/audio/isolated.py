@@ -3,13 +3,12 @@
 What a stranger's file does to a decoder stays there: one that hangs or crashes is one file's error,
 and what libmpg123 writes to standard error is caught per file. A thread could do none of this: it
 cannot be ended, and standard error belongs to all threads. A process starts in a quarter of a
-second and is used for one file after another; a block is decoded into memory that both share.
+second and is used for one file after another, each of which costs half a millisecond.
 """
 
 import atexit
 import json
 import logging
-import mmap
 import os
 import signal
 import socket
@@ -32,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 _PROGRAM = Path(__file__).with_name("worker.py")
 _HEADER = struct.Struct("<cI")
-_SLOTS = 2
-# libsndfile has at most 1024 channels.
-_SLOT_BYTES = 4 * max(source.BLOCK, 1_024)
 # libsndfile's length of a stream that does not say (SF_COUNT_MAX).
 _UNKNOWN_FRAMES = 2**63 - 1
 
@@ -48,13 +44,9 @@ class _Worker:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OPENBLAS_NUM_THREADS": "1",
         }
-        memory = os.memfd_create("fusion_engine-decode")
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                os.ftruncate(memory, _SLOTS * _SLOT_BYTES)
-                self._memory = mmap.mmap(memory, 0)
-                socket.send_fds(ours, [b"m"], [memory])
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", os.fspath(_PROGRAM)],
                     stdin=theirs.fileno(),
@@ -69,17 +61,18 @@ class _Worker:
                     f"a process for decoding cannot be started ({error.strerror}); raise the "
                     "limits on memory and processes"
                 ) from error
-            finally:
-                os.close(memory)
         self._socket = ours
-        self._slot = 0
+        # Kept: new memory costs more than what is copied into it.
+        self._memory = bytearray()
 
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def ask(self, request: dict[str, Any], file: int) -> None:
         body = json.dumps(request).encode()
-        self._slot = 0
         self._socket.settimeout(source.PATIENCE + 1)
         try:
             socket.send_fds(self._socket, [struct.pack("<I", len(body))], [file])
@@ -87,22 +80,8 @@ class _Worker:
         except OSError as error:
             raise self._lost(error) from error
 
-    def next(self) -> tuple[bytes, bytearray]:
-        """Ask for the next answer."""
-        try:
-            self._socket.sendall(b"n")
-        except OSError as error:
-            raise self._lost(error) from error
-        return self.answer()
-
-    def block(self, frames: int, channels: int) -> NDArray[np.float32]:
-        """The block just answered, [frames, channels], there until the next is asked for."""
-        start, self._slot = self._slot * _SLOT_BYTES, 1 - self._slot
-        shared = np.frombuffer(self._memory, np.float32, frames * channels, start)
-        return shared.reshape(frames, channels)
-
-    def answer(self) -> tuple[bytes, bytearray]:
-        """The next message.
+    def answer(self) -> tuple[bytes, memoryview]:
+        """The next message; it lies where the one after it will be.
 
         Raises:
             BrokenError: the process is gone or does not answer.
@@ -113,15 +92,16 @@ class _Worker:
         except OSError as error:
             raise self._lost(error) from error
 
-    def _receive(self, size: int) -> bytearray:
-        buffer = bytearray(size)
-        view = memoryview(buffer)
+    def _receive(self, size: int) -> memoryview:
+        if size > len(self._memory):
+            self._memory = bytearray(size)
+        whole = view = memoryview(self._memory)[:size]
         while view:
             count = self._socket.recv_into(view)
             if count == 0:
                 raise ConnectionResetError
             view = view[count:]
-        return buffer
+        return whole
 
     def _lost(self, error: OSError) -> BrokenError:
         late = isinstance(error, TimeoutError)
@@ -216,6 +196,7 @@ class SndfileSource:
         }
         self._name = name
         self._worker: _Worker | None = _take()
+        source.waiting_for(self._worker.kill)
         try:
             self._worker.ask(request, file)
             tag, body = self._worker.answer()
@@ -224,7 +205,7 @@ class SndfileSource:
         except BaseException:
             self.close()
             raise
-        opened = json.loads(body)
+        opened = json.loads(bytes(body))
         self.rate: int = opened["rate"]
         self.channels: int = opened["channels"]
         known = opened["format"] != "MP3" and 0 <= opened["frames"] < _UNKNOWN_FRAMES
@@ -236,23 +217,24 @@ class SndfileSource:
         assert self._worker is not None
         try:
             while True:
-                tag, body = self._worker.next()
+                tag, body = self._worker.answer()
                 if tag != b"S":
                     reason = self._finish(tag, body)
                     if reason:
                         raise BrokenError(reason)
                     return
-                yield self._worker.block(int.from_bytes(body, "little"), self.channels)
+                yield np.frombuffer(body, np.float32).reshape(-1, self.channels)
         finally:
             self.close()
 
-    def _finish(self, tag: bytes, body: bytearray) -> str:
+    def _finish(self, tag: bytes, body: memoryview) -> str:
         """What went wrong, if anything; the worker is free for the next file."""
         assert self._worker is not None
+        source.waiting_for(None)
         with _lock:
             _idle.append(self._worker)
         self._worker = None
-        end = json.loads(body)
+        end = json.loads(bytes(body))
         for line in filter(None, map(str.strip, end["log"].splitlines())):
             logger.debug("%s: %s", self._name, line)
         if tag == b"M":
@@ -263,4 +245,5 @@ class SndfileSource:
         """See ``Source``."""
         worker, self._worker = self._worker, None
         if worker is not None:
+            source.waiting_for(None)
             worker.end()

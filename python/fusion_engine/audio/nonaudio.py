@@ -16,8 +16,19 @@ _KNOWN = {
 }
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
 _SHOWN = 40
-# The first bytes of a truncated audio file may well be letters.
-_LEAST_TEXT = 16
+# What is left of a truncated audio file may be these letters alone.
+_LETTERS = (
+    b"RIFF",
+    b"RIFX",
+    b"RF64",
+    b"riff",
+    b"FORM",
+    b"OggS",
+    b"fLaC",
+    b"caff",
+    b".snd",
+    b"NIST",
+)
 
 
 def describe(head: bytes) -> str | None:
@@ -31,7 +42,9 @@ def describe(head: bytes) -> str | None:
     for magic, name in _KNOWN.items():
         if head.startswith(magic):
             return f"{name}, not audio"
-    text = _text(head) if len(head) >= _LEAST_TEXT else None
+    if any(letters.startswith(head[:4]) for letters in _LETTERS):
+        return None
+    text = _text(head)
     if text is None:
         return None
     line = " ".join(text.split())
@@ -40,12 +53,6 @@ def describe(head: bytes) -> str | None:
 
 
 def _text(head: bytes) -> str | None:
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        try:
-            text = head[: len(head) // 2 * 2].decode("utf-16")
-        except UnicodeDecodeError:
-            return None
-        return text if text.isascii() else None
     if head.translate(None, _CONTROL) != head:
         return None
     # A character may be cut at the end.

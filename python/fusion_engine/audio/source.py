@@ -1,6 +1,7 @@
 """What a decoder gives, whichever it is."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -44,3 +45,23 @@ class Source(Protocol):
     def close(self) -> None:
         """End the decoder, wherever it is."""
         ...
+
+
+# What ends the decoder that a thread waits for.
+_enders: dict[int, Callable[[], None]] = {}
+
+
+def waiting_for(end: Callable[[], None] | None) -> None:
+    """Say what ends the decoder that this thread uses from now on, if it uses one."""
+    if end is None:
+        _enders.pop(threading.get_ident(), None)
+    else:
+        _enders[threading.get_ident()] = end
+
+
+def interrupt(threads: Iterable[threading.Thread]) -> None:
+    """End the decoders that these threads wait for; to them they break off."""
+    for thread in threads:
+        end = _enders.get(thread.ident or 0)
+        if end is not None:
+            end()

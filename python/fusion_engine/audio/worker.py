@@ -6,9 +6,7 @@ It imports nothing of the package, so that it starts in the time that soundfile 
 import contextlib
 import importlib.util
 import io
-import itertools
 import json
-import mmap
 import os
 import signal
 import socket
@@ -17,10 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 _HEADER = struct.Struct("<cI")
-_SLOTS = 2
 _LOG_BYTES = 65_536
 
 
@@ -35,28 +30,15 @@ def _load_patched_file() -> Any:
     return module.PatchedFile
 
 
-class _Stream(soundfile.SoundFile):
-    """Read from the start to the end; soundfile would seek after every block."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _send(answers: socket.socket, tag: bytes, body: bytes = b"") -> None:
+def _send(answers: socket.socket, tag: bytes, body: bytes | memoryview) -> None:
     signal.alarm(0)  # how long the other side takes does not count
-    answers.sendall(_HEADER.pack(tag, len(body)) + body)
+    answers.sendall(_HEADER.pack(tag, len(body)))
+    answers.sendall(body)
 
 
 def _empty_log() -> None:
     os.ftruncate(2, 0)
     os.lseek(2, 0, os.SEEK_SET)
-
-
-def _await(answers: socket.socket) -> None:
-    """Until the other side wants the next answer."""
-    signal.alarm(0)
-    if not answers.recv(1):
-        raise BrokenPipeError
 
 
 def _receive(requests: socket.socket) -> tuple[dict[str, Any], int] | None:
@@ -86,14 +68,16 @@ def _feed(file: io.FileIO, pipe: int) -> None:
         os.close(pipe)
 
 
-def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: memoryview) -> None:
-    """Answer with the format, then the samples, in turns in one of the slots of ``memory``."""
+def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: bytearray) -> None:
+    """Answer with the format, then the samples in blocks, which ``memory`` holds."""
+    import soundfile
+
     source: Any = fd
     patched: io.FileIO | None = None
     if request["patches"]:
         patches = [(at, bytes.fromhex(patch)) for at, patch in request["patches"]]
         source = patched = _load_patched_file()(f"/dev/fd/{fd}", patches)
-    feeder, opened = None, {}
+    feeder = None
     if request["sequential"]:
         # Of a pipe libsndfile knows no length, so that no guess of it can end the stream early.
         source, pipe = os.pipe()
@@ -101,29 +85,23 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: me
         feeder = threading.Thread(target=_feed, args=(file, pipe))
         feeder.start()
     try:
-        with _Stream(source, closefd=False) as sound:
+        with soundfile.SoundFile(source, closefd=False) as sound:
+            # From the start to the end; soundfile would seek after every block.
+            sound.seekable = lambda: False
             opened = {"rate": sound.samplerate, "channels": sound.channels, "frames": sound.frames}
             _send(answers, b"O", json.dumps(opened | {"format": sound.format}).encode())
             width = 4 * sound.channels
-            half = len(memory) // _SLOTS
             size = max(1, request["block"] // sound.channels) * width
-            slots = [memory[i * half : i * half + size] for i in range(_SLOTS)]
-            for slot in itertools.cycle(slots):
+            memory.extend(bytes(max(0, size - len(memory))))
+            block = memoryview(memory)[:size]
+            while True:
                 signal.alarm(request["patience"])
-                frames = sound.buffer_read_into(slot, "float32")
+                frames = sound.buffer_read_into(block, "float32")
                 if frames == 0:
                     break
                 if os.fstat(2).st_size > _LOG_BYTES:
                     _empty_log()
-                # The other slot is free once the next block is asked for.
-                _await(answers)
-                _send(answers, b"S", struct.pack("<I", frames))
-    except (soundfile.SoundFileError, MemoryError):
-        if opened:
-            _await(answers)
-        raise
-    else:
-        _await(answers)
+                _send(answers, b"S", block[: frames * width])
     finally:
         if feeder is not None:
             os.close(source)
@@ -134,12 +112,13 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: me
 
 def main() -> None:
     """Answer requests on standard input, a socket, until it is closed."""
+    import soundfile
+
     answers = socket.socket(fileno=0)
     # libmpg123 writes there, also about healthy files.
     log = os.memfd_create("log")
     os.dup2(log, 2)
-    (fd,) = socket.recv_fds(answers, 1, 1)[1]
-    memory = memoryview(mmap.mmap(fd, 0))
+    memory = bytearray()
     while (received := _receive(answers)) is not None:
         request, fd = received
         _empty_log()
