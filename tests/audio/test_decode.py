@@ -58,6 +58,20 @@ def test_mp3_in_wav(vbr, tmp_path):
     np.testing.assert_allclose(samples, load(path, RATE).samples, rtol=0, atol=1e-6)
 
 
+def test_mp3_that_changes_its_channels(tmp_path):
+    """libmpg123 ends there, without a word."""
+    x = noise(1.0, RATE)
+    parts = [
+        mpeg.without_length(mpeg.encoded(samples, RATE)) for samples in (np.stack([x, x], 1), x)
+    ]
+    (tmp_path / "x.mp3").write_bytes(b"".join(parts[0] + parts[1]))
+    with pytest.raises(AudioError, match=r"x\.mp3: it changes between mono and stereo"):
+        load(tmp_path / "x.mp3", RATE)
+    recording = load(tmp_path / "x.mp3", RATE, partial=True)
+    assert recording.partial
+    assert recording.samples.size >= mpeg.FRAME * (len(parts[0]) - 1)
+
+
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="compares with ffmpeg")
 def test_mp3_against_ffmpeg(vbr):
     path, count = vbr

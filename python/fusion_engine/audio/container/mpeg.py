@@ -97,6 +97,7 @@ def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | Non
     """The frames from ``position``, and what is there that is neither frame nor tag."""
     count, tags, base, window = 0, 0, 0, b""
     kind, frames, size = first.kind, _FRAMES, source.size
+    mono: bool | None = None
     while position < size:
         at = position - base
         if at < 0 or at + 16 > len(window):
@@ -105,6 +106,11 @@ def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | Non
         if frame is not None and frame.kind == kind and frame.length:
             if position + frame.length > size:
                 return count, "truncated inside its last frame"
+            # The decoder stops where mono and stereo meet, without a word.
+            alone = window[at + 3 : at + 4] >= b"\xc0"
+            if mono not in (None, alone):
+                return count, f"it changes between mono and stereo (byte {position})"
+            mono = alone
             position += frame.length
             count += 1
             continue
