@@ -32,7 +32,8 @@ def copied(cnn14_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / cnn14_artifact.name
 
 
-def test_a_sound_artifact(cli, copied: Path, tmp_path: Path) -> None:
+def test_a_sound_artifact(cli, copied: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     clip, out = write_clip(tmp_path / "clip.wav"), tmp_path / "certificate.json"
     result = cli("parity", copied, "--audio", clip, "-o", out)
     assert result.status == 0
