@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 # Seconds between two lines, and before the first.
 EVERY = 30.0
+# What is done within this many seconds of the start was kept from before, and tells no speed.
+_AT_ONCE = 1.0
 
 
 def span(seconds: float) -> str:
@@ -37,19 +39,21 @@ class PlainProgress:
         self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write, self._clock = write, clock
-        self._started = dict[str, float]()
+        self._started = dict[str, tuple[float, int]]()
         self._last = clock()
 
     def show(self, task: str, done: int, total: int) -> None:
         """Note that ``done`` of the ``total`` steps of ``task`` are done."""
         now = self._clock()
-        started = self._started.setdefault(task, now)
+        started, kept = self._started.setdefault(task, (now, done))
         if done >= total:
             del self._started[task]
+        elif now - started < _AT_ONCE:
+            self._started[task] = started, done
         elif now - self._last >= EVERY:
             self._last = now
             elapsed = now - started
             line = f"{task}: {done} of {total} ({100 * done // total} %), {span(elapsed)}"
-            if done and elapsed:
-                line += f", about {about(elapsed / done * (total - done))} left"
+            if done > kept:
+                line += f", about {about(elapsed / (done - kept) * (total - done))} left"
             self._write(line)

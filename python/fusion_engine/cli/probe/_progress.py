@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -17,9 +18,8 @@ from rich.progress import (
 )
 
 from .._app import _stderr, go_on, print_message
+from .._plain import PlainProgress
 
-# Between lines where there is no bar.
-LINE_SECONDS = 30.0
 # A training's epochs and an embedding's windows come unevenly: the speed is that of minutes.
 _SPEED_SECONDS = 300.0
 
@@ -27,10 +27,10 @@ _SPEED_SECONDS = 300.0
 class Bars:
     """A bar for each phase that is going on, and one for the results, on stderr.
 
-    Where stderr is no terminal, a line with the phase every 30 s.
+    Where stderr is no terminal, a line with the phase every 30 s; ``clock`` gives seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
         self._progress = Progress(
             *columns,
@@ -47,9 +47,7 @@ class Bars:
         self._phases: dict[str, TaskID] = {}
         self._results = self._done = 0
         self._overall: TaskID | None = None
-        # Phase, what it had done when it was first seen at work, and when that was.
-        self._line: tuple[str, int, float] = ("", 0, 0.0)
-        self._spoken = time.monotonic()
+        self._plain = PlainProgress(self._speak, clock)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -73,7 +71,7 @@ class Bars:
         """Tell that ``step`` of a phase's ``steps`` are done."""
         go_on()
         if not _stderr.is_terminal:
-            self._speak(phase, step, steps)
+            self._plain.show(phase, step, steps)
             return
         if step >= steps:
             if phase in self._phases:
@@ -101,25 +99,7 @@ class Bars:
         if self._overall is not None:
             self._progress.update(self._overall, completed=self._done)
 
-    def _speak(self, phase: str, step: int, steps: int) -> None:
-        now = time.monotonic()
-        known, first, since = self._line
-        if phase != known or not first:
-            self._line = (phase, step, now)
-            first, since = step, now
-        if now - self._spoken < LINE_SECONDS or step >= steps:
-            return
-        self._spoken = now
-        words = f"{phase}: {step} of {steps}"
-        if step > first:
-            words += f", about {_duration((now - since) / (step - first) * (steps - step))} left"
+    def _speak(self, line: str) -> None:
         if self._results > 1:
-            words += f"; {self._done} of {self._results} results"
-        print_message(words)
-
-
-def _duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+            line += f"; {self._done} of {self._results} results"
+        print_message(line)
