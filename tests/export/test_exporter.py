@@ -143,7 +143,7 @@ def test_the_longest_input_is_a_choice(
         ({"weights": "random:-1"}, "random:SEED"),
         ({"weights": "random:1.5"}, "random:SEED"),
         ({"weights": "nowhere.pth"}, "nowhere.pth: No such file"),
-        ({"weights": "."}, "Is a directory"),
+        ({"weights": "."}, "expected a checkpoint file"),
     ],
     ids=str,
 )
