@@ -250,13 +250,13 @@ def test_arrays_that_do_not_fit(engine):
         (OnGpu(zeros(0)), fe.AudioError, "not empty"),
         (OnGpu(zeros(16_000, 2)), fe.AudioError, r"looks like \[samples, channels\]"),
         (OnGpu(zeros(16_000, 2).T), fe.AudioError, "make it contiguous"),
-        ([OnGpu(zeros(16_000))], TypeError, "clip 0 is OnGpu"),
+        ([OnGpu(zeros(16_000))], TypeError, r"clip 0 is .*OnGpu; expected an array"),
     ):
         with pytest.raises(error, match=message):
             engine.embed(audio)
     with pytest.raises(ValueError, match="not resampled"):
         engine.embed(OnGpu(zeros(16_000)), sample_rate=8_000)
-    with pytest.raises(TypeError, match="is OnGpu"):
+    with pytest.raises(TypeError, match=r"is .*OnGpu; expected an array"):
         engine.embed_frames(OnGpu(zeros(16_000)))
     assert engine.embed(OnGpu(zeros(16_000)), sample_rate=16_000).shape == (1280,)
 

@@ -116,11 +116,13 @@ def test_a_name_that_tensorrt_drops(cnn14_artifact, monkeypatch):
     """It does so in silence."""
     model = onnx.load(cnn14_artifact)
     (entry,) = model.metadata_props
-    entry.value = entry.value.replace('"random:0"', f'"{"x" * 4095}"')
+    spec = json.loads(entry.value)
+    spec["weights"]["source"] = spec["layers"][0]["module"] = "é" * 1_000  # six bytes each in JSON
+    entry.value = json.dumps(spec)
     onnx.save(model, "a.onnx")
     with pytest.raises(ArtifactError, match=r"the spec takes \d+ bytes, and a plan holds 4000"):
         build("a.onnx", "a.plan", precision="fp32")
-    monkeypatch.setattr(network_name, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(network_name, "MAX_BYTES", 20_000)
     with pytest.raises(BackendError, match=r"did not take the spec as the network's name"):
         build("a.onnx", "a.plan", precision="fp32")
     assert files() == ["a.onnx"]
