@@ -50,6 +50,36 @@ def test_joined_streams_are_read_to_their_end(vbr, tmp_path):
     assert load(tmp_path / "two.mp3", RATE).samples.size == 2 * count
 
 
+def flags(first, at):
+    first[at + 7] &= 0xF0
+
+
+def count(first, at):
+    first[at + 8 : at + 12] = bytes(4)
+
+
+def table(first, at):
+    first[at + 16 : at + 120] = bytes(104)
+
+
+def gaps(first, at):
+    first[at + 141 : at + 144] = b"\xff" * 3
+
+
+@pytest.mark.parametrize("damage", [flags, count, table, gaps])
+def test_a_damaged_first_frame_of_mp3_shortens_nothing(tmp_path, damage):
+    """libmpg123 would trust what is left of it, and end early."""
+    samples = fading(2.0)
+    data = bytearray(mpeg.encoded(samples, RATE))
+    damage(data, max(data.find(b"Info"), data.find(b"Xing")))
+    (tmp_path / "x.mp3").write_bytes(data)
+    recording = load(tmp_path / "x.mp3", RATE)
+    assert len(samples) <= recording.samples.size <= len(samples) + 3 * mpeg.FRAME
+    # What follows is what a stream without that frame gives.
+    (tmp_path / "y.mp3").write_bytes(b"".join(mpeg.frames(data)[1:]))
+    np.testing.assert_array_equal(recording.samples, load(tmp_path / "y.mp3", RATE).samples)
+
+
 def test_mp3_in_wav(vbr, tmp_path):
     path, count = vbr
     (tmp_path / "x.wav").write_bytes(mpeg.in_wav(path.read_bytes(), RATE, 1, len(fading())))
@@ -135,6 +165,15 @@ def test_a_count_that_differs_by_one(told, clip, stated):
     recording = load(clip, 16_000, partial=True)
     assert recording.partial
     assert recording.samples.size == 1_600
+
+
+def test_fewer_samples_than_its_frames_add_up_to(told, clip):
+    told(least_frames=1_601)
+    with pytest.raises(AudioError, match=r"1600 of at least 1601 samples that its frames add up"):
+        load(clip, 16_000)
+    assert load(clip, 16_000, partial=True).partial
+    told(least_frames=1_600)
+    assert not load(clip, 16_000).partial
 
 
 def test_a_right_count(told, clip):

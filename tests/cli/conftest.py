@@ -34,7 +34,8 @@ def cli(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Result]]:
     """``cli("info", path)`` runs the command in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in signals}
 
     def run(*args: str | os.PathLike[str]) -> Result:
         monkeypatch.setattr(sys, "argv", ["fusion-engine", *map(os.fspath, args)])
@@ -45,6 +46,7 @@ def cli(
 
     yield run
     settings.debug = False
+    settings.stopped = None
     logging.getLogger("fusion_engine").setLevel(logging.NOTSET)
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -615,7 +615,7 @@ def test_no_progress_bar_elsewhere(shell, artifact):
 def test_lines_of_progress_elsewhere(shell, artifact):
     result = shell(
         *("embed", artifact, copies(70), "-o", "out.csv"),
-        before="from fusion_engine.cli import _plain; _plain.EVERY = 0",
+        before="from fusion_engine.cli import _plain; _plain.EVERY = _plain._AT_ONCE = 0",
     )
     *lines, last = result.stderr.splitlines()
     assert last == f"out.csv: 70 embeddings of {DIM}"

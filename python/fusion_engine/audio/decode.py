@@ -184,6 +184,11 @@ class Decoding:
                 f"{'truncated' if done < stated else 'contradicts its header'}, {done} of the "
                 f"{stated} samples that its header states are there"
             )
+        elif done < self._contents.least_frames:
+            self._damaged(
+                f"damaged, {done} of at least {self._contents.least_frames} samples that its "
+                "frames add up to could be decoded"
+            )
         # Longer it cannot be: libsndfile stops there.
         elif stated is None and announced is not None and done < announced:
             self._damaged(

@@ -170,9 +170,23 @@ def test_mp3(tmp_path):
     delays[at + 141] ^= 0x40
     patched = looked_at(tmp_path, bytes(delays))
     assert patched.stated_frames is None
-    assert patched.patches[0][0] == at + 141
+    assert [(at, patch[:3]) for at, patch in patched.patches] == [(0, b"ID3")]
+    # That its count is wrong is said all the same.
+    fewer = bytearray(data)
+    fewer[at + 11] -= 1
+    assert "frames, but it has" in looked_at(tmp_path, bytes(fewer)).fault
     tagged = b"ID3\3\0\0\0\0\0\5hello" + data + b"TAG" + bytes(125)
     assert looked_at(tmp_path, tagged).fault is None
+
+
+def test_caf_of_no_size(tmp_path):
+    """Only -1 means that the samples go to the end."""
+    data = bytearray(encoded("CAF"))
+    at = data.index(b"data") + 4
+    data[at : at + 8] = b"\xff" * 8
+    assert len(decoded(tmp_path, bytes(data))) == FRAMES
+    data[at : at + 8] = bytes(8)
+    assert "too small a size (0)" in looked_at(tmp_path, bytes(data)).fault
 
 
 def test_samples_inside_a_sphere_header(tmp_path):

@@ -36,10 +36,12 @@ def _samples(source: Source, start: int, size: int, frame: int) -> Contents:
     to_the_end = ((start - 8, struct.pack(">q", there)),)
     if there < 4:
         return Contents(kind="CAF", fault=count_of(0, max(0, size - 4)))
-    if size == -1 or (size == 0 and there > 4):
+    if size == -1:
         return Contents(kind="CAF", patches=to_the_end)
     if size < 4:
-        return Contents(kind="CAF", fault="damaged, its header states a negative size")
+        states = "too small a size" if size >= 0 else "a negative size"
+        fault = f"damaged, its header states {states} ({size})"
+        return Contents(kind="CAF", fault=fault, patches=to_the_end)
     if size > there:
         return Contents(kind="CAF", fault=count_of(there - 4, size - 4), patches=to_the_end)
     end, chunks = start + size, 0

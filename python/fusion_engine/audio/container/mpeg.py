@@ -17,6 +17,8 @@ _V2 = {1: (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256)}
 _V2 |= {2: _V2_LOW, 3: _V2_LOW}
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MAX_TAGS = 1_000
+# Frames whose samples the decoder may leave out where nothing says so: its own delay.
+_DELAY_FRAMES = 2
 
 
 class _Frame(NamedTuple):
@@ -26,12 +28,13 @@ class _Frame(NamedTuple):
     kind: tuple[int, int, int]
 
 
-class _Gaps(NamedTuple):
-    # Where the two numbers are, and whether their checksum holds.
-    position: int
-    delay: int
-    padding: int
-    sound: bool
+class _Summary(NamedTuple):
+    # The frames that a Xing, Info or VBRI header states.
+    frames: int | None
+    # The samples of the encoder's delay and padding.
+    gap: int | None
+    # What a checksum covers is as it was written.
+    sound: bool = True
 
 
 def _decode(second: int, third: int) -> _Frame | None:
@@ -69,28 +72,33 @@ def examine(source: Source, start: int = 0) -> Contents:
     if first.length == 0:
         # Free format: the length of a frame is nowhere stated.
         return Contents(kind="MP3", sequential=True)
-    stated, gaps = _stated(source, start, first)
-    samples: int | None = None
-    patches: tuple[tuple[int, bytes], ...] = ()
-    position = start + first.length if stated is not None else start
-    count, fault = _count(source, position, first)
-    if stated is not None and fault is None:
-        if count < stated:
-            fault = f"truncated, {count} of the {stated} frames that its header states are there"
-        elif count > stated:
-            fault = f"its header states {stated} frames, but it has {count}"
-        elif gaps is not None and gaps.sound:
-            samples = max(0, count * first.samples - gaps.delay - gaps.padding)
-    if gaps is not None and not gaps.sound:
-        # The decoder would cut off what damaged numbers say.
-        patches = ((gaps.position, bytes(3)),)
-    return Contents(
-        kind="MP3",
-        stated_frames=samples,
-        fault=fault,
-        patches=patches,
-        sequential=stated is None,
-    )
+    summary = _summary(source, start, first)
+    if summary is None:
+        count, fault = _count(source, start, first)
+        least = first.samples * max(0, count - _DELAY_FRAMES)
+        return Contents(kind="MP3", least_frames=least, fault=fault, sequential=True)
+    end = start + first.length
+    count, fault = _count(source, end, first)
+    least = first.samples * max(0, count - _DELAY_FRAMES)
+    if summary.frames is not None and fault is None:
+        if count < summary.frames:
+            fault = f"truncated, {count} of the {summary.frames} frames that it states are there"
+        elif count > summary.frames:
+            fault = f"its header states {summary.frames} frames, but it has {count}"
+    if summary.frames is None or not summary.sound:
+        # The decoder would stop, or cut off, where damaged numbers say: it gets a tag to skip.
+        size = min(end + zeros(source, end) - start - 10, (1 << 28) - 1)
+        tag = b"ID3\4\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+        return Contents(
+            kind="MP3",
+            least_frames=least,
+            fault=fault,
+            patches=((start, tag),),
+            sequential=True,
+        )
+    if fault is None and summary.gap is not None:
+        return Contents(kind="MP3", stated_frames=max(0, count * first.samples - summary.gap))
+    return Contents(kind="MP3", least_frames=least, fault=fault)
 
 
 def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | None]:
@@ -124,36 +132,37 @@ def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | Non
     return count, None
 
 
-def _stated(source: Source, start: int, first: _Frame) -> tuple[int | None, _Gaps | None]:
-    """The frames that a Xing, Info or VBRI header states, and what LAME adds to it."""
+def _summary(source: Source, start: int, first: _Frame) -> _Summary | None:
+    """What a Xing, Info or VBRI header in the first frame states; None if there is none."""
     head = source.at(start, min(first.length, 200))
     if len(head) < 64:
-        return None, None
+        return None
     mono = head[3] >> 6 == 3
     side = (17 if mono else 32) if first.kind[0] == 3 else (9 if mono else 17)
     # A frame with a checksum of its own has it before the side information.
     for at in (4 + side, 6 + side):
         if head[at : at + 4] in (b"Xing", b"Info") and len(head) >= at + 12:
             flags, frames = struct.unpack(">II", head[at + 4 : at + 12])
-            return frames if flags & 1 and frames else None, _gaps(source, start, at, flags)
+            sound, gap = _gap(source, start, at, flags)
+            return _Summary(frames if flags & 1 and frames else None, gap, sound)
     if head[36:40] == b"VBRI":
         (frames,) = struct.unpack(">I", head[50:54])
-        return frames or None, None
-    return None, None
+        return _Summary(frames or None, None)
+    return None
 
 
-def _gaps(source: Source, start: int, at: int, flags: int) -> _Gaps | None:
-    """LAME's extension of a Xing header: the encoder's delay and padding, with a checksum."""
+def _gap(source: Source, start: int, at: int, flags: int) -> tuple[bool, int | None]:
+    """LAME's extension of a Xing header: is its checksum right, and the samples to cut off."""
     end = at + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags >> 3 & 1) * 4
     data = source.at(start, end + 36)
     if len(data) < end + 36 or not data[end : end + 4].strip(b"\0"):
-        return None
+        return True, None
     packed = int.from_bytes(data[end + 21 : end + 24], "big")
     # FFmpeg's is over as many bytes as in MPEG-1 stereo, wherever it stands.
     whole = data[: end + 34] + bytes(2) + source.at(start + end + 36, max(0, 190 - end - 36))
     stored = int.from_bytes(data[end + 34 :], "big")
     sound = stored in (_crc16(data[: end + 34]), _crc16(whole[:190]))
-    return _Gaps(start + end + 21, packed >> 12, packed & 0xFFF, sound)
+    return sound, (packed >> 12) + (packed & 0xFFF)
 
 
 def _crc16(data: bytes) -> int:
