@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,18 @@ def cnn14_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def layer_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder and the output of a whole `probe layers`: CNN14, random weights, two tasks."""
-    folder = tmp_path_factory.mktemp("study")
+    base = tmp_path_factory.getbasetemp()
+    # The first of pytest-xdist's workers makes it for all.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "study"
+    folder.mkdir(exist_ok=True)
+    output = folder / "output.txt"
+    with FileLock(folder / "lock"):
+        if not output.exists():
+            output.write_text(_study_layers(folder))
+    return folder / "results", output.read_text()
+
+
+def _study_layers(folder: Path) -> str:
     args = ["probe", "layers", "--model", "cnn14", "--weights", "random:0", "-o", "results"]
     args += ["--task", "synthetic_pitch", "--task", "synthetic_rhythm"]
     done = subprocess.run(
@@ -59,4 +71,4 @@ def layer_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    return folder / "results", done.stdout
+    return done.stdout
