@@ -21,6 +21,7 @@ from fusion_engine.output import Failures, Row, open_writer, remove_output
 from fusion_engine.spec import LayerSpec, Spec, WeightsSource
 
 SUFFIXES = [".parquet", ".npz", ".csv"]
+TIMES = ["start", "end", "duration"]
 FLAGS = ["partial", "silent", "clipped_scale"]
 DIM = 16
 SPEC = Spec(
@@ -45,13 +46,21 @@ DURATIONS = [1.0, 1 / 3, 1e-5, 3600.123456789, 0.1, 5e300]
 
 
 ROWS = [
-    Row(path=path, duration=duration, partial=n % 2 == 0, silent=n == 3, clipped_scale=n > 3)
+    Row(
+        path=path,
+        start=n,
+        end=n + 0.5,
+        duration=duration,
+        partial=n % 2 == 0,
+        silent=n == 3,
+        clipped_scale=n > 3,
+    )
     for n, (path, duration) in enumerate(zip(PATHS, DURATIONS, strict=True))
 ]
 
 
 def rows_of(paths, seconds=1.0):
-    return [Row(path=path, duration=seconds) for path in paths]
+    return [Row(path=path, end=seconds, duration=seconds) for path in paths]
 
 
 def embeddings(rows, dim=DIM, seed=0):
@@ -59,33 +68,34 @@ def embeddings(rows, dim=DIM, seed=0):
 
 
 def read(path):
-    """Paths, durations, embeddings and spec, by somebody else's reader."""
+    """Paths, times, embeddings and spec, by somebody else's reader."""
     if path.suffix == ".parquet":
         table = pq.read_table(path)
         values = table["embedding"].combine_chunks()
         vectors = values.values.to_numpy().reshape(len(table), values.type.list_size)
         spec = table.schema.metadata[b"fusion_engine"].decode()
-        return table["path"].to_pylist(), table["duration"].to_pylist(), vectors, spec
+        times = zip(*(table[name].to_pylist() for name in TIMES), strict=True)
+        return table["path"].to_pylist(), list(times), vectors, spec
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             assert sorted(archive.files) == sorted(
-                ["paths", "durations", *FLAGS, "embeddings", "spec"]
+                ["paths", "starts", "ends", "durations", *FLAGS, "embeddings", "spec"]
             )
             return (
                 archive["paths"].tolist(),
-                archive["durations"].tolist(),
+                list(zip(*(archive[f"{name}s"].tolist() for name in TIMES), strict=True)),
                 archive["embeddings"],
                 str(archive["spec"]),
             )
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
-    dim = len(header) - 5
-    assert header == ["path", "duration", *FLAGS, *(f"e{i}" for i in range(dim))]
-    vectors = np.array([row[5:] for row in rows], dtype=np.float64).astype(np.float32)
+    dim = len(header) - 7
+    assert header == ["path", "start", "end", "duration", *FLAGS, *(f"e{i}" for i in range(dim))]
+    vectors = np.array([row[7:] for row in rows], dtype=np.float64).astype(np.float32)
     spec = path.with_name(f"{path.name}.spec.json").read_text(encoding="utf-8")
     return (
         [row[0] for row in rows],
-        [float(row[1]) for row in rows],
+        [tuple(map(float, row[1:4])) for row in rows],
         vectors.reshape(-1, dim),
         spec.removesuffix("\n"),
     )
@@ -99,9 +109,9 @@ def test_what_is_written_is_read(tmp_path, suffix):
             buffer = rows[part].copy()
             writer.write(ROWS[part], buffer)
             buffer[:] = np.nan  # the caller may use its buffer again
-    names, durations, vectors, spec = read(path)
+    names, times, vectors, spec = read(path)
     assert names == PATHS
-    assert durations == DURATIONS
+    assert times == [(n, n + 0.5, duration) for n, duration in enumerate(DURATIONS)]
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, rows)
     assert Spec.from_json(spec) == SPEC
@@ -111,8 +121,8 @@ def test_what_is_written_is_read(tmp_path, suffix):
 def test_no_rows(tmp_path, suffix):
     with open_writer(tmp_path / f"out{suffix}", SPEC):
         pass
-    names, durations, vectors, _ = read(tmp_path / f"out{suffix}")
-    assert names == durations == []
+    names, times, vectors, _ = read(tmp_path / f"out{suffix}")
+    assert names == times == []
     assert vectors.shape == (0, DIM)
 
 
@@ -120,9 +130,9 @@ def test_parquet_columns(tmp_path):
     with open_writer(tmp_path / "out.parquet", SPEC) as writer:
         writer.write(rows_of("a"), embeddings(1))
     schema = pq.read_schema(tmp_path / "out.parquet")
-    assert schema.names == ["path", "duration", *FLAGS, "embedding"]
+    assert schema.names == ["path", "start", "end", "duration", *FLAGS, "embedding"]
     flags = [pa.bool_()] * 3
-    assert schema.types == [pa.string(), pa.float64(), *flags, pa.list_(pa.float32(), DIM)]
+    assert schema.types == [pa.string(), *[pa.float64()] * 3, *flags, pa.list_(pa.float32(), DIM)]
 
 
 def flags(path):
@@ -157,9 +167,9 @@ def test_channels(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     with open_writer(path, SPEC, channels=True) as writer:
         with pytest.raises(ValueError, match="expected a channel in every row"):
-            writer.write([Row(path="a", duration=1.0)], embeddings(1))
+            writer.write([Row(path="a", end=1.0, duration=1.0)], embeddings(1))
         for channel in (1, 2):
-            row = Row(path="a", channel=channel, duration=1.0, silent=channel == 2)
+            row = Row(path="a", channel=channel, end=1.0, duration=1.0, silent=channel == 2)
             writer.write([row], embeddings(1))
     assert flags(path) == {
         "channel": [1, 2],
@@ -265,7 +275,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
     with open_writer({str(path)!r}, spec) as writer:
         for _ in range(10):
-            row = Row(path="a", duration=1.0)
+            row = Row(path="a", end=1.0, duration=1.0)
             writer.write([row] * 100, np.full((100, {DIM}), np.pi, np.float32))
 except FusionEngineError as error:
     print(error)
@@ -333,11 +343,11 @@ def test_too_many_clips_for_npz(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("row", "vectors"),
     [
-        (Row(path="a", duration=1.0), embeddings(2)),
-        (Row(path="a", duration=1.0), embeddings(1, DIM + 1)),
-        (Row(path="a", duration=1.0), embeddings(1)[0]),
-        (Row(path="a", duration=1.0), embeddings(1).astype(np.float64)),
-        (Row(path="a", duration=1.0, channel=1), embeddings(1)),
+        (Row(path="a", end=1.0, duration=1.0), embeddings(2)),
+        (Row(path="a", end=1.0, duration=1.0), embeddings(1, DIM + 1)),
+        (Row(path="a", end=1.0, duration=1.0), embeddings(1)[0]),
+        (Row(path="a", end=1.0, duration=1.0), embeddings(1).astype(np.float64)),
+        (Row(path="a", end=1.0, duration=1.0, channel=1), embeddings(1)),
     ],
     ids=["rows", "dim", "1-D", "float64", "channel"],
 )

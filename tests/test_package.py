@@ -30,9 +30,11 @@ def dist(tmp_path_factory):
     """The sdist, and the wheel built from it, with what the test environment holds."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
-        # Not optimised: a third of the time.
-        + ["-C", "cmake.build-type=None"],
+        # Not optimised, which takes a third of the time.
+        [
+            *(sys.executable, "-m", "build", "--no-isolation", "-C", "cmake.build-type=None"),
+            *("--outdir", folder, ROOT),
+        ],
         env=os.environ | {"FUSION_ENGINE_CUDA": "OFF"},
         check=True,
         capture_output=True,

@@ -36,17 +36,20 @@ def _text(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
+TIMES = ("start", "end", "duration")
 FLAGS = ("partial", "silent", "clipped_scale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is known of a clip beside its embedding.
+    """What is known of a clip beside its embedding; times in seconds of the recording.
 
     Args:
         path: of its file; bytes that are not UTF-8 are written as ``\\udc80``.
         channel: of the file, from 1 on, where each has a row of its own.
-        duration: in seconds.
+        start: of the clip.
+        end: of the clip; beyond the recording's where it was padded.
+        duration: of the recording.
         partial: the file contradicts itself or is damaged; this is what is there.
         silent: every sample is zero.
         clipped_scale: a sample is beyond ±16: integers saved as floats, or damage.
@@ -54,6 +57,8 @@ class Row:
 
     path: str
     channel: int | None = None
+    start: float = 0.0
+    end: float
     duration: float
     partial: bool = False
     silent: bool = False
@@ -66,7 +71,7 @@ class EmbeddingWriter(ABC):
     def __init__(self, spec: Spec, channels: bool) -> None:
         self._spec = spec
         self._channels = channels
-        self._columns = ("path", *(("channel",) if channels else ()), "duration", *FLAGS)
+        self._columns = ("path", *(("channel",) if channels else ()), *TIMES, *FLAGS)
 
     def write(self, rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
         """Append n rows.
@@ -114,7 +119,7 @@ class _ParquetWriter(EmbeddingWriter):
         import pyarrow.parquet as pq
 
         super().__init__(spec, channels)
-        types = {"path": pa.string(), "channel": pa.int32(), "duration": pa.float64()}
+        types = {"path": pa.string(), "channel": pa.int32()} | dict.fromkeys(TIMES, pa.float64())
         types |= dict.fromkeys(FLAGS, pa.bool_())
         self._schema = pa.schema(
             [
@@ -180,8 +185,8 @@ class _NpzWriter(EmbeddingWriter):
 
     def _finish(self) -> None:
         shape = (len(self._held["path"]), self._spec.embedding_dim)
-        names = {"path": "paths", "duration": "durations"}
-        types = {"path": np.str_, "channel": np.int32, "duration": np.float64}
+        names = {"path": "paths"} | {name: f"{name}s" for name in TIMES}
+        types = {"path": np.str_, "channel": np.int32} | dict.fromkeys(TIMES, np.float64)
         # As numpy.savez writes it, but for the embeddings, which are never joined in memory.
         with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             arrays: dict[str, NDArray[Any]] = {
@@ -257,15 +262,15 @@ def open_writer(
 ) -> Iterator[EmbeddingWriter]:
     """Write embeddings to ``path``, which appears, or is replaced, when the block succeeds.
 
-    - ``.parquet``: ``path: string``, ``duration: double``, ``partial``, ``silent`` and
-      ``clipped_scale: bool``, ``embedding: fixed_size_list<float>``, and the spec in the file's
-      metadata under ``fusion_engine``. Written as rows come in.
-    - ``.npz``: ``paths`` [n] text, ``durations`` [n] float64, ``partial``, ``silent`` and
-      ``clipped_scale`` [n] bool, ``embeddings`` [n, D] float32, ``spec`` JSON text; for
-      ``numpy.load`` without pickle. At most 100 000 clips.
-    - ``.csv``: ``path,duration,partial,silent,clipped_scale,e0,e1,…`` in UTF-8, with ``true`` or
-      ``false``, and numbers that read back to the same float32. CSV has no place for metadata: the
-      spec goes to ``PATH.spec.json``.
+    - ``.parquet``: ``path: string``, ``start``, ``end`` and ``duration: double``, ``partial``,
+      ``silent`` and ``clipped_scale: bool``, ``embedding: fixed_size_list<float>``, and the spec in
+      the file's metadata under ``fusion_engine``. Written as rows come in.
+    - ``.npz``: ``paths`` [n] text, ``starts``, ``ends`` and ``durations`` [n] float64, ``partial``,
+      ``silent`` and ``clipped_scale`` [n] bool, ``embeddings`` [n, D] float32, ``spec`` JSON text;
+      for ``numpy.load`` without pickle. At most 100 000 clips.
+    - ``.csv``: ``path,start,end,duration,partial,silent,clipped_scale,e0,e1,…`` in UTF-8, with
+      ``true`` or ``false``, and numbers that read back to the same float32. CSV has no place for
+      metadata: the spec goes to ``PATH.spec.json``.
 
     With ``channels``, ``channel`` (int32) follows the path.
 

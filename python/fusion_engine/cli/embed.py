@@ -94,9 +94,9 @@ def embed(
 ) -> None:
     """Embed audio files into one table.
 
-    Its columns are path, duration (s), what was found about the file (partial, silent,
-    clipped_scale: true or false) and embedding. The files may be WAV, FLAC, OGG, MP3, AIFF and
-    whatever else libsndfile reads, and where ffmpeg is installed also M4A, AAC, WebM, WMA and
+    Its columns are path, start, end and duration (s), what was found about the file (partial,
+    silent, clipped_scale: true or false) and embedding. The files may be WAV, FLAC, OGG, MP3, AIFF
+    and whatever else libsndfile reads, and where ffmpeg is installed also M4A, AAC, WebM, WMA and
     others; of any rate, length and number of channels. Rows are in the order of the inputs, the
     files of a folder (and of the folders in it, links followed once) sorted by path. A file that is
     given in several ways has one row. What a folder holds besides is counted at the end; hidden
@@ -258,9 +258,11 @@ def _windows(decoded: Iterable[Decoded], sample_rate: int) -> Iterator[list[Deco
 
 def _clips(path: Path, recording: Recording, sample_rate: int) -> Iterator[_Clip]:
     """The mono clips of a file: itself, or its channels."""
+    duration = recording.samples.shape[-1] / sample_rate
     row = Row(
         path=os.fspath(path),
-        duration=recording.samples.shape[-1] / sample_rate,
+        end=duration,
+        duration=duration,
         partial=recording.partial,
         silent=recording.silent,
         clipped_scale=recording.clipped_scale,
