@@ -49,9 +49,10 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p fusion_engine
 
-# Two workers: most tests keep one core busy, and each worker holds a model or two.
+# Two workers: most tests keep one core busy, and each worker holds a model or two. PyTorch's threads
+# would wait busily for each other.
 unit: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The same native tests on a build with every CUDA kernel for every architecture.
 cuda: $(VENV)/test

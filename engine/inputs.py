@@ -13,19 +13,12 @@ from numpy.typing import NDArray
 from .. import audio as audio_io
 from ..audio.arrays import as_array
 from ..errors import AudioError
+from .stream import Clip, is_path
 
 EXPECTED = (
     "expected an array of samples [N], a batch [B, N], a path, or a list of arrays [N] and paths"
 )
 _BUFFERS = (bytes, bytearray, memoryview, array)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip: its name in messages and its samples [N] at the model's rate."""
-
-    name: str
-    samples: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -58,14 +51,14 @@ def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip
         ValueError: ``source_rate`` together with a path.
         AudioError: an array of a wrong shape; bad samples are found when the clip is reached.
     """
-    if _is_path(audio):
+    if is_path(audio):
         _no_rate_for_paths(source_rate)
         return Clips(1, True, _decoded([audio], sample_rate), False)
     held = source_rate in (None, sample_rate)
     # Bytes are a sequence of numbers too.
     if isinstance(audio, Sequence) and not isinstance(audio, _BUFFERS):
         items = _from_list(audio, source_rate, sample_rate)
-        return Clips(len(audio), False, items, held and not any(map(_is_path, audio)))
+        return Clips(len(audio), False, items, held and not any(map(is_path, audio)))
     samples = as_array(audio, "audio", EXPECTED)
     if samples.ndim == 2:
         rows = audio_io.batch_rows(samples)
@@ -87,10 +80,10 @@ def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:
 
 def _from_list(items: Sequence[Any], source_rate: int | None, sample_rate: int) -> Iterator[Clip]:
     """Arrays are checked now, paths decoded ahead of the consumer."""
-    paths = [item for item in items if _is_path(item)]
+    paths = [item for item in items if is_path(item)]
     arrays = {}
     for index, item in enumerate(items):
-        if _is_path(item):
+        if is_path(item):
             _no_rate_for_paths(source_rate)
         else:
             arrays[index] = _clip_array(item, f"clip {index}")
@@ -110,7 +103,7 @@ def _merged(
             samples = audio_io.as_samples(
                 arrays[index], source_rate=source_rate, sample_rate=sample_rate, name=name
             )
-            yield Clip(name, samples)
+            yield Clip(name=name, samples=samples)
         elif (clip := next(files, None)) is not None:
             yield clip
         else:
@@ -118,14 +111,8 @@ def _merged(
 
 
 def _decoded(paths: Sequence[str | os.PathLike[str]], sample_rate: int) -> Iterator[Clip]:
-    for path, recording in audio_io.decode_ahead([Path(p) for p in paths], sample_rate):
-        if isinstance(recording, AudioError):
-            raise recording
-        yield Clip(str(path), recording.samples)
-
-
-def _is_path(item: Any) -> bool:
-    return isinstance(item, str | os.PathLike)
+    for decoded in audio_io.decode_ahead([Path(p) for p in paths], sample_rate):
+        yield Clip(name=str(decoded.path), samples=decoded.recording().samples)
 
 
 def _no_rate_for_paths(source_rate: int | None) -> None:

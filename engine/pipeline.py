@@ -4,7 +4,7 @@ import math
 import os
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,20 +15,25 @@ from numpy.typing import NDArray
 
 from .._cpus import usable_cpus
 from .._forking import never_free, watch_forks
-from ..errors import ArtifactError, BackendError
+from ..audio import Channel
+from ..errors import ArtifactError, AudioError, BackendError, FusionEngineError
 from ..frontend import FrontendSpec
 from ..spec import HEADS, Head, Spec
 from .gpu.arrays import is_on_gpu
-from .inputs import Clip, Clips, read_clip, read_clips
+from .inputs import read_clip, read_clips
 from .opening import open_runner
 from .options import Options
 from .pieces import Piece, least_frames, pieces_of
-from .runner import Flags, Runner, check_finite, check_sums
+from .runner import Flags, Runner, check_finite, fault
 from .stats import EngineStats, Meter
+from .stream import Clip, Embedded, End, Item, batches, clips_of
+from .windows import Tail, Windows
 
-# Clips that are decoded or resampled are grouped by length within a window of this many seconds of
-# audio, so that the memory for a long list of files does not grow with the list.
-WINDOW_SECONDS = 600.0
+# Clips that are decoded or resampled are grouped by length within so many seconds of audio, so that
+# the memory for a long list of files does not grow with the list.
+BATCH_SECONDS = 120.0
+
+Result = NDArray[np.float32] | FusionEngineError
 
 # More than any machine has cores; each takes address space for a stack.
 MAX_THREADS = 1024
@@ -252,13 +257,115 @@ class Engine:
         clips = read_clips(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
         out = np.empty((clips.count, self.embedding_dim), np.float32)
         done = 0
-        for first, window in self._windows(clips):
-            self._embed_window(window, out[first : first + len(window)], head)
-            done += len(window)
+        # Samples that the caller holds anyway are grouped over the whole list.
+        for batch in batches(
+            clips.items, math.inf if clips.held else BATCH_SECONDS * self.sample_rate
+        ):
+            for result in self._embed_clips(batch, head):
+                if isinstance(result, FusionEngineError):
+                    raise result
+                out[done] = result
+                done += 1
         if done != clips.count:
             # A row that nobody wrote holds whatever its memory held before.
             raise BackendError(_short(done, clips.count))
         return out.reshape(-1) if clips.single else out
+
+    def embed_stream(
+        self,
+        items: Iterable[tuple[Hashable, Any]],
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        tail: Tail = "half",
+        head: Head | None = None,
+        channel: Channel = "mix",
+        partial: bool = False,
+    ) -> Iterator[Embedded]:
+        """Embed recordings of any number and length, in order and in bounded memory.
+
+        Files are decoded ahead in threads. Without windows a recording is one clip, and its samples
+        are held; with them a few blocks are. A window's embedding is that of the same samples
+        embedded alone: on the CPU bit for bit for CNN14, VGGish and AST.
+
+        Args:
+            items: pairs of a key, which comes back, and audio: samples [N] at
+                ``engine.sample_rate``, or a path. Taken 64 ahead of the results.
+            window: seconds; ``None``: a recording is one clip.
+            hop: seconds from one window's first sample to the next one's, which is rounded from its
+                exact place, so that nothing drifts; ``None``: ``window``.
+            tail: what becomes of the samples behind the last whole window: ``half``: a shorter
+                window if they are at least half of one; ``keep``: always; ``pad``: one with zeros
+                behind; ``drop``: nothing.
+            head: as for ``embed``.
+            channel: of files: ``mix``, ``first`` or a number from 1 on.
+            partial: of files that are damaged or contradict themselves, take what is there.
+
+        Yields:
+            ``Embedded(key, start, end, result)``, at least one for each item. An error is the
+            result of its clip, or of the whole item, of which then nothing more comes.
+
+        Raises:
+            BackendError: the library failed.
+            TypeError, ValueError: a wrong argument.
+        """
+        if channel == "all":
+            raise ValueError("channel is 'all', expected 'mix', 'first' or a number from 1 on")
+        cut = self.windows(window, hop, tail)
+        events = self.embed_items(
+            (Item(key=key, audio=audio) for key, audio in items),
+            windows=cut,
+            head=head,
+            channel=channel,
+            partial=partial,
+        )
+        for event, result in events:
+            if isinstance(event, Clip):
+                assert result is not None
+                start, end = event.start / self.sample_rate, event.end / self.sample_rate
+                yield Embedded(event.key, start, end, result)
+            elif event.error is not None:
+                yield Embedded(event.key, math.nan, math.nan, event.error)
+
+    def windows(self, window: float | None, hop: float | None, tail: Tail) -> Windows | None:
+        """The rule by which ``embed_stream`` cuts.
+
+        Raises:
+            ValueError: see ``embed_stream``.
+        """
+        if window is None:
+            if hop is not None:
+                raise ValueError(f"hop is {hop} s, and there is no window: give both")
+            return None
+        return Windows(window, hop, tail=tail, sample_rate=self.sample_rate)
+
+    def embed_items(
+        self,
+        items: Iterable[Item],
+        *,
+        windows: Windows | None = None,
+        head: Head | None = None,
+        channel: Channel = "mix",
+        partial: bool = False,
+    ) -> Generator[tuple[Clip, Result] | tuple[End, None], None, None]:
+        """What ``embed_stream`` is made of: also parts of recordings, channels and flags.
+
+        Yields:
+            Each clip with its embedding [D] or error, and the end of each item.
+
+        Raises:
+            As ``embed_stream``.
+        """
+        head = self._check_head(head)
+        clips = clips_of(items, self.sample_rate, windows=windows, channel=channel, partial=partial)
+        for batch in batches(clips, BATCH_SECONDS * self.sample_rate):
+            batch_clips = [event for event in batch if isinstance(event, Clip)]
+            found = iter(self._embed_clips(batch_clips, head))
+            for event in batch:
+                if isinstance(event, Clip):
+                    yield event, next(found)
+                else:
+                    yield event, None
 
     def embed_frames(self, audio: Any, *, sample_rate: int | None = None) -> NDArray[np.float32]:
         """The frame features z of one clip, ``engine.frame_rate`` of them per second.
@@ -326,24 +433,31 @@ class Engine:
             for name, part in parts.items()
         }
 
-    def _embed_window(self, clips: Sequence[Clip], out: NDArray[np.float32], head: Head) -> None:
-        """Embed clips of any lengths: equal ones together, long ones run by run."""
+    def _embed_clips(self, clips: Sequence[Clip], head: Head) -> list[Result]:
+        """Embeddings or errors of clips of any lengths: equal ones together, long ones in runs."""
+        self._count(clips)
+        results: list[Any] = [None] * len(clips)
         groups: dict[int, list[int]] = defaultdict(list)
         for index, clip in enumerate(clips):
             groups[self._frame_count(clip)].append(index)
         for frames, indices in groups.items():
-            pieces = self._pieces(clips[indices[0]])
+            pieces = self._pieces_or_error(clips[indices[0]])
+            if isinstance(pieces, AudioError):
+                for index in indices:
+                    results[index] = self._pieces_or_error(clips[index])
+                continue
             size = self._runner.clips_per_run(pieces)
             for first in range(0, len(indices), size or 1):
-                batch = [clips[index] for index in indices[first : first + (size or 1)]]
-                samples = [clip.samples for clip in batch]
+                part = indices[first : first + (size or 1)]
+                samples = [clips[index].samples for index in part]
                 if size:
-                    embedding, flags = self._runner.embed(samples, frames, pieces, head)
+                    embeddings, flags = self._runner.embed(samples, frames, pieces, head)
                 else:
-                    embedding, flags = self._runner.embed_long(samples[0], frames, pieces, head)
-                self._check_finite(flags, batch)
-                check_sums(embedding, [clip.name for clip in batch])
-                out[indices[first : first + (size or 1)]] = embedding
+                    embeddings, flags = self._runner.embed_long(samples[0], frames, pieces, head)
+                for index, embedding, flag in zip(part, embeddings, flags, strict=True):
+                    error = fault(self.spec, flag, embedding, clips[index].name)
+                    results[index] = embedding if error is None else error
+        return results
 
     @property
     def _runner(self) -> Runner:
@@ -358,6 +472,12 @@ class Engine:
     def _pieces(self, clip: Clip) -> list[Piece]:
         return pieces_of(self._cutting, self._frame_count(clip), name=clip.name)
 
+    def _pieces_or_error(self, clip: Clip) -> list[Piece] | AudioError:
+        try:
+            return self._pieces(clip)
+        except AudioError as error:
+            return error
+
     def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
         try:
             clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
@@ -365,21 +485,6 @@ class Engine:
             raise BackendError(_short(0, 1)) from None
         self._count([clip])
         return clip
-
-    def _windows(self, clips: Clips) -> Iterator[tuple[int, list[Clip]]]:
-        """Runs of clips of bounded length, each with the index of its first clip."""
-        limit = math.inf if clips.held else WINDOW_SECONDS * self.sample_rate
-        first, samples, window = 0, 0, list[Clip]()
-        for clip in clips.items:
-            window.append(clip)
-            samples += len(clip.samples)
-            if samples >= limit:
-                self._count(window)
-                yield first, window
-                first, samples, window = first + len(window), 0, []
-        if window:
-            self._count(window)
-            yield first, window
 
     def _count(self, clips: Sequence[Clip]) -> None:
         seconds = sum(len(clip.samples) for clip in clips) / self.sample_rate

@@ -98,22 +98,26 @@ def check_finite(spec: Spec, flags: Flags, names: Sequence[str]) -> None:
     """
     for name, flag in zip(names, flags, strict=True):
         if flag:
-            layers = [layer.name for bit, layer in enumerate(spec.layers) if flag >> bit & 1]
-            raise NumericalError(
-                f"{name}: {', '.join(layers)} holds values that are not finite, so there is no "
-                "embedding. Check the weights with `fusion-engine info`."
-            )
+            raise _not_finite(spec, flag, name)
 
 
-def check_sums(embeddings: NDArray[np.float32], names: Sequence[str]) -> None:
-    """Raise for the first clip whose finite layer outputs had a sum over time that is not.
+def fault(
+    spec: Spec, flag: np.uint32, embedding: NDArray[np.float32], name: str
+) -> NumericalError | None:
+    """Why there is no embedding of a clip, if there is none: a layer output, or a sum over time."""
+    if flag:
+        return _not_finite(spec, flag, name)
+    if not np.isfinite(embedding).all():
+        return NumericalError(
+            f"{name}: its layer outputs are so large that their sum over time overflows, so "
+            "there is no embedding. Check the weights with `fusion-engine info`."
+        )
+    return None
 
-    Raises:
-        NumericalError: names the clip.
-    """
-    for name, embedding in zip(names, embeddings, strict=True):
-        if not np.isfinite(embedding).all():
-            raise NumericalError(
-                f"{name}: its layer outputs are so large that their sum over time overflows, so "
-                "there is no embedding. Check the weights with `fusion-engine info`."
-            )
+
+def _not_finite(spec: Spec, flag: np.uint32, name: str) -> NumericalError:
+    layers = [layer.name for bit, layer in enumerate(spec.layers) if flag >> bit & 1]
+    return NumericalError(
+        f"{name}: {', '.join(layers)} holds values that are not finite, so there is no "
+        "embedding. Check the weights with `fusion-engine info`."
+    )

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 
 from fusion_engine import AudioError
-from fusion_engine.audio import Recording, decode_ahead, load
+from fusion_engine.audio import Recording, decode_ahead, load, source
 from fusion_engine.audio import ahead as ahead_module
+from fusion_engine.audio.decode import Decoding
 
 from ..signals import noise
 
@@ -24,6 +25,15 @@ def clips(tmp_path):
         paths.append(tmp_path / f"{i}.wav")
         soundfile.write(paths[-1], noise(seconds, 22_050, i), 22_050)
     return paths
+
+
+def taken(ahead):
+    """(path, recording or error) of every file."""
+    for decoded in ahead:
+        try:
+            yield decoded.path, decoded.recording()
+        except AudioError as error:
+            yield decoded.path, error
 
 
 def decoders():
@@ -43,7 +53,7 @@ def decoders():
     ids=str,
 )
 def test_results_in_order(clips, limits):
-    results = list(decode_ahead(clips, RATE, **limits))
+    results = list(taken(decode_ahead(clips, RATE, **limits)))
     assert [path for path, _ in results] == clips
     for path, samples in results:
         np.testing.assert_array_equal(samples.samples, load(path, RATE).samples)
@@ -57,7 +67,7 @@ def test_no_files():
 def test_errors_are_values(clips, tmp_path):
     (tmp_path / "text.wav").write_text("no audio")
     paths = [tmp_path / "missing.wav", clips[0], tmp_path / "text.wav", tmp_path, clips[1]]
-    results = dict(decode_ahead(paths, RATE, workers=2))
+    results = dict(taken(decode_ahead(paths, RATE, workers=2)))
     for path in paths:
         if path in clips:
             np.testing.assert_array_equal(results[path].samples, load(path, RATE).samples)
@@ -68,7 +78,7 @@ def test_errors_are_values(clips, tmp_path):
 
 def test_other_exceptions_reach_the_consumer(clips):
     with pytest.raises(ValueError, match="sample_rate is 0 Hz"):
-        list(decode_ahead(clips, 0, workers=2))
+        list(taken(decode_ahead(clips, 0, workers=2)))
     assert not decoders()
 
 
@@ -79,26 +89,46 @@ def test_limits_below_one(limit):
 
 
 class Gauge:
-    """``load``, counting the decodes started and the most at once."""
+    """``Decoding``, counting the files opened, the blocks given and the most at once."""
 
-    def __init__(self):
+    def __init__(self, proceed=None):
         self.lock = threading.Lock()
+        self.proceed = proceed
         self.started = self.running = self.most_running = self.samples = 0
 
     def __call__(self, path, sample_rate, **options):
         with self.lock:
             self.started += 1
-            self.running += 1
-            self.most_running = max(self.most_running, self.running)
-        samples = load(path, sample_rate)
-        with self.lock:
-            self.running -= 1
-            self.samples += samples.samples.size
-        return samples
+        return Counted(self, path, sample_rate, **options)
+
+
+class Counted(Decoding):
+    def __init__(self, gauge, path, sample_rate, **options):
+        super().__init__(path, sample_rate, **options)
+        self.gauge = gauge
+
+    def __iter__(self):
+        blocks = super().__iter__()
+        while True:
+            with self.gauge.lock:
+                self.gauge.running += 1
+                self.gauge.most_running = max(self.gauge.most_running, self.gauge.running)
+            try:
+                if self.gauge.proceed is not None:
+                    assert self.gauge.proceed.wait(60)
+                block = next(blocks, None)
+            finally:
+                with self.gauge.lock:
+                    self.gauge.running -= 1
+            if block is None:
+                return
+            with self.gauge.lock:
+                self.gauge.samples += block.size
+            yield block
 
 
 def settled(gauge, started=0):
-    """Wait for so many decodes, then a moment longer for those that should not be."""
+    """Wait for so many files, then a moment longer for those that should not be."""
     while gauge.started < started or gauge.running:
         threading.Event().wait(0.001)
     threading.Event().wait(0.02)
@@ -106,14 +136,15 @@ def settled(gauge, started=0):
 
 def test_at_most_so_many_clips_ahead(clips, monkeypatch):
     gauge = Gauge()
-    monkeypatch.setattr(ahead_module, "load", gauge)
+    monkeypatch.setattr(ahead_module, "Decoding", gauge)
     # More samples than are allowed at once, so what is consumed must not count.
     twice, limit = clips * 2, 300_000
     assert 2 * sum(soundfile.info(clip).duration for clip in clips) * RATE > 2 * limit
-    results = decode_ahead(twice, RATE, workers=3, ahead=5, max_samples=limit)
-    for taken, _ in enumerate(results, start=1):
-        if taken in (1, 2, 10, 72, 77):
-            expected = min(taken + 5, len(twice))
+    results = taken(decode_ahead(twice, RATE, workers=3, ahead=5, max_samples=limit))
+    for count, _ in enumerate(results, start=1):
+        if count in (1, 2, 10, 72, 77):
+            # The one that is being consumed stays in the window.
+            expected = min(count + 4, len(twice))
             settled(gauge, expected)
             assert gauge.started == expected
     assert gauge.started == len(twice)
@@ -121,38 +152,68 @@ def test_at_most_so_many_clips_ahead(clips, monkeypatch):
 
 
 def test_at_most_so_many_samples_ahead(clips, monkeypatch):
-    gauge, limit, longest = Gauge(), 60_000, 3 * RATE
-    monkeypatch.setattr(ahead_module, "load", gauge)
-    consumed = 0
-    for taken, (_, recording) in enumerate(
-        decode_ahead(clips, RATE, workers=4, ahead=40, max_samples=limit)
-    ):
-        consumed += recording.samples.size
-        if taken % 8 == 0:
-            settled(gauge)
-            # The last one started may bring more than its share, and 16-bit files at 22.05 kHz
-            # have more bytes than they become samples.
-            assert gauge.samples - consumed <= limit + longest
-            assert gauge.started < len(clips) or taken >= 8
+    monkeypatch.setattr(source, "BLOCK", 4_000)
+    gauge, limit, workers = Gauge(), 30_000, 4
+    monkeypatch.setattr(ahead_module, "Decoding", gauge)
+    consumed, blocks = 0, 0
+    for decoded in decode_ahead(clips, RATE, workers=workers, ahead=40, max_samples=limit):
+        for block in decoded:
+            consumed += block.size
+            blocks += 1
+            if blocks % 20 == 0:
+                settled(gauge)
+                # The files behind the one that is read, and that one, and a block of each thread.
+                assert gauge.samples - consumed < 2 * limit + workers * 4_000
     assert gauge.started == len(clips)
+    assert blocks > 100
+
+
+def test_a_long_file_comes_in_blocks_that_join_to_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "BLOCK", 3_000)
+    gauge = Gauge()
+    monkeypatch.setattr(ahead_module, "Decoding", gauge)
+    soundfile.write(tmp_path / "x.wav", noise(5.0, 44_100), 44_100)
+    (decoded,) = [
+        list(decoded)
+        for decoded in decode_ahead([tmp_path / "x.wav"], RATE, workers=3, max_samples=1_000)
+    ]
+    assert len(decoded) > 50
+    np.testing.assert_array_equal(
+        np.concatenate(decoded)[:, 0], load(tmp_path / "x.wav", RATE).samples
+    )
+    assert gauge.most_running == 1
+
+
+def test_what_is_left_of_a_file_is_dropped(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "BLOCK", 1_000)
+    ahead = decode_ahead([tmp_path / "missing.wav", *clips], RATE, workers=3, max_samples=5_000)
+    assert next(ahead).path == tmp_path / "missing.wav"
+    for clip in clips:
+        decoded = next(ahead)
+        assert decoded.path == clip
+        first = next(decoded)
+        np.testing.assert_array_equal(first[:, 0], load(clip, RATE).samples[: len(first)])
+    assert next(ahead, None) is None
+    assert not decoders()
 
 
 def test_closing_early(clips, monkeypatch):
-    gauge, proceed = Gauge(), threading.Event()
-
-    def load_when_told(path, sample_rate, **options):
-        samples = gauge(path, sample_rate)
-        assert path == clips[0] or proceed.wait(60)
-        return samples
-
-    monkeypatch.setattr(ahead_module, "load", load_when_told)
+    proceed = threading.Event()
+    proceed.set()
+    gauge = Gauge(proceed)
+    monkeypatch.setattr(ahead_module, "Decoding", gauge)
     results = decode_ahead(clips, RATE, workers=2, ahead=20)
-    next(results)
-    settled(gauge, 3)
+    first = next(results)
+    assert first.recording()
+    settled(gauge, 20)
+    proceed.clear()
+    next(results).recording()
+    while gauge.running < 1:
+        threading.Event().wait(0.001)
     threading.Timer(0.1, proceed.set).start()
     results.close()
     assert not decoders()
-    assert gauge.started == 1 + 2  # the one taken and those under way
+    assert gauge.started <= 22
     assert list(results) == []
 
 
@@ -169,7 +230,7 @@ from pathlib import Path
 from fusion_engine.audio import decode_ahead
 paths = [Path(p) for p in {[str(p) for p in clips]}]
 results = decode_ahead(paths, 16_000, workers=3, ahead=2, max_samples=1)
-next(results)
+next(next(results))
 {ending}
 """
     done = subprocess.run(
@@ -186,17 +247,18 @@ def test_garbage_may_be_collected_in_a_decoding_thread(clips):
     """An iterator left behind in a cycle goes where a decoding thread holds its own locks."""
     program = f"""
 import gc, threading
-from concurrent.futures import Future
 from pathlib import Path
 from fusion_engine.audio import ahead
 paths = [Path(p) for p in {[str(p) for p in clips]}]
-proceed, load, init = threading.Event(), ahead.load, Future.__init__
-ahead.load = lambda path, rate, **options: (path == paths[0] or proceed.wait()) and load(path, rate)
+proceed, decoding, init = threading.Event(), ahead.Decoding, ahead._Job.__init__
+ahead.Decoding = lambda path, rate, **options: (
+    (path == paths[0] or proceed.wait()) and decoding(path, rate, **options)
+)
 # Made with the lock held.
-Future.__init__ = lambda future: (gc.collect(), init(future))[1]
+ahead._Job.__init__ = lambda job, path: (gc.collect(), init(job, path))[1]
 box = [ahead.decode_ahead(paths, 16_000, workers=1, ahead=2)]
 gc.disable()
-next(box[0])
+next(next(box[0]))
 box.append(box)
 del box
 proceed.set()
@@ -209,7 +271,7 @@ for thread in threading.enumerate()[1:]:
 
 def test_missing_files_only():
     paths = [Path(f"missing-{i}.wav") for i in range(500)]
-    results = list(decode_ahead(paths, RATE, workers=4, ahead=2))
+    results = list(taken(decode_ahead(paths, RATE, workers=4, ahead=2)))
     assert [path for path, _ in results] == paths
     assert all(isinstance(result, AudioError) for _, result in results)
 
@@ -219,7 +281,7 @@ def test_where_no_thread_can_start(clips, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    results = list(decode_ahead(clips, RATE))
+    results = list(taken(decode_ahead(clips, RATE)))
     assert [path for path, _ in results] == clips
     for path, recording in results:
         np.testing.assert_array_equal(recording.samples, load(path, RATE).samples)
@@ -234,7 +296,7 @@ def test_where_some_threads_can_start(clips, monkeypatch):
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse_others)
-    results = list(decode_ahead(clips, RATE, workers=3, ahead=4))
+    results = list(taken(decode_ahead(clips, RATE, workers=3, ahead=4)))
     assert [path for path, _ in results] == clips
     assert all(isinstance(recording, Recording) for _, recording in results)
     assert not decoders()
@@ -254,7 +316,7 @@ from pathlib import Path
 from fusion_engine.audio import decode_ahead
 paths = [Path(p) for p in {[str(p) for p in clips[:9]]}]
 def decode():
-    print(sum(recording.samples.size > 0 for _, recording in decode_ahead(paths, 16_000)))
+    print(sum(decoded.recording().samples.size > 0 for decoded in decode_ahead(paths, 16_000)))
 {when}
 """
     done = subprocess.run(

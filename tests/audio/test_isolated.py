@@ -14,6 +14,7 @@ from fusion_engine import AudioError, BackendError
 from fusion_engine.audio import decode_ahead, isolated, load, source
 
 from ..signals import noise
+from .test_ahead import taken
 
 RATE = 16_000
 # A file at this rate is the one that the decoder does not survive.
@@ -80,7 +81,7 @@ def test_a_decoder_that_is_lost_is_one_files_error(decoder, clips, monkeypatch, 
     monkeypatch.setattr(source, "PATIENCE", 1)
     decoder(fate)
     start = time.monotonic()
-    results = list(decode_ahead(clips, RATE, workers=2))
+    results = list(taken(decode_ahead(clips, RATE, workers=2)))
     assert time.monotonic() - start < 20
     assert [path for path, _ in results] == clips
     for i, (path, result) in enumerate(results):
@@ -114,7 +115,7 @@ isolated._PROGRAM = Path({os.fspath(program(folder, HANGS))!r})
 source.PATIENCE = {patience}
 paths = [Path(p) for p in {[str(p) for p in clips]}]
 results = decode_ahead(paths, 16_000, workers=2, ahead=8)
-print(type(next(results)[1]).__name__, flush=True)
+print(type(next(results).recording()).__name__, flush=True)
 {ending}
 """
     return subprocess.Popen(
@@ -138,7 +139,7 @@ def test_the_program_ends_by_itself(tmp_path, clips, patience, ending):
 @pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"])
 def test_the_program_ends_on_sigterm(tmp_path, clips, handler):
     waiting = f"import signal; {handler}\nwith results:\n    print('ready', flush=True)\n"
-    waiting += "    list(results)"
+    waiting += "    [list(result) for result in results]"
     process = running(tmp_path, clips, 60, waiting)
     assert process.stdout.readline() == "Recording\n"
     assert process.stdout.readline() == "ready\n"

@@ -569,15 +569,15 @@ def test_a_signal_whose_exception_is_dropped_stops_all_the_same(shell, artifact,
         "import os, signal\n"
         "from fusion_engine.engine import Engine\n"
         f"signal.signal({number:d}, signal.{default})\n"
-        "embed = Engine.embed\n"
+        "embed = Engine._embed_clips\n"
         "class Dropped:\n"
         "    def __del__(self):\n"
         f"        os.kill(os.getpid(), {number:d})\n"
-        "def spy(self, audio, **options):\n"
-        "    if len(audio):\n"
+        "def spy(self, clips, head):\n"
+        "    if clips:\n"
         "        Dropped()\n"
-        "    return embed(self, audio, **options)\n"
-        "Engine.embed = spy"
+        "    return embed(self, clips, head)\n"
+        "Engine._embed_clips = spy"
     )
     result = shell("embed", artifact, copies(200), "-o", "out.parquet", before=before)
     assert "Exception ignored in" in result.stderr
@@ -622,7 +622,8 @@ def test_lines_of_progress_elsewhere(shell, artifact):
     assert re.fullmatch(r"Embedding: 0 of 70 \(0 %\), 0 s", lines[0])
     pattern = r"Embedding: (\d+) of 70 \((\d+) %\), \d+ s, about \d+ s left"
     shown = [re.fullmatch(pattern, line).groups() for line in lines[1:]]
-    assert shown == [("32", "45"), ("64", "91")]
+    assert shown[0] == ("1", "1")
+    assert shown[-1] == ("69", "98")
 
 
 def test_the_examples_of_the_help_run(cli, artifact):

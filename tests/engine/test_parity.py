@@ -23,7 +23,8 @@ from ..frontend import reference
 SAME_LOG_MEL, FP64_FRONTEND, STOCK = 5e-6, 2e-5, 1e-4
 
 RATES = (8_000, 16_000, 32_000)
-LAYERS = ([3, 6], [1], [6], [5, 2], [7])
+LAYERS = {16_000: ([3, 6], [1], [6], [5, 2], [7]), 8_000: ([3, 6],), 32_000: ([3, 6], [7])}
+CASES = [(rate, numbers) for rate in RATES for numbers in LAYERS[rate]]
 # Shorter than the model's 0.31 s, odd counts, blocks that end raggedly; at one rate long ones too,
 # where PyTorch takes its time.
 SECONDS = dict.fromkeys(RATES, (0.05, 0.31, 1.0, 1.2345, 5.0171))
@@ -146,8 +147,7 @@ def all_errors(got, layers, numbers, frames):
 
 
 # The rate varies slowest: what is expected of a clip is worked out once for all layers.
-@pytest.mark.parametrize("numbers", LAYERS, ids=str)
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(("rate", "numbers"), CASES, ids=str)
 def test_three_comparisons(engines, expected, rate, numbers):
     engine = engines(rate, *numbers)
     for seconds in SECONDS[rate]:

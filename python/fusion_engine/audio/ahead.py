@@ -2,38 +2,98 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .._cpus import usable_cpus
 from ..errors import AudioError
-from .files import load
+from . import source
+from .decode import Decoding
+from .files import collect
 from .recording import Channel, Recording
-from .source import interrupt
 
-Decoded = Recording | AudioError
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # `load` will report it
+Block = NDArray[np.float32]
 
 
-class _Job(NamedTuple):
-    path: Path
-    size: int
-    future: Future[Decoded]
+class _Job:
+    """A file that is being decoded, block by block, by whichever thread comes to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.blocks = deque[Block]()
+        self.held = 0
+        self.running = self.finished = False
+        self.decoding: Decoding | None = None
+        self.failure: BaseException | None = None
+        self._blocks: Iterator[Block] | None = None
+
+    def step(self, open_one: Callable[[Path], Decoding]) -> Block | None:
+        """The next block; None after the last."""
+        try:
+            if self.decoding is None:
+                self.decoding = open_one(self.path)
+                self._blocks = iter(self.decoding)
+            assert self._blocks is not None
+            return next(self._blocks, None)
+        except MemoryError as error:
+            raise AudioError(
+                f"{self.path}: does not fit into memory; split it, or give the program more memory"
+            ) from error
+        finally:
+            source.waiting_for(None)
+
+    def close(self) -> None:
+        self.blocks.clear()
+        if self.decoding is not None:
+            self.decoding.close()
+
+
+class Decoded:
+    """One file of ``decode_ahead``: iterate once, for its blocks [n, ``width``] of float32.
+
+    Attributes:
+        path: of the file.
+
+    Raises:
+        AudioError: see ``load``; while iterating.
+    """
+
+    def __init__(self, owner: "DecodeAhead", job: _Job) -> None:
+        self.path = job.path
+        self._owner, self._job = owner, job
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Block:
+        return self._owner._next_block(self._job)
+
+    @property
+    def decoding(self) -> Decoding:
+        """What is known of it once the first block is there; its flags are final after the last."""
+        assert self._job.decoding is not None
+        return self._job.decoding
+
+    def recording(self) -> Recording:
+        """The whole file.
+
+        Raises:
+            AudioError: see ``load``.
+        """
+        first = next(self)
+        return collect(self.decoding, chain([first], self))
 
 
 class DecodeAhead:
     """The files of ``decode_ahead`` being decoded, or decoded and not yet taken, in order.
 
-    No thread ever waits for room in here: the end of a decode and every ``next`` start what there
+    No thread ever waits for room in here: the end of a block and every ``next`` start what there
     is room for. So no thread is left hanging when the consumer stops, not even at exit.
 
     No generator: one that is left behind is finalised in whatever thread collects garbage, and if
@@ -43,43 +103,42 @@ class DecodeAhead:
     def __init__(
         self,
         paths: Iterable[Path],
-        load_one: Callable[[Path], Recording],
+        open_one: Callable[[Path], Decoding],
         workers: int,
         ahead: int,
         max_samples: int,
     ) -> None:
         self._todo = deque(paths)
-        self._load = load_one
+        self._open = open_one
         self._workers, self._ahead, self._max_samples = workers, ahead, max_samples
         self._threads = set[threading.Thread]()
         self._closed = False
-        self._lock = threading.Lock()
-        self._window: deque[tuple[Path, Future[Decoded]]] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._window = deque[_Job]()
+        self._taken: _Job | None = None
         self._running = 0
-        # Samples that wait for the consumer, and bytes of the files being decoded: a byte of audio
-        # is seldom much more than a sample at a model's rate, so they add up to a fair bound.
-        self._held = self._coming = 0
 
     def _next_job(self) -> _Job | None:
-        """A decode that there is room for, in the window; with the lock held."""
-        if (
-            self._todo
-            and not self._closed
-            and self._running < self._workers
-            and len(self._window) < self._ahead
-            # True of an empty window, so one is always taken, however long it may be.
-            and self._held + self._coming < self._max_samples
-        ):
-            job = _Job(self._todo[0], _file_size(self._todo[0]), Future())
-            self._todo.popleft()
-            self._running += 1
-            self._coming += job.size
-            self._window.append((job.path, job.future))
-            return job
+        """The earliest file that there is room to go on with, marked; with the lock held."""
+        if self._closed or self._running >= self._workers:
+            return None
+        held = 0
+        for job in self._window:
+            if held + job.held < self._max_samples and not job.running and not job.finished:
+                return self._started(job)
+            held += job.held
+        if self._todo and len(self._window) < self._ahead and held < self._max_samples:
+            self._window.append(_Job(self._todo.popleft()))
+            return self._started(self._window[-1])
         return None
 
+    def _started(self, job: _Job) -> _Job:
+        job.running = True
+        self._running += 1
+        return job
+
     def _fill(self) -> None:
-        """Start threads for the decodes that there is room for; with the lock held."""
+        """Start threads for what there is room for; with the lock held."""
         self._threads = {thread for thread in self._threads if thread.is_alive()}
         while (job := self._next_job()) is not None:
             thread = threading.Thread(
@@ -89,12 +148,10 @@ class DecodeAhead:
             try:
                 thread.start()
             except RuntimeError:
-                # No more threads, or the interpreter is shutting down: `next` decodes it.
+                # No more threads, or the interpreter is shutting down: the consumer decodes.
                 self._threads.discard(thread)
-                self._window.pop()
+                job.running = False
                 self._running -= 1
-                self._coming -= job.size
-                self._todo.appendleft(job.path)
                 return
 
     def _work(self, first: _Job) -> None:
@@ -104,67 +161,100 @@ class DecodeAhead:
             job = self._decode(job, go_on=True)
 
     def _decode(self, job: _Job, *, go_on: bool) -> _Job | None:
-        """Decode one file; to ``go_on``, the next that this thread must do."""
-        result: Decoded | None = None
+        """Decode one block; to ``go_on``, the next job that this thread must do."""
+        block: Block | None = None
         failure: BaseException | None = None
         try:
-            result = self._load(job.path)
-        except AudioError as error:
-            result = error
+            block = job.step(self._open)
         except BaseException as error:
             failure = error
-        # Before the result can be seen, so that `next` finds the books balanced.
-        with self._lock:
+        with self._changed:
             self._running -= 1
-            self._coming -= job.size
-            self._held += _samples(result)
+            job.running = False
+            if block is None:
+                job.finished, job.failure = True, failure
+            else:
+                job.blocks.append(block)
+                job.held += block.size
+            left = job is not self._taken and job not in self._window
             following = self._next_job() if go_on else None
             self._fill()
-        if failure is not None:
-            job.future.set_exception(failure)
-        elif result is not None:
-            job.future.set_result(result)
+            self._changed.notify_all()
+        if left or self._closed:
+            job.close()  # nobody wants the rest
         return following
+
+    def _next_block(self, job: _Job) -> Block:
+        """The next block of the file that was taken last, waited for."""
+        while True:
+            with self._changed:
+                if job is not self._taken:
+                    raise StopIteration
+                if job.blocks:
+                    block = job.blocks.popleft()
+                    job.held -= block.size
+                    self._fill()
+                    return block
+                if job.finished:
+                    break
+                self._fill()
+                if job.running:
+                    self._changed.wait()
+                    continue
+                self._started(job)
+            # No thread could be started for it.
+            self._decode(job, go_on=False)
+        if job.failure is None:
+            raise StopIteration
+        if not isinstance(job.failure, AudioError):
+            self.close()
+        raise job.failure
+
+    def add(self, path: Path) -> None:
+        """One more file, behind the others."""
+        with self._changed:
+            self._todo.append(path)
+            self._fill()
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> tuple[Path, Decoded]:
-        """The next file in order, waited for."""
-        with self._lock:
+    def __next__(self) -> Decoded:
+        """The next file in order; what is left of the one before is dropped."""
+        with self._changed:
+            left = self._window.popleft() if self._taken is not None else None
+            self._taken = None
+            if not self._window and self._todo and not self._closed:
+                self._window.append(_Job(self._todo.popleft()))
+            self._taken = self._window[0] if self._window else None
             self._fill()
-            # Something is to be done, and no thread could be started for it.
-            job = None if self._window else self._next_job()
-            first = self._window[0] if self._window else None
-        if first is None:
+            unused = left is not None and not left.running
+        if left is not None and unused:
+            left.close()
+        if self._taken is None:
             self.close()
             raise StopIteration
-        if job is not None:
-            self._decode(job, go_on=False)
-        path, future = first
-        try:
-            result = future.result()
-        except BaseException:
-            self.close()
-            raise
-        with self._lock:
-            self._window.popleft()
-            self._held -= _samples(result)
-            self._fill()
-        return path, result
+        return Decoded(self, self._taken)
 
     def close(self) -> None:
         """Start nothing more, break off the decodes under way and wait for their threads."""
-        with self._lock:
+        if threading.current_thread() in self._threads:
+            # A generator that was left behind is being finalised here, maybe with the lock held.
+            self._closed = True
+            return
+        with self._changed:
             self._closed = True
             threads = list(self._threads)
             self._todo.clear()
-        interrupt(threads)
+        source.interrupt(threads)
         for thread in threads:
             if thread.ident is not None:  # a signal may have come before it started
                 thread.join()
-        with self._lock:
+        with self._changed:
+            jobs, self._taken = list(self._window), None
             self._window.clear()
+        for job in jobs:
+            job.close()
 
     def __enter__(self) -> Self:
         return self
@@ -178,10 +268,6 @@ class DecodeAhead:
         self.close()
 
 
-def _samples(result: Decoded | None) -> int:
-    return result.samples.size if isinstance(result, Recording) else 0
-
-
 def decode_ahead(
     paths: Iterable[Path],
     sample_rate: int,
@@ -190,9 +276,9 @@ def decode_ahead(
     partial: bool = False,
     workers: int | None = None,
     ahead: int = 64,
-    max_samples: int = 2**25,
+    max_samples: int = 2**23,
 ) -> DecodeAhead:
-    """``load`` every path in a pool of threads; the decoders and soxr release the GIL.
+    """Decode files in a pool of threads; the decoders and soxr release the GIL.
 
     Args:
         paths: files.
@@ -201,13 +287,13 @@ def decode_ahead(
         partial: see ``load``.
         workers: threads; the CPUs of this process, at most 8, when not given.
         ahead: the most files decoded, or being decoded, and not yet consumed.
-        max_samples: no decode is started while this many samples wait for the consumer or, at
-            one byte each, are being decoded (2**25 float32 samples are 128 MiB). A longer file
-            is decoded alone.
+        max_samples: no file is gone on with while it and those before it have so many samples
+            that wait for the consumer (2**23 float32 samples are 32 MiB). So the file that is
+            being read is not held up by those behind it, and at most twice as many wait in all.
 
     Returns:
-        An iterator of ``(path, Recording or AudioError)`` in the order of ``paths``, and a
-        context manager. Closing it early breaks off the decodes under way and starts no others.
+        An iterator of ``Decoded`` in the order of ``paths``, and a context manager. Closing it
+        early breaks off the decodes under way and starts no others.
 
     Raises:
         ValueError: ``workers``, ``ahead`` or ``max_samples`` below 1.
@@ -220,7 +306,7 @@ def decode_ahead(
             "at least 1 each"
         )
 
-    def load_one(path: Path) -> Recording:
-        return load(path, sample_rate, channel=channel, partial=partial)
+    def open_one(path: Path) -> Decoding:
+        return Decoding(path, sample_rate, channel=channel, partial=partial)
 
-    return DecodeAhead(paths, load_one, workers, ahead, max_samples)
+    return DecodeAhead(paths, open_one, workers, ahead, max_samples)

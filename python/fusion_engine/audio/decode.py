@@ -16,12 +16,10 @@ from .container import Contents, PatchedFile, examine
 from .ffmpeg import FfmpegSource, find_ffmpeg
 from .isolated import SndfileSource
 from .nonaudio import describe
-from .recording import Channel, check_channel, select
+from .recording import LOUDEST, Channel, check_channel, select
 from .source import BrokenError, CannotOpenError, Source
 
 _HEAD_BYTES = 1_024
-# Beyond this nothing is audio in [-1, 1]: integers saved as floats, or damage in a lossy stream.
-_LOUDEST = 16.0
 
 
 class Decoding:
@@ -37,6 +35,9 @@ class Decoding:
         partial: see ``load``.
 
     Attributes:
+        name: of the file.
+        sample_rate: of the blocks.
+        channel: as asked for.
         width: channels of a block: 1, or those of the file for ``channel="all"``.
         expected: the frames to come, as a header has them; a hint, None if there is none.
         partial: the file is damaged or contradicts itself.
@@ -55,9 +56,9 @@ class Decoding:
         channel: Channel = "mix",
         partial: bool = False,
     ) -> None:
-        self._sample_rate = check_rate(sample_rate)
-        self._channel = check_channel(channel)
-        self._name = os.fspath(path)
+        self.sample_rate = check_rate(sample_rate)
+        self.channel = check_channel(channel)
+        self.name = os.fspath(path)
         self._take_partial = partial
         self.partial, self.silent, self.clipped_scale = False, True, False
         self._contents, self._source = self._open(Path(path))
@@ -67,9 +68,9 @@ class Decoding:
             self._source.close()
             raise
         channels, rate = self._source.channels, self._source.rate
-        self.width = channels if self._channel == "all" else 1
+        self.width = channels if self.channel == "all" else 1
         announced = self._contents.stated_frames or self._source.announced
-        self.expected = None if announced is None else announced * self._sample_rate // rate
+        self.expected = None if announced is None else announced * self.sample_rate // rate
 
     def _open(self, path: Path) -> tuple[Contents, Source]:
         try:
@@ -108,7 +109,7 @@ class Decoding:
                 # A FLAC without a length is read to its end anyway, and not at all from a pipe.
                 sequential = contents.sequential and contents.kind != "FLAC"
                 try:
-                    return SndfileSource(file, self._name, contents.patches, sequential=sequential)
+                    return SndfileSource(file, self.name, contents.patches, sequential=sequential)
                 except CannotOpenError as error:
                     reason = str(error)
             program = find_ffmpeg()
@@ -132,17 +133,17 @@ class Decoding:
         rate, channels = self._source.rate, self._source.channels
         if not MIN_RATE <= rate <= MAX_RATE:
             raise AudioError(
-                f"{self._name}: its sample rate is {rate} Hz, expected {MIN_RATE} to {MAX_RATE} Hz"
+                f"{self.name}: its sample rate is {rate} Hz, expected {MIN_RATE} to {MAX_RATE} Hz"
             )
-        if isinstance(self._channel, int) and self._channel > channels:
+        if isinstance(self.channel, int) and self.channel > channels:
             raise AudioError(
-                f"{self._name}: has {channels} channel{'s' if channels > 1 else ''}, channel "
-                f"{self._channel} was asked for"
+                f"{self.name}: has {channels} channel{'s' if channels > 1 else ''}, channel "
+                f"{self.channel} was asked for"
             )
 
     def _damaged(self, fault: str) -> None:
         if not self._take_partial:
-            raise AudioError(f"{self._name}: {fault}; copy or record it again")
+            raise AudioError(f"{self.name}: {fault}; copy or record it again")
         self.partial = True
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
@@ -150,13 +151,13 @@ class Decoding:
         rate, resampler = self._source.rate, self._resampler()
         done = given = 0
         for frames in self._frames():
-            block = select(frames, self._channel)
+            block = select(frames, self.channel)
             for column in range(self.width):
-                check_finite(block[:, column], self._name, done)
+                check_finite(block[:, column], self.name, done)
             done += len(block)
             largest = max(float(block.max()), -float(block.min()))
             self.silent = self.silent and largest == 0
-            self.clipped_scale = self.clipped_scale or largest > _LOUDEST
+            self.clipped_scale = self.clipped_scale or largest > LOUDEST
             out = self._resampled(resampler, block)
             given += len(out)
             if len(out):
@@ -168,7 +169,7 @@ class Decoding:
             if len(out):
                 yield out
         if given == 0:
-            raise AudioError(f"{self._name}: {done} samples at {rate} Hz, expected a longer clip")
+            raise AudioError(f"{self.name}: {done} samples at {rate} Hz, expected a longer clip")
 
     def _frames(self) -> Iterator[NDArray[np.float32]]:
         """All channels, to where the decoder stops."""
@@ -197,12 +198,12 @@ class Decoding:
             )
 
     def _resampler(self) -> Any:
-        if self._source.rate == self._sample_rate:
+        if self._source.rate == self.sample_rate:
             return None
         import soxr
 
         return soxr.ResampleStream(
-            self._source.rate, self._sample_rate, self.width, dtype="float32", quality="HQ"
+            self._source.rate, self.sample_rate, self.width, dtype="float32", quality="HQ"
         )
 
     def _resampled(

@@ -63,7 +63,6 @@ class FfmpegSource:
         assert self._process.stderr is not None
         self._pipes = (self._process.stdout, self._process.stderr)
         self._stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
-        source.waiting_for(self._process.kill)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
         self._selector.register(self._stderr, selectors.EVENT_READ)
@@ -89,6 +88,7 @@ class FfmpegSource:
 
     def _read(self) -> bytes:
         """Some of its output; nothing at the end."""
+        source.waiting_for(self._process.kill)
         while self._selector.get_map():
             ready = self._selector.select(source.PATIENCE)
             if not ready:

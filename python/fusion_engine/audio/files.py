@@ -1,6 +1,7 @@
 """Audio files to samples in memory."""
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,27 +41,39 @@ def load(
         TypeError: a ``sample_rate`` or ``channel`` of a wrong type.
         ValueError: a ``sample_rate`` or ``channel`` out of range.
     """
-    end, width = 0, 1
+    with Decoding(path, sample_rate, channel=channel, partial=partial) as decoding:
+        return collect(decoding, decoding)
+
+
+def collect(decoding: Decoding, blocks: Iterable[NDArray[np.float32]]) -> Recording:
+    """All blocks of a file as one.
+
+    Args:
+        decoding: of the file; its flags are read after the last block.
+        blocks: [n, width] each.
+
+    Raises:
+        AudioError: as while iterating, and too large for the memory.
+    """
+    end, width = 0, decoding.width
     try:
-        with Decoding(path, sample_rate, channel=channel, partial=partial) as decoding:
-            width = decoding.width
-            believed = min(decoding.expected or 0, _BELIEVED // width) + 1
-            samples: NDArray[np.float32] = np.empty((believed, width), np.float32)
-            for block in decoding:
-                if end + len(block) > len(samples):
-                    samples.resize(((end + len(block)) * 3 // 2, width), refcheck=False)
-                samples[end : end + len(block)] = block
-                end += len(block)
-            samples.resize((end, width), refcheck=False)
-            return Recording(
-                samples=np.ascontiguousarray(samples.T) if channel == "all" else samples[:, 0],
-                partial=decoding.partial,
-                silent=decoding.silent,
-                clipped_scale=decoding.clipped_scale,
-            )
+        believed = min(decoding.expected or 0, _BELIEVED // width) + 1
+        samples: NDArray[np.float32] = np.empty((believed, width), np.float32)
+        for block in blocks:
+            if end + len(block) > len(samples):
+                samples.resize(((end + len(block)) * 3 // 2, width), refcheck=False)
+            samples[end : end + len(block)] = block
+            end += len(block)
+        samples.resize((end, width), refcheck=False)
+        return Recording(
+            samples=np.ascontiguousarray(samples.T) if decoding.channel == "all" else samples[:, 0],
+            partial=decoding.partial,
+            silent=decoding.silent,
+            clipped_scale=decoding.clipped_scale,
+        )
     except MemoryError as error:
-        held = f"{4 * end * width / 1e9:.1f} GB ({end / sample_rate:.0f} s) were decoded and it"
+        held = f"{4 * end * width / 1e9:.1f} GB ({end / decoding.sample_rate:.0f} s)"
         raise AudioError(
-            f"{os.fspath(path)}: does not fit into memory, {held} goes on; split it, or give the "
-            "program more memory"
+            f"{decoding.name}: does not fit into memory, {held} were decoded and it goes on; split "
+            "it, or give the program more memory"
         ) from error

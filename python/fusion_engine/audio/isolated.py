@@ -217,6 +217,8 @@ class SndfileSource:
         assert self._worker is not None
         try:
             while True:
+                # Another thread may have decoded the block before.
+                source.waiting_for(self._worker.kill)
                 tag, body = self._worker.answer()
                 if tag != b"S":
                     reason = self._finish(tag, body)

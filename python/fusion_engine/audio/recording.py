@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 Channel = Literal["mix", "first", "all"] | int
 
+# Beyond this nothing is audio in [-1, 1]: integers saved as floats, or damage in a lossy stream.
+LOUDEST = 16.0
+
 
 @dataclass(frozen=True, eq=False)
 class Recording:

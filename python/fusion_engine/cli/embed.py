@@ -1,20 +1,20 @@
 """``fusion-engine embed``."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
 from .._atomic import refuse_inputs
-from ..audio import Channel, Recording, decode_ahead, find_audio
+from ..audio import Channel, find_audio
 from ..audio.folders import Found
-from ..errors import AudioError, FusionEngineError
+from ..errors import FusionEngineError
 from ..output import Failures, Row, open_writer, remove_output, written_beside
 from ..spec import Head
 from ._app import (
@@ -30,12 +30,8 @@ from ._findings import Findings, notes
 
 if TYPE_CHECKING:
     from ..engine import Engine
-
-# Files answered together: enough to fill a batch, few enough that the bar moves.
-WINDOW_FILES = 32
-WINDOW_SECONDS = 120.0
-# No audio of full scale 1 is beyond, see `Recording.clipped_scale`.
-LOUDEST = 16.0
+    from ..engine.stream import Clip
+    from ..engine.windows import Windows
 
 
 @app.command()
@@ -82,6 +78,23 @@ def embed(
             "in the column `partial`; without it they fail.",
         ),
     ] = False,
+    window: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="A row for each window of so many seconds."),
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="From the start of one window to the next; the window's length."
+        ),
+    ] = None,
+    tail: Annotated[
+        Literal["half", "keep", "pad", "drop"],
+        typer.Option(
+            help="What is left behind the last whole window: a window of its own if it is half of "
+            "one, always, filled up with zeros, or none."
+        ),
+    ] = "half",
     head: Annotated[
         Head | None, typer.Option(help="Pooling over time; the artifact's by default.")
     ] = None,
@@ -124,6 +137,7 @@ def embed(
     try:
         engine = Engine(artifact, device=device, threads=threads, normalization=normalization)
         engine.embed([], head=head)  # no clips: refuses a head that does not fit before the work
+        windows = engine.windows(window, hop, tail)
     except ValueError as error:
         raise typer.BadParameter(as_options(str(error))) from None
     findings = Findings(mixed=chosen == "mix")
@@ -137,7 +151,7 @@ def embed(
             report(folder, reason)
         # An output without a single row is not written, and the reasons are.
         with suppress(_NothingWritten):
-            _run(engine, output, found.paths, chosen, partial, head, report, findings)
+            _run(engine, output, found.paths, chosen, partial, head, windows, report, findings)
         # Inside, so that none of an earlier run is seen beside the new reasons.
         stale = not findings.rows and remove_output(output)
     if findings.rows:
@@ -196,6 +210,7 @@ def _run(
     channel: Channel,
     partial: bool,
     head: Head | None,
+    windows: "Windows | None",
     report: Report,
     findings: Findings,
 ) -> None:
@@ -204,103 +219,58 @@ def _run(
     Raises:
         _NothingWritten: every file failed.
     """
+    from ..engine.stream import Clip, Item
+
     each = channel == "all"
+    clips = None if each or windows is not None else len(paths)
+    items = (Item(key=path, audio=path) for path in paths)
     with (
-        open_writer(
-            output, engine.spec, clips=None if each else len(paths), channels=each
-        ) as writer,
+        open_writer(output, engine.spec, clips=clips, channels=each) as writer,
         progress_bar("Embedding", len(paths)) as advance,
         # Closed here: a thread that a signal caught starting is known to nobody else at exit.
-        decode_ahead(paths, engine.sample_rate, channel=channel, partial=partial) as decoded,
+        closing(
+            engine.embed_items(items, windows=windows, head=head, channel=channel, partial=partial)
+        ) as events,
     ):
-
-        def fail(path: Path, error: FusionEngineError) -> None:
-            findings.failed.add(os.fspath(path))
-            report(path, error)
-
-        for window in _windows(decoded, engine.sample_rate):
-            clips = list[_Clip]()
-            for path, result in window:
-                if isinstance(result, AudioError):
-                    fail(path, result)
-                else:
-                    clips += _clips(path, result, engine.sample_rate)
-            done = list(_embed(engine, clips, head, fail)) if clips else []
-            if done:
-                rows = [row for row, _ in done]
-                writer.write(rows, np.stack([embedding for _, embedding in done]))
+        rows, embeddings = list[Row](), list[NDArray[np.float32]]()
+        reason: FusionEngineError | None = None
+        for event, result in events:
+            if isinstance(event, Clip):
+                if isinstance(result, FusionEngineError):
+                    reason = reason or _of_channel(event, result)
+                elif result is not None:
+                    rows.append(_row(event, engine.sample_rate))
+                    embeddings.append(result)
+                continue
+            reason = event.error or reason
+            if reason is not None:
+                findings.failed.add(os.fspath(event.key))
+                report(event.key, reason)
+            else:
+                duration = event.samples / engine.sample_rate
+                rows = [replace(row, duration=duration, partial=event.partial) for row in rows]
+                writer.write(rows, np.stack(embeddings))
                 findings.add(rows)
-            advance(len(window))
+            rows, embeddings, reason = [], [], None
+            advance(1)
         if not findings.rows:
             raise _NothingWritten
 
 
-class _Clip(NamedTuple):
-    row: Row
-    samples: NDArray[np.float32]
-
-
-Decoded = tuple[Path, Recording | AudioError]
-
-
-def _windows(decoded: Iterable[Decoded], sample_rate: int) -> Iterator[list[Decoded]]:
-    """Files in groups."""
-    window, samples = list[Decoded](), 0
-    for path, result in decoded:
-        window.append((path, result))
-        samples += 0 if isinstance(result, AudioError) else result.samples.size
-        if len(window) == WINDOW_FILES or samples >= WINDOW_SECONDS * sample_rate:
-            yield window
-            window, samples = [], 0
-    if window:
-        yield window
-
-
-def _clips(path: Path, recording: Recording, sample_rate: int) -> Iterator[_Clip]:
-    """The mono clips of a file: itself, or its channels."""
-    duration = recording.samples.shape[-1] / sample_rate
-    row = Row(
-        path=os.fspath(path),
-        end=duration,
-        duration=duration,
-        partial=recording.partial,
-        silent=recording.silent,
-        clipped_scale=recording.clipped_scale,
+def _row(clip: "Clip", sample_rate: int) -> Row:
+    """Of a clip; what is of the whole file comes at its end."""
+    return Row(
+        path=os.fspath(clip.key),
+        channel=clip.channel,
+        start=clip.start / sample_rate,
+        end=clip.end / sample_rate,
+        duration=0.0,
+        silent=clip.silent,
+        clipped_scale=clip.clipped_scale,
     )
-    if recording.samples.ndim == 1:
-        yield _Clip(row, recording.samples)
-        return
-    for number, samples in enumerate(recording.samples, 1):
-        # The recording's flags are of all channels together.
-        yield _Clip(
-            replace(
-                row,
-                channel=number,
-                silent=not samples.any(),
-                clipped_scale=recording.clipped_scale and bool(np.abs(samples).max() > LOUDEST),
-            ),
-            samples,
-        )
 
 
-def _embed(
-    engine: "Engine", clips: list[_Clip], head: Head | None, fail: Report
-) -> Iterator[tuple[Row, NDArray[np.float32]]]:
-    """Row and embedding of each clip.
-
-    Where a clip spoils the others they go one by one, and the spoilt ones are reported.
-    """
-    try:
-        embeddings = engine.embed([clip.samples for clip in clips], head=head)
-    except FusionEngineError as error:
-        if len(clips) > 1:
-            for clip in clips:
-                yield from _embed(engine, [clip], head, fail)
-            return
-        (row, _), where = clips[0], ""
-        if row.channel is not None:
-            where = f"channel {row.channel}: "
-        fail(Path(row.path), type(error)(f"{row.path}: {where}{error}"))
-        return
-    for clip, embedding in zip(clips, embeddings, strict=True):
-        yield clip.row, embedding
+def _of_channel(clip: "Clip", error: FusionEngineError) -> FusionEngineError:
+    if clip.channel is None:
+        return error
+    return type(error)(f"{error} (channel {clip.channel})")

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from .._atomic import write_error
 from .._version import __version__
 from ..artifact import file_sha256
-from ..audio import Recording, decode_ahead
+from ..audio import decode_ahead
+from ..audio.ahead import DecodeAhead
 from ..engine import Engine
-from ..errors import ArtifactError, AudioError
+from ..errors import ArtifactError
 from ..spec import Head, Spec
 from .cache import CACHE_VERSION, AudioFile, BlockStore, audio_files, key_of, signature
 from .tasks.base import Example, Task
@@ -218,16 +219,15 @@ class _Cropper:
 
 
 def _windows(
-    decoded: Iterator[tuple[Path, Recording | AudioError]],
+    files: DecodeAhead,
     block: Sequence[tuple[Example, AudioFile]],
     cropper: _Cropper,
     sample_rate: int,
 ) -> Iterator[list[NDArray[np.float32]]]:
     """The clips of a block, cropped, some at a time."""
     window, samples = list[NDArray[np.float32]](), 0
-    for (example, file), (_, recording) in zip(block, islice(decoded, len(block)), strict=True):
-        if isinstance(recording, AudioError):
-            raise recording
+    for (example, file), decoded in zip(block, islice(files, len(block)), strict=True):
+        recording = decoded.recording()
         file.check_unchanged()
         window.append(cropper(recording.samples, example, file))
         samples += len(window[-1])

@@ -1,0 +1,228 @@
+"""Recordings as a stream of clips, against clips that were cut out by hand."""
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+
+import fusion_engine as fe
+from fusion_engine.audio import load, source
+from fusion_engine.engine.stream import Clip, End, Item
+from fusion_engine.engine.windows import Windows
+
+from .. import signals
+from .gpu.artifacts import SPECS, write_artifact
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def engine(cnn14_artifact):
+    return fe.Engine(cnn14_artifact, device="cpu")
+
+
+@pytest.fixture
+def wav(tmp_path):
+    """Writes a file of noise and gives its path."""
+
+    def write(name, seconds, rate=RATE, channels=1, seed=0):
+        samples = np.stack([signals.noise(seconds, rate, seed + c) for c in range(channels)], 1)
+        soundfile.write(tmp_path / name, samples, rate, subtype="FLOAT")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("window", "hop", "tail"),
+    [
+        (1.0, None, "half"),
+        (0.5, 0.33, "keep"),
+        (0.7, 1.1, "pad"),
+        (2.0, 0.25, "drop"),
+        (0.1001, 0.1, "half"),
+    ],
+)
+@pytest.mark.parametrize("rate", [RATE, 22_050])
+def test_a_window_is_the_cut_clip_bit_for_bit(engine, wav, monkeypatch, window, hop, tail, rate):
+    monkeypatch.setattr(source, "BLOCK", 5_000)
+    path = wav("a.wav", 5.4321, rate)
+    samples = load(path, RATE).samples
+    windows = Windows(window, hop, tail=tail, sample_rate=RATE)
+    results = list(engine.embed_stream([("a", path)], window=window, hop=hop, tail=tail))
+    assert len(results) == windows.count(len(samples)) > 1
+    for number, (key, start, end, embedding) in enumerate(results):
+        first, last = round(start * RATE), round(end * RATE)
+        assert key == "a"
+        assert first == windows.start(number)
+        assert (start, end) == (first / RATE, last / RATE)
+        clip = samples[first:last]
+        if tail == "pad":
+            assert last - first == windows.length
+            clip = np.pad(clip, (0, windows.length - len(clip)))
+        assert np.array_equal(embedding, engine.embed(clip))
+
+
+@pytest.mark.parametrize("name", ["dropped", "padded", "chunked"])
+def test_models_that_take_segments_and_chunks(tmp_path, wav, name):
+    engine = fe.Engine(write_artifact(tmp_path / "any.onnx", SPECS[name]), device="cpu")
+    rate = engine.sample_rate
+    path = wav("a.wav", 7.3, rate)
+    samples = load(path, rate).samples
+    results = list(engine.embed_stream([(0, path), (1, samples)], window=1.5, hop=1.0))
+    assert len(results) == 2 * Windows(1.5, 1.0, sample_rate=rate).count(len(samples))
+    for _, start, end, embedding in results:
+        alone = engine.embed(samples[round(start * rate) : round(end * rate)])
+        assert np.abs(embedding - alone).max() <= 1e-6 * np.abs(alone).max()
+
+
+def test_without_windows_a_recording_is_one_clip(engine, wav):
+    paths = [wav(f"{i}.wav", 0.3 + 0.1 * i, 22_050, seed=i) for i in range(8)]
+    arrays = [signals.noise(0.4, RATE, 9), (signals.tone(0.2, RATE) * 32_767).astype(np.int16)]
+    items = [*((path, path) for path in paths[:4]), *enumerate(arrays), (None, paths[4])]
+    results = list(engine.embed_stream(items))
+    assert [result.key for result in results] == [key for key, _ in items]
+    for (_, audio), (_, start, end, embedding) in zip(items, results, strict=True):
+        assert np.array_equal(embedding, engine.embed(audio))
+        samples = load(audio, RATE).samples if not isinstance(audio, np.ndarray) else audio
+        assert (start, end) == (0, len(samples) / RATE)
+
+
+def test_errors_are_values_where_they_belong(engine, wav, tmp_path):
+    good = wav("good.wav", 2.0)
+    data = bytearray(wav("bad.wav", 3.0).read_bytes())
+    data[-4:] = np.float32(np.nan).tobytes()
+    (tmp_path / "bad.wav").write_bytes(data)
+    items = [
+        (0, tmp_path / "missing.wav"),
+        (1, good),
+        (2, tmp_path / "bad.wav"),
+        (3, np.full(RATE, np.nan, np.float32)),
+        (4, wav("short.wav", 0.4)),
+        (5, good),
+    ]
+    results = list(engine.embed_stream(items, window=1.0))
+    assert [result.key for result in results] == [0, 1, 1, 2, 3, 4, 5, 5]
+    for key, start, end, result in results:
+        if key in (1, 5):
+            assert result.dtype == np.float32
+        else:
+            assert isinstance(result, fe.AudioError)
+            assert np.isnan([start, end]).all()
+    assert "give no window of 1 s (tail: half)" in str(results[5].result)
+
+
+def test_a_clip_that_cannot_be_cut_is_its_own_error(tmp_path):
+    spec = replace(SPECS["chunked"], chunk_margin=None)
+    engine = fe.Engine(write_artifact(tmp_path / "v.onnx", spec), device="cpu")
+    long = np.zeros(engine.sample_rate * 30, np.float32)
+    items = [("a", long[:20_000]), ("b", long), ("c", long[:20_000])]
+    a, b, c = engine.embed_stream(items)
+    assert np.array_equal(a.result, c.result)
+    assert isinstance(b.result, fe.AudioError)
+    assert str(b.result).startswith("b: ")
+
+
+def test_items_are_taken_a_bounded_number_ahead(engine):
+    taken = 0
+
+    def items():
+        nonlocal taken
+        for taken in range(10_000):
+            yield taken, np.zeros(RATE, np.float32)
+
+    results = engine.embed_stream(items())
+    for done, _ in enumerate(islice(results, 500)):
+        assert taken - done <= 64 + 2 * 120
+    results.close()
+
+
+def test_arrays_take_no_file(engine):
+    with pytest.raises(TypeError, match="expected an array of samples"):
+        list(engine.embed_stream([(0, 3.0)]))
+    with pytest.raises(ValueError, match=r"hop is 1\.0 s, and there is no window"):
+        list(engine.embed_stream([], hop=1.0))
+    with pytest.raises(ValueError, match="channel is 'all'"):
+        list(engine.embed_stream([], channel="all"))
+
+
+def test_parts_and_channels(engine, wav):
+    path = wav("a.wav", 4.0, channels=3)
+    samples = load(path, RATE, channel="all").samples
+    windows = Windows(0.5, None, tail="keep", sample_rate=RATE)
+    item = Item(key="a", audio=path, start=1.25, end=2.95)
+    events = list(engine.embed_items([item], windows=windows, channel="all"))
+    end, result = events.pop()
+    assert isinstance(end, End)
+    assert (end.samples, end.error, result) == (4 * RATE, None, None)
+    assert [(clip.start, clip.channel) for clip, _ in events] == [
+        (20_000 + 8_000 * n, c) for n in range(4) for c in (1, 2, 3)
+    ]
+    assert events[-1][0].end == round(2.95 * RATE)
+    for clip, embedding in events:
+        cut = samples[clip.channel - 1, clip.start : clip.end]
+        assert np.array_equal(embedding, engine.embed(cut))
+    # Results that are there already are not worked out again.
+    again = Item(key="a", audio=path, start=1.25, end=2.95, skip=7)
+    rest = list(engine.embed_items([again], windows=windows, channel="all"))
+    assert [clip.channel for clip, _ in rest[:-1]] == [2, 3, 1, 2, 3]
+    for (clip, embedding), (expected_clip, expected) in zip(rest[:-1], events[7:], strict=True):
+        assert clip.start == expected_clip.start
+        assert np.array_equal(embedding, expected)
+
+
+def test_a_part_behind_the_end(engine, wav):
+    item = Item(key="a", audio=wav("a.wav", 1.0), start=1.0, end=2.0)
+    ((end, _),) = engine.embed_items([item])
+    assert isinstance(end.error, fe.AudioError)
+    assert "has no samples from 1 s on, it is 1 s long" in str(end.error)
+
+
+def test_flags_are_of_the_window(engine, tmp_path):
+    x = signals.noise(3.0, RATE)
+    x[RATE : 2 * RATE] = 0
+    x[2 * RATE + 5] = -20.0
+    soundfile.write(tmp_path / "x.wav", x, RATE, subtype="FLOAT")
+    windows = Windows(1.0, None, sample_rate=RATE)
+    events = engine.embed_items([Item(key=0, audio=tmp_path / "x.wav")], windows=windows)
+    clips = [event for event, _ in events if isinstance(event, Clip)]
+    assert [clip.silent for clip in clips] == [False, True, False]
+    assert [clip.clipped_scale for clip in clips] == [False, False, True]
+
+
+def test_a_stream_that_is_left_behind_ends_its_threads(engine, wav):
+    paths = [wav(f"{i}.wav", 1.0) for i in range(20)]
+    results = engine.embed_stream(((path, path) for path in paths), window=0.1)
+    next(results)
+    del results
+    assert not [t for t in threading.enumerate() if t.name.startswith("fusion_engine-decode")]
+
+
+def test_a_stream_in_a_cycle_may_be_collected_anywhere(cnn14_artifact, wav):
+    """Also in a thread of its own that holds its locks."""
+    paths = [str(wav(f"{i}.wav", 1.0)) for i in range(12)]
+    program = f"""
+import gc, threading
+import fusion_engine as fe
+from fusion_engine.audio import ahead
+init, proceed = ahead._Job.__init__, threading.Event()
+engine = fe.Engine({str(cnn14_artifact)!r}, device="cpu")
+box = [engine.embed_stream([(path, path) for path in {paths}], window=0.1)]
+gc.disable()
+next(box[0])
+ahead._Job.__init__ = lambda job, path: (gc.collect(), init(job, path))[1]
+box.append(box)
+del box
+gc.enable()
+gc.collect()
+for thread in threading.enumerate()[1:]:
+    if thread.name.startswith("fusion_engine-decode"):
+        thread.join(20)
+        assert not thread.is_alive()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
