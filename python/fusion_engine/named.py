@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -156,8 +155,8 @@ def _origin(model: str, weights: str | os.PathLike[str]) -> dict[str, Any]:
     if text == "pretrained":
         # A release's files do not change, those without a published checksum included.
         return asdict(WEIGHTS[model])
-    if seed := re.fullmatch(r"random:([0-9]+)", text):
-        return {"seed": int(seed[1])}
+    if text.startswith("random:"):
+        return {"seed": text}  # the export refuses what is no seed
     path = Path(text)
     # The name too: the artifact's spec says where its weights came from.
     name = path.resolve().name if path.is_dir() else path.name

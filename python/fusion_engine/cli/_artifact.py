@@ -1,7 +1,6 @@
 """The ARTIFACT argument where a name does as well as a path."""
 
 import time
-from pathlib import Path
 
 import typer
 
@@ -23,8 +22,14 @@ def check_weights(artifact: str, weights: str | None) -> None:
         )
 
 
-def open_name(artifact: str, weights: str | None) -> Path:
-    """The artifact's path; of a name that is exported now, stderr says where and how long."""
+def find_artifact(artifact: str, weights: str | None) -> str:
+    """A path as it is, or that of a name; where one is exported, stderr says to where and how long.
+
+    Raises:
+        FusionEngineError: as ``named_artifact``.
+    """
+    if not is_name(artifact):
+        return artifact
     started = 0.0
     with step_bar(artifact, steps=EXPORT_STEPS - 1) as step:
 
@@ -39,4 +44,4 @@ def open_name(artifact: str, weights: str | None) -> Path:
     if started:
         seconds = time.perf_counter() - started
         print_message(f"{artifact}: exported and certified in {seconds:.1f} s: {path}")
-    return path
+    return str(path)

@@ -26,7 +26,7 @@ from ._app import (
     print_message,
     progress_bar,
 )
-from ._artifact import check_weights, open_name
+from ._artifact import check_weights, find_artifact
 from ._findings import Findings, notes
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def embed(
     _check_output(output, [Path(artifact), *inputs], found)
     if not found.paths:
         raise FusionEngineError("\n".join(str(error) for _, error in found.failures))
-    path = open_name(artifact, weights)
+    path = find_artifact(artifact, weights)
     try:
         engine = Engine(path, device=device, threads=threads, normalization=normalization)
         engine.embed([], head=head)  # no clips: refuses a head that does not fit before the work
