@@ -16,7 +16,7 @@ import pytest
 
 import fusion_engine as fe
 from fusion_engine import export as exporters
-from fusion_engine import named, weights
+from fusion_engine import named, parity, weights
 from fusion_engine._cache import locked
 from fusion_engine.artifact import file_sha256, read_report, report_path
 from fusion_engine.export import PRESETS, Preset, backbones, resolve
@@ -79,15 +79,6 @@ def copied(cnn14_artifact, monkeypatch):
     monkeypatch.setattr(exporters, "export", export)
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    import torch
-
-    state = resolve("cnn14").random_state(0)
-    torch.save({"model": state}, tmp_path / "tuned.pth")
-    return tmp_path / "tuned.pth"
-
-
 def left_in(cache):
     return [path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
@@ -145,16 +136,19 @@ def test_it_is_what_an_export_by_hand_gives(cached, cnn14_artifact):
     np.testing.assert_array_equal(fe.Engine(cached).embed(clip), by_hand.embed(clip))
 
 
-def test_an_engine_opens_a_name(checkpoint, cache, cnn14_artifact, monkeypatch):
+def test_an_engine_opens_a_name(cache, cnn14_artifact, monkeypatch):
     """With pretrained weights: here those random ones, as a release that was downloaded."""
+    import torch
+
+    cache.mkdir()
+    downloaded = cache / "release.pth"
+    torch.save({"model": resolve("cnn14").random_state(0)}, downloaded)
     release = weights.WeightsFile(
-        name="release.pth",
+        name=downloaded.name,
         url="http://127.0.0.1:9/release.pth",
-        checksum=f"sha256:{file_sha256(checkpoint)}",
+        checksum=f"sha256:{file_sha256(downloaded)}",
     )
     monkeypatch.setattr(weights, "WEIGHTS", {"cnn14_16k": release})
-    cache.mkdir()
-    checkpoint.rename(cache / release.name)
     engine = fe.Engine("small")
     (path,) = (cache / "artifacts").glob("*.onnx")
     assert repr(str(path)) in repr(engine)
@@ -162,7 +156,7 @@ def test_an_engine_opens_a_name(checkpoint, cache, cnn14_artifact, monkeypatch):
     clip = signals.tone(1.0, 16_000)
     expected = fe.Engine(cnn14_artifact).embed(clip)
     np.testing.assert_array_equal(engine.embed(clip), expected)
-    (cache / release.name).unlink()
+    downloaded.unlink()
     assert fe.Engine("small").spec == engine.spec
     # The process that reads it need not know the name.
     monkeypatch.setattr(exporters, "PRESETS", {})
@@ -210,10 +204,20 @@ def test_what_the_key_holds(tmp_path, monkeypatch):
     assert len(set(paths)) == len(paths)
 
 
-def test_a_checkpoint(checkpoint):
-    path = named_artifact("small", weights=checkpoint)
-    source = read_report(path)["weights"]
-    assert source == {"source": "tuned.pth", "sha256": file_sha256(checkpoint)}
+def test_a_checkpoint_goes_into_the_export_and_the_certificate(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "tuned.pth"
+    checkpoint.write_bytes(b"weights")
+    given = []
+
+    def certify(*_, weights, **__):
+        given.append(weights)
+        raise fe.ExportError("far enough")
+
+    monkeypatch.setattr(exporters, "export", lambda *_, weights, **__: given.append(weights))
+    monkeypatch.setattr(parity, "certify", certify)
+    with pytest.raises(fe.ExportError, match="far enough"):
+        named_artifact("small", weights=checkpoint)
+    assert given == [checkpoint, checkpoint]
 
 
 def test_a_checkpoint_in_a_folder_of_transformers(tmp_path):
