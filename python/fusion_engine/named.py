@@ -81,7 +81,7 @@ def is_name(name_or_path: str | os.PathLike[str]) -> bool:
     """Whether ``named_artifact`` looks it up: a word without a suffix, and not there as a file.
 
     A file wins over a preset or a model of the same name, and a folder does not: no artifact is
-    one. ``./cnn14`` is always a path.
+    one. The string ``./cnn14`` is always a path; a ``Path`` forgets the dot.
     """
     path = Path(name_or_path)
     if path.suffix or os.fspath(name_or_path) != path.name:
