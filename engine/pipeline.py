@@ -18,6 +18,7 @@ from .._forking import never_free, watch_forks
 from ..audio import Channel
 from ..errors import ArtifactError, AudioError, BackendError, FusionEngineError
 from ..frontend import FrontendSpec
+from ..named import named_artifact
 from ..spec import HEADS, Head, Spec
 from .gpu.arrays import is_on_gpu
 from .inputs import read_clip, read_clips
@@ -47,7 +48,9 @@ class Engine:
     its arguments: the process that reads it opens the same file. A copy is the engine itself.
 
     Args:
-        path: an artifact: `.onnx`, or a TensorRT `.plan`.
+        path: an artifact, `.onnx` or a TensorRT `.plan`; or the name of a preset or a model, such
+            as ``cnn14-fusion``, with its pretrained weights: its first use exports it into the
+            user's cache, see ``fusion_engine.named``.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which logs what it chose and why.
         backend: ``onnxruntime`` or ``tensorrt``; ``None``: the one that the artifact's suffix
             names. An `.onnx` with ``tensorrt`` computes in FP16: it is built into a plan on first
@@ -69,6 +72,7 @@ class Engine:
     Raises:
         ArtifactError: the artifact is missing, damaged, or has no or an unknown spec.
         BackendError: the library or the device is missing, or memory or threads run out.
+        ExportError, WeightsError: a name whose export or download failed.
         ValueError: an argument out of range, or ``normalization`` for a model without one.
     """
 
@@ -95,6 +99,7 @@ class Engine:
         if threads is not None and threads > MAX_THREADS:
             raise ValueError(f"threads is {threads}, expected at most {MAX_THREADS}")
         warmup = list(warmup)
+        path = named_artifact(path)
         self._path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
         self._arguments = {
             "device": device,
@@ -109,7 +114,7 @@ class Engine:
         self._gone = "this engine was closed: open the artifact again"
         self._meter = Meter()
         self._open: Runner | None = open_runner(
-            Path(path),
+            path,
             Options(
                 device=device,
                 backend=backend,

@@ -18,7 +18,9 @@ def test_every_model_is_listed(cli, monkeypatch, tmp_path):
     assert {line.split()[0] for line in result.stdout.splitlines() if line[0] != " "} == {
         *(backbone.name for backbone in backbones().values()),
         "presets",
+        "fusion-engine",
     }
+    assert result.stdout.endswith("fusion-engine embed NAME takes every name, of a preset too\n")
     block = result.stdout[result.stdout.index("cnn14_32k\n") :].splitlines()[:12]
     file = WEIGHTS["cnn14_32k"]
     # The paper's Table II, but for block 6, whose 2048 channels by 2 frequencies are 4096.

@@ -26,6 +26,7 @@ from ._app import (
     print_message,
     progress_bar,
 )
+from ._artifact import check_weights, find_artifact
 from ._findings import Findings, notes
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 @app.command()
 def embed(
     artifact: Annotated[
-        Path,
-        typer.Argument(metavar="ARTIFACT", help="An .onnx file that `fusion-engine export` wrote."),
+        str,
+        typer.Argument(
+            metavar="ARTIFACT",
+            help="An .onnx or .plan file, or a name that `fusion-engine models` lists, such as "
+            "cnn14-fusion: it is exported on first use, and kept in the cache.",
+        ),
     ],
     inputs: Annotated[
         list[Path],
@@ -56,6 +61,15 @@ def embed(
             help="The .parquet, .npz or .csv file to write.",
         ),
     ],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="pretrained|random:SEED|PATH",
+            help="Of a name: as for `fusion-engine export`; pretrained by default.",
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
@@ -123,6 +137,7 @@ def embed(
 
     \b
     Examples:
+      fusion-engine embed cnn14-fusion recordings/ -o embeddings.parquet
       fusion-engine embed cnn14_3_6.onnx recordings/ -o embeddings.parquet
       fusion-engine embed cnn14_3_6.onnx a.wav b.flac --head max -o embeddings.csv
     """
@@ -130,12 +145,14 @@ def embed(
     from ..engine import Engine
 
     chosen = _channel(channel)
+    check_weights(artifact, weights)
     found = find_audio(inputs)
-    _check_output(output, [artifact, *inputs], found)
+    _check_output(output, [Path(artifact), *inputs], found)
     if not found.paths:
         raise FusionEngineError("\n".join(str(error) for _, error in found.failures))
+    path = find_artifact(artifact, weights)
     try:
-        engine = Engine(artifact, device=device, threads=threads, normalization=normalization)
+        engine = Engine(path, device=device, threads=threads, normalization=normalization)
         engine.embed([], head=head)  # no clips: refuses a head that does not fit before the work
         windows = engine.windows(window, hop, tail)
     except ValueError as error:

@@ -14,6 +14,7 @@ def models() -> None:
     """List the models that can be exported.
 
     With their layers, the size of each one's part of an embedding, their weights, and the presets.
+    `fusion-engine embed` takes each of these names in place of an artifact.
     """
     for backbone in dict.fromkeys(backbones().values()):
         typer.echo(backbone.name + "".join(f" (or {alias})" for alias in backbone.aliases))
@@ -29,6 +30,7 @@ def models() -> None:
         ],
         indent="  ",
     )
+    typer.echo("fusion-engine embed NAME takes every name, of a preset too")
 
 
 def _fields(backbone: Backbone) -> list[tuple[str, str]]:
