@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import AudioError
+from .listing import Listed
 
 # Of libsndfile's formats, by its names. Without those whose suffix says something else most often
 # (.mat, .mpc, .raw) or whose samples are in a second file (.sd2).
@@ -55,7 +57,7 @@ def audio_suffixes() -> tuple[str, ...]:
 
 @dataclass
 class Found:
-    """What ``find_audio`` found.
+    """What ``find_audio`` or ``find_listed`` found.
 
     Attributes:
         paths: the files, in the order of the inputs, those of a folder sorted by path.
@@ -65,6 +67,7 @@ class Found:
         repeated_files: named or found once more, and left out there.
         repeated_folders: reached once more, and not searched again.
         real: the resolved paths of ``paths``.
+        listed: of a list, the entry of each of ``paths``; else empty.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -74,6 +77,7 @@ class Found:
     repeated_files: list[Path] = field(default_factory=list)
     repeated_folders: list[Path] = field(default_factory=list)
     real: set[str] = field(default_factory=set)
+    listed: list[Listed] = field(default_factory=list)
 
 
 def find_audio(inputs: Iterable[str | os.PathLike[str]]) -> Found:
@@ -90,6 +94,37 @@ def find_audio(inputs: Iterable[str | os.PathLike[str]]) -> Found:
         search.add(path)
     search.follow_links()
     return search.found()
+
+
+def find_listed(listed: Iterable[Listed]) -> Found:
+    """The entries of a list, in its order, those that mean the same once.
+
+    Two entries mean the same where their files are one, also by links, and their parts are equal.
+    A folder is a failure. What does not exist is returned like a file, for ``load`` to report.
+    """
+    found, folders = Found(), dict[Path, str]()
+    seen = set[tuple[str, float, float | None]]()
+    for entry in listed:
+        path, start, end, line = entry
+        parent = path.parent
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent)
+        mode = _mode(path)
+        link = stat.S_ISLNK(mode)
+        if stat.S_ISDIR(mode) or (link and path.is_dir()):
+            error = f"{path}: is a folder (line {line} of the list), expected an audio file; list "
+            found.failures.append((path, AudioError(f"{error}the files in it")))
+            continue
+        real = os.path.realpath(path) if link else f"{folders[parent].rstrip('/')}/{path.name}"
+        meaning = (real, start or 0.0, end)
+        if meaning in seen:
+            found.repeated_files.append(path)
+            continue
+        seen.add(meaning)
+        found.real.add(real)
+        found.paths.append(path)
+        found.listed.append(entry)
+    return found
 
 
 def count_suffixes(left_out: Counter[str]) -> str:
@@ -197,6 +232,14 @@ class _Search:
             found.repeated_folders += given.repeated
             found.left_out += given.left_out
         return found
+
+
+def _mode(path: Path) -> int:
+    """Of the entry itself, not of what it links to; 0 where there is none."""
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0  # `load` will report it
 
 
 def _is_dir(entry: "Path | os.DirEntry[str]") -> bool:

@@ -3,13 +3,12 @@
 import io
 
 from . import caf, flac, headers, iff, mpeg, ogg, riff, voc, w64
-from .contents import Contents
+from .contents import Contents, Glance
+from .glance import glance
 from .patched import PatchedFile
 from .source import Source
 
-__all__ = ["Contents", "PatchedFile", "examine"]
-
-_MAX_TAGS = 16
+__all__ = ["Contents", "Glance", "PatchedFile", "examine", "glance"]
 
 
 def examine(file: io.FileIO, size: int) -> Contents:
@@ -53,12 +52,7 @@ def examine(file: io.FileIO, size: int) -> Contents:
 
 def _tagged(source: Source) -> Contents:
     """A file that starts with tags of MP3; FLAC may have them too."""
-    position = 0
-    for _ in range(_MAX_TAGS):
-        head = source.at(position, 10)
-        if head[:3] != b"ID3" or len(head) < 10:
-            break
-        position += mpeg.id3_size(head)
+    position = mpeg.after_tags(source)
     if source.at(position, 4) == b"fLaC":
         return flac.examine(source, position)
     position += mpeg.zeros(source, position)

@@ -1,7 +1,7 @@
 """What a look at an audio file's container found."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +27,17 @@ class Contents:
     patches: tuple[tuple[int, bytes], ...] = ()
     sequential: bool = False
     decoder: Literal["libsndfile", "ffmpeg"] = "libsndfile"
+
+
+class Glance(NamedTuple):
+    """What a header says of a recording, taken at its word.
+
+    Attributes:
+        seconds: how long it is.
+        channels: how many it has.
+        stated: whether the header states the length; else it is the bytes at the header's bit rate.
+    """
+
+    seconds: float
+    channels: int
+    stated: bool = True

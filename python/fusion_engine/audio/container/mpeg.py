@@ -3,7 +3,7 @@
 import struct
 from typing import NamedTuple
 
-from .contents import Contents
+from .contents import Contents, Glance
 from .source import Source
 
 # kbit/s by version (1; 2 and 2.5) and layer.
@@ -17,6 +17,9 @@ _V2 = {1: (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256)}
 _V2 |= {2: _V2_LOW, 3: _V2_LOW}
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MAX_TAGS = 1_000
+_MAX_FIRST_TAGS = 16
+# Bytes of the first frames, whose bit rate stands for that of all.
+_GLANCE = 1 << 16
 # Frames whose samples the decoder may leave out where nothing says so: its own delay.
 _DELAY_FRAMES = 2
 
@@ -99,6 +102,44 @@ def examine(source: Source, start: int = 0) -> Contents:
     if fault is None and summary.gap is not None:
         return Contents(kind="MP3", stated_frames=max(0, count * first.samples - summary.gap))
     return Contents(kind="MP3", least_frames=least, fault=fault)
+
+
+def glance(source: Source, start: int) -> Glance | None:
+    """The frames that the first one states, or else those that fit at the first ones' bit rate."""
+    head = source.at(start, 4)
+    first = _FRAMES.get(head[1:3]) if head[:1] == b"\xff" else None
+    if first is None or len(head) < 4 or first.length == 0:
+        return None
+    version, _, rate = first.kind
+    channels = 1 if head[3] >> 6 == 3 else 2
+    summary = _summary(source, start, first)
+    if summary is not None and summary.frames is not None:
+        samples = max(0, summary.frames * first.samples - (summary.gap or 0))
+        return Glance(samples / _RATES[version][rate], channels)
+    fitting = (source.size - start) / _mean_length(source, start, first)
+    return Glance(fitting * first.samples / _RATES[version][rate], channels, stated=False)
+
+
+def _mean_length(source: Source, start: int, first: _Frame) -> float:
+    """The bytes of a frame among the first ones: their bit rate may vary."""
+    window = source.at(start, _GLANCE)
+    at = count = 0
+    frame: _Frame | None = first
+    while frame is not None and frame.kind == first.kind and frame.length:
+        at, count = at + frame.length, count + 1
+        frame = _FRAMES.get(window[at + 1 : at + 3]) if window[at : at + 1] == b"\xff" else None
+    return at / count
+
+
+def after_tags(source: Source) -> int:
+    """Where the tags end that a file starts with, if it does."""
+    position = 0
+    for _ in range(_MAX_FIRST_TAGS):
+        head = source.at(position, 10)
+        if head[:3] != b"ID3" or len(head) < 10:
+            break
+        position += id3_size(head)
+    return position
 
 
 def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | None]:
