@@ -398,7 +398,7 @@ def check_clips(path: str | os.PathLike[str], clips: int) -> None:
     Raises:
         FusionEngineError: they are too many.
     """
-    if Path(path).suffix.lower() == ".npz" and clips > NPZ_MAX_CLIPS:
+    if os.fspath(path).lower().endswith(".npz") and clips > NPZ_MAX_CLIPS:
         raise FusionEngineError(
             f"{clips} clips are too many for .npz, which is held in memory, expected at most "
             f"{NPZ_MAX_CLIPS}; write a .parquet file"

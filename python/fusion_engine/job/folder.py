@@ -130,9 +130,10 @@ class JobFolder:
     def _check_own(self) -> None:
         """Refuse a folder of that name that no job made: it is written before the first part."""
         if self.parts() and not self.settings.exists():
+            self._lock_path.unlink()
             raise FusionEngineError(
-                f"{self.path} holds Parquet files and no {self.settings.name}, expected the rows of "
-                "an earlier run, or nothing; move it away, or choose another output"
+                f"{self.path} holds Parquet files and no {self.settings.name}, expected the rows "
+                "of an earlier run, or nothing; move it away, or choose another output"
             )
 
     def _sweep(self) -> None:
