@@ -87,7 +87,7 @@ def test_killed_at_any_moment(runs):
     assert runs()[0] == 0
     whole, errors = runs.output.read_bytes(), set(read_lines(runs))
     rng = np.random.default_rng(0)
-    kills, completed = 0, 0
+    kills = 0
     runs.output.unlink()
     kept = set()
     while kills < KILLS:
@@ -102,7 +102,6 @@ def test_killed_at_any_moment(runs):
         if status == 0:
             assert set(read_lines(runs)) == errors
             assert runs.names() == ["in", "out.parquet", "out.parquet.errors.jsonl"]
-            completed += 1
         else:
             assert status == -signal.SIGKILL
             kills += 1
@@ -113,7 +112,6 @@ def test_killed_at_any_moment(runs):
             assert runs.names() == ["in", "out.parquet", "out.parquet.errors.jsonl"]
             runs.output.unlink()
         kept = fake.replay(runs.parts)[0] if runs.parts.exists() else set()
-    assert completed >= 3
     assert runs()[0] == 0
     assert runs.output.read_bytes() == whole
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +46,10 @@ def write_part(path: Path, table: Table, events: Sequence[Event], batches: Seque
     metadata = {_KEY: events_module.to_json(events)}
     with atomic_path(path) as temporary:
         with ParquetWriter(temporary, table, metadata=metadata, group_bytes=_GROUP_BYTES) as writer:
-            for rows, embeddings in batches:
-                writer.write(rows, embeddings)
+            if batches:
+                # In one piece: most batches are small.
+                rows = list(chain.from_iterable(rows for rows, _ in batches))
+                writer.write(rows, np.concatenate([embeddings for _, embeddings in batches]))
         sync(temporary)
     try:
         sync(path.parent)
