@@ -15,12 +15,12 @@ from .assembly import assemble
 from .destination import Destination
 from .events import Added, Event, Failed, Finished, Stat
 from .folder import JobFolder
-from .index import Index
+from .index import Index, Kept
 from .part import Batch, PartReader, part_path, write_part
 
 # A finished row is on disk after this and the time of a write.
 _FLUSH_SECONDS = 2.0
-# Embeddings that are held in memory, or read for the output at a time.
+# What is held in memory, and what is read for the output at a time.
 _HELD_BYTES = 2**25
 _READ_BYTES = 2**24
 
@@ -62,6 +62,7 @@ class Job:
         self._stats = dict[str, Stat]()
         self._rows = dict[str, int]()
         self._held = list[tuple[Event, Batch | None]]()
+        self._ended = set[str]()  # files whose end is held
         self._held_bytes = 0
         self._lock = threading.Lock()  # of what is held, and the index
         self._disk = threading.Lock()  # of the next part
@@ -82,8 +83,7 @@ class Job:
         done again by the next run.
         """
         key = os.fspath(path)
-        with self._lock:
-            kept = self._index.get(key)
+        kept = self._kept(key)
         done = kept is not None and kept.duration is not None and kept.stat.still_of(key)
         if not done:
             self._stat(key)
@@ -95,8 +95,7 @@ class Job:
         When it was asked, ``add`` goes on behind them; a file that was not begins at its first row.
         """
         key = os.fspath(path)
-        with self._lock:
-            kept = self._index.get(key)
+        kept = self._kept(key)
         rows = 0
         if kept is not None and kept.duration is None and kept.stat.still_of(key):
             rows = kept.rows
@@ -126,10 +125,8 @@ class Job:
             return
         first, stat = self._rows.get(key, 0), self._stat(key)
         batch = (tuple(rows), embeddings.copy())
-        self._hold(Added(key, *stat, first, len(rows)), batch)
         self._rows[key] = first + len(rows)
-        if self._held_bytes >= _HELD_BYTES:
-            self.flush()
+        self._hold(Added(key, *stat, first, len(rows)), batch)
 
     def finish(self, path: Path, *, duration: float, partial: bool) -> None:
         """Say that a file is complete.
@@ -146,8 +143,8 @@ class Job:
         key = os.fspath(path)
         stat = self._stat(key)
         rows = self._rows.get(key, 0)
-        self._hold(Finished(key, *stat, rows, duration, partial))
         self._forget(key)
+        self._hold(Finished(key, *stat, rows, duration, partial))
 
     def fail(self, path: Path, reason: str) -> None:
         """Say that a file, or a folder of files, failed: none of its rows are in the output.
@@ -159,9 +156,9 @@ class Job:
         key = os.fspath(path)
         with self._lock:
             known = bool(self._held) or self._index.get(key) is not None
+        self._forget(key)
         if known:
             self._hold(Failed(key))
-        self._forget(key)
         self.failures.add(key, reason)
 
     def flush(self) -> None:
@@ -185,7 +182,9 @@ class Job:
                 self._next_part = number + 1
                 self._index.apply(number, events)
                 del self._held[: len(held)]
-                self._held_bytes -= sum(embeddings.nbytes for _, embeddings in batches)
+                self._held_bytes -= sum(_bytes_of(*item) for item in held)
+                ends = (event for event, batch in self._held if batch is None)
+                self._ended = {event.path for event in ends}
             self._error = None
 
     def complete(
@@ -239,6 +238,13 @@ class Job:
         atexit.unregister(self.close)
         self.flush()
 
+    def _kept(self, key: str) -> Kept | None:
+        """What is on disk of a file; its end is put there first."""
+        if key in self._ended:
+            self.flush()
+        with self._lock:
+            return self._index.get(key)
+
     def _stat(self, key: str) -> Stat:
         """As the file was when it was first asked about."""
         stat = self._stats.get(key)
@@ -253,8 +259,11 @@ class Job:
     def _hold(self, event: Event, batch: Batch | None = None) -> None:
         with self._lock:
             self._held.append((event, batch))
-            if batch is not None:
-                self._held_bytes += batch[1].nbytes
+            self._held_bytes += _bytes_of(event, batch)
+            if batch is None:
+                self._ended.add(event.path)
+        if self._held_bytes >= _HELD_BYTES:
+            self.flush()
 
     def _check(self) -> None:
         if self._error is not None:
@@ -266,3 +275,8 @@ class Job:
                 self.flush()
             except Exception as error:
                 self._error = error
+
+
+def _bytes_of(event: Event, batch: Batch | None) -> int:
+    """About, on disk: an escaped character of a path takes six."""
+    return 200 + 6 * len(event.path) + (0 if batch is None else batch[1].nbytes)
