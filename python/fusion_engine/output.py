@@ -9,21 +9,27 @@ import json
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._atomic import atomic_path, write_error
+from ._sync import sync
 from .errors import FusionEngineError
 from .spec import METADATA_KEY, Spec
 
 NPZ_MAX_CLIPS = 100_000
+JOB_KEY = "fusion_engine_job"
+
+Dtype = Literal["float32", "float16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
 # Parquet rows are written in groups of about this many bytes of embeddings.
 _ROW_GROUP_BYTES = 2**24
 
@@ -65,13 +71,84 @@ class Row:
     clipped_scale: bool = False
 
 
-class EmbeddingWriter(ABC):
-    """Takes rows as they come; made by ``open_writer``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """What holds for every row of an output.
 
-    def __init__(self, spec: Spec, channels: bool) -> None:
-        self._spec = spec
-        self._channels = channels
-        self._columns = ("path", *(("channel",) if channels else ()), *TIMES, *FLAGS)
+    Args:
+        spec: of the artifact that makes the embeddings.
+        channels: the rows are of channels, and have a column for it.
+        dtype: of the embeddings as they are kept.
+        job: JSON about the run that writes it; ``None``: nothing is said.
+    """
+
+    spec: Spec
+    channels: bool = False
+    dtype: Dtype = "float32"
+    job: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns beside the embedding."""
+        return ("path", *(("channel",) if self.channels else ()), *TIMES, *FLAGS)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Text that goes along with the rows, by name."""
+        job = {} if self.job is None else {JOB_KEY: self.job}
+        return {METADATA_KEY: self.spec.to_json()} | job
+
+    @property
+    def row_bytes(self) -> int:
+        """Of an embedding."""
+        return self.spec.embedding_dim * np.dtype(self.dtype).itemsize
+
+    def check(self, rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
+        """Refuse rows that do not fit.
+
+        Raises:
+            ValueError: another shape or dtype, or a channel with or without a column for it.
+            FusionEngineError: a value beyond the range of ``dtype``.
+        """
+        expected = (len(rows), self.spec.embedding_dim)
+        if embeddings.shape != expected:
+            raise ValueError(
+                f"{len(rows)} rows and embeddings of shape {list(embeddings.shape)}, expected "
+                f"embeddings of shape {list(expected)}"
+            )
+        if any((row.channel is not None) != self.channels for row in rows):
+            raise ValueError(f"expected {'a' if self.channels else 'no'} channel in every row")
+        if embeddings.dtype != np.float32:
+            raise ValueError(f"embeddings are {embeddings.dtype}, expected float32")
+        if self.dtype == "float16":
+            _check_half(rows, embeddings)
+
+    def cast(self, embeddings: NDArray[np.float32]) -> NDArray[Any]:
+        """A copy of embeddings that were checked, as they are kept."""
+        return embeddings.astype(self.dtype, order="C")
+
+
+def _check_half(rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
+    with np.errstate(over="ignore"):
+        beyond = np.isinf(embeddings.astype(np.float16)) & np.isfinite(embeddings)
+    if beyond.any():
+        number, column = np.argwhere(beyond)[0]
+        row = rows[number]
+        raise FusionEngineError(
+            f"{row.path}: the embedding of {row.start:g} s to {row.end:g} s holds "
+            f"{embeddings[number, column]:g}, expected at most 65504, the largest float16; keep "
+            "float32"
+        )
+
+
+class EmbeddingWriter(ABC):
+    """Takes rows as they come; made by ``open_writer``.
+
+    A context manager: the file is finished, or let go of where the block raises.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
 
     def write(self, rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
         """Append n rows.
@@ -82,25 +159,35 @@ class EmbeddingWriter(ABC):
 
         Raises:
             ValueError: another shape or dtype, or a channel with or without a column for it.
-            FusionEngineError: more clips than the format is for, or a full disk.
+            FusionEngineError: more clips than the format is for, a value beyond the range of
+                float16 where that is written, or a full disk.
         """
-        expected = (len(rows), self._spec.embedding_dim)
-        if embeddings.shape != expected:
-            raise ValueError(
-                f"{len(rows)} rows and embeddings of shape {list(embeddings.shape)}, expected "
-                f"embeddings of shape {list(expected)}"
-            )
-        if any((row.channel is not None) != self._channels for row in rows):
-            raise ValueError(f"expected {'a' if self._channels else 'no'} channel in every row")
-        if embeddings.dtype != np.float32:
-            raise ValueError(f"embeddings are {embeddings.dtype}, expected float32")
-        columns = {name: [getattr(row, name) for row in rows] for name in self._columns}
+        self._table.check(rows, embeddings)
+        columns = {name: [getattr(row, name) for row in rows] for name in self._table.columns}
         columns["path"] = [_text(path) for path in columns["path"]]
-        self._write(columns, embeddings)
+        self._write(columns, self._table.cast(embeddings))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._abandon()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._abandon()
+            raise
 
     @abstractmethod
-    def _write(self, columns: Columns, embeddings: NDArray[np.float32]) -> None:
-        """Append rows, given by column."""
+    def _write(self, columns: Columns, embeddings: NDArray[Any]) -> None:
+        """Append rows, given by column; the embeddings are the writer's own."""
 
     @abstractmethod
     def _finish(self) -> None:
@@ -111,55 +198,82 @@ class EmbeddingWriter(ABC):
         """Let go of the file, whatever is in it."""
 
 
-class _ParquetWriter(EmbeddingWriter):
-    """The columns of a row and embedding; the spec in the metadata under ``fusion_engine``."""
+class ParquetWriter(EmbeddingWriter):
+    """The columns of a row and embedding; the spec in the metadata under ``fusion_engine``.
 
-    def __init__(self, path: Path, spec: Spec, channels: bool) -> None:
+    The same rows give the same bytes, however they were put together in calls of ``write``.
+
+    Args:
+        path: the file.
+        table: what it holds.
+        metadata: of the file; the table's by default.
+        group_bytes: of the embeddings of a row group, about.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        table: Table,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        group_bytes: int | None = None,
+    ) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        super().__init__(spec, channels)
+        super().__init__(table)
         types = {"path": pa.string(), "channel": pa.int32()} | dict.fromkeys(TIMES, pa.float64())
         types |= dict.fromkeys(FLAGS, pa.bool_())
+        value = pa.float16() if table.dtype == "float16" else pa.float32()
+        vector = pa.list_(value, table.spec.embedding_dim)
         self._schema = pa.schema(
             [
-                *(pa.field(name, types[name], nullable=False) for name in self._columns),
-                pa.field("embedding", pa.list_(pa.float32(), spec.embedding_dim), nullable=False),
+                *(pa.field(name, types[name], nullable=False) for name in table.columns),
+                pa.field("embedding", vector, nullable=False),
             ],
-            metadata={METADATA_KEY: spec.to_json()},
+            metadata=dict(table.metadata if metadata is None else metadata),
         )
         # Neither a dictionary nor compression makes floats smaller.
         self._file = pq.ParquetWriter(
-            path, self._schema, use_dictionary=False, compression="none", version="2.6"
+            path,
+            self._schema,
+            use_dictionary=False,
+            compression="none",
+            version="2.6",
+            write_page_checksum=True,
         )
-        self._group_rows = max(1, _ROW_GROUP_BYTES // (4 * spec.embedding_dim))
+        self._group_rows = max(1, (group_bytes or _ROW_GROUP_BYTES) // table.row_bytes)
         self._held: list[Any] = []
         self._held_rows = 0
 
-    def _write(self, columns: Columns, embeddings: NDArray[np.float32]) -> None:
+    def _write(self, columns: Columns, embeddings: NDArray[Any]) -> None:
         import pyarrow as pa
 
-        # A copy: the caller may use its buffer again before the group is full.
-        values = pa.array(embeddings.flatten())
         vectors = pa.FixedSizeListArray.from_arrays(
-            values, type=self._schema.field("embedding").type
+            pa.array(embeddings.reshape(-1)), type=self._schema.field("embedding").type
         )
-        arrays = [pa.array(columns[name], self._schema.field(name).type) for name in self._columns]
+        arrays = [
+            pa.array(values, self._schema.field(name).type) for name, values in columns.items()
+        ]
         self._held.append(pa.record_batch([*arrays, vectors], schema=self._schema))
         self._held_rows += len(embeddings)
-        if self._held_rows >= self._group_rows:
-            self._flush()
+        while self._held_rows >= self._group_rows:
+            self._write_group()
 
-    def _flush(self) -> None:
+    def _write_group(self) -> None:
+        """Write the rows of a group, or those that are left."""
         import pyarrow as pa
 
-        table = pa.Table.from_batches(self._held, self._schema)
-        self._file.write_table(table, row_group_size=self._group_rows)
-        self._held, self._held_rows = [], 0
+        held = pa.Table.from_batches(self._held, self._schema)
+        # As one piece: where it was put together would show in the pages.
+        group = held.slice(0, self._group_rows).combine_chunks()
+        self._file.write_table(group, row_group_size=self._group_rows)
+        rest = held.slice(self._group_rows)
+        self._held, self._held_rows = rest.to_batches(), len(rest)
 
     def _finish(self) -> None:
-        if self._held:
-            self._flush()
+        if self._held_rows:
+            self._write_group()
         self._file.close()
 
     def _abandon(self) -> None:
@@ -171,20 +285,21 @@ class _ParquetWriter(EmbeddingWriter):
 class _NpzWriter(EmbeddingWriter):
     """An array of each column, embeddings and spec; held in memory until the end."""
 
-    def __init__(self, path: Path, spec: Spec, channels: bool) -> None:
-        super().__init__(spec, channels)
+    def __init__(self, path: Path, table: Table) -> None:
+        super().__init__(table)
         self._path = path
-        self._held: Columns = {name: [] for name in self._columns}
-        self._embeddings: list[NDArray[np.float32]] = []
+        self._held: Columns = {name: [] for name in table.columns}
+        self._embeddings: list[NDArray[Any]] = []
 
-    def _write(self, columns: Columns, embeddings: NDArray[np.float32]) -> None:
+    def _write(self, columns: Columns, embeddings: NDArray[Any]) -> None:
         for name, values in columns.items():
             self._held[name] += values
-        self._embeddings.append(embeddings.copy())
-        _check_npz(len(self._held["path"]))
+        self._embeddings.append(embeddings)
+        check_clips(self._path, len(self._held["path"]))
 
     def _finish(self) -> None:
-        shape = (len(self._held["path"]), self._spec.embedding_dim)
+        shape = (len(self._held["path"]), self._table.spec.embedding_dim)
+        dtype = np.dtype(self._table.dtype).newbyteorder("<")
         names = {"path": "paths"} | {name: f"{name}s" for name in TIMES}
         types = {"path": np.str_, "channel": np.int32} | dict.fromkeys(TIMES, np.float64)
         # As numpy.savez writes it, but for the embeddings, which are never joined in memory.
@@ -193,14 +308,16 @@ class _NpzWriter(EmbeddingWriter):
                 names.get(name, name): np.array(values, dtype=types.get(name, np.bool_))
                 for name, values in self._held.items()
             }
-            for name, array in (arrays | {"spec": np.array(self._spec.to_json())}).items():
+            texts = {"spec": self._table.spec.to_json(), "job": self._table.job}
+            arrays |= {name: np.array(text) for name, text in texts.items() if text is not None}
+            for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
             with archive.open("embeddings.npy", "w", force_zip64=True) as member:
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(member, header)
                 for rows in self._embeddings:
-                    member.write(rows.astype("<f4", order="C", copy=False).data)
+                    member.write(rows.astype(dtype, copy=False).data)
 
     def _abandon(self) -> None:
         self._embeddings.clear()
@@ -209,17 +326,18 @@ class _NpzWriter(EmbeddingWriter):
 class _CsvWriter(EmbeddingWriter):
     """The columns of a row, e0, e1, …; the spec in a file beside it, see ``open_writer``."""
 
-    def __init__(self, path: Path, spec: Spec, channels: bool) -> None:
-        super().__init__(spec, channels)
+    def __init__(self, path: Path, table: Table) -> None:
+        super().__init__(table)
         self._file = path.open("w", encoding="utf-8", newline="")
         self._rows = csv.writer(self._file, lineterminator="\n")
         try:
-            self._rows.writerow([*self._columns, *(f"e{i}" for i in range(spec.embedding_dim))])
+            values = (f"e{i}" for i in range(table.spec.embedding_dim))
+            self._rows.writerow([*table.columns, *values])
         except OSError:
             self._abandon()
             raise
 
-    def _write(self, columns: Columns, embeddings: NDArray[np.float32]) -> None:
+    def _write(self, columns: Columns, embeddings: NDArray[Any]) -> None:
         # As pandas, polars, Arrow and R read truth values.
         columns |= {
             name: ["true" if value else "false" for value in columns[name]] for name in FLAGS
@@ -237,15 +355,50 @@ class _CsvWriter(EmbeddingWriter):
             self._file.close()
 
 
-_WRITERS: dict[str, Callable[[Path, Spec, bool], EmbeddingWriter]] = {
-    ".parquet": _ParquetWriter,
+_WRITERS: dict[str, Callable[[Path, Table], EmbeddingWriter]] = {
+    ".parquet": ParquetWriter,
     ".npz": _NpzWriter,
     ".csv": _CsvWriter,
 }
 
 
-def _check_npz(clips: int) -> None:
-    if clips > NPZ_MAX_CLIPS:
+def check_format(path: str | os.PathLike[str], dtype: Dtype = "float32") -> None:
+    """Refuse what ``open_writer`` does not write.
+
+    Raises:
+        ValueError: another suffix or dtype, or float16 in a CSV file.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITERS:
+        raise ValueError(
+            f"{path}: cannot write {path.suffix or 'a file without a suffix'}, expected "
+            f"{', '.join(_WRITERS)}"
+        )
+    check_dtype(dtype)
+    if dtype != "float32" and path.suffix.lower() == ".csv":
+        raise ValueError(
+            f"{path}: {dtype} makes no text shorter, expected float32; write .parquet or .npz for "
+            f"{dtype}"
+        )
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype that embeddings are not kept in.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected {' or '.join(DTYPES)}")
+
+
+def check_clips(path: str | os.PathLike[str], clips: int) -> None:
+    """Refuse more clips than the format of ``path`` is for.
+
+    Raises:
+        FusionEngineError: they are too many.
+    """
+    if os.fspath(path).lower().endswith(".npz") and clips > NPZ_MAX_CLIPS:
         raise FusionEngineError(
             f"{clips} clips are too many for .npz, which is held in memory, expected at most "
             f"{NPZ_MAX_CLIPS}; write a .parquet file"
@@ -259,6 +412,8 @@ def open_writer(
     *,
     clips: int | None = None,
     channels: bool = False,
+    dtype: Dtype = "float32",
+    job: str | None = None,
 ) -> Iterator[EmbeddingWriter]:
     """Write embeddings to ``path``, which appears, or is replaced, when the block succeeds.
 
@@ -270,50 +425,86 @@ def open_writer(
       for ``numpy.load`` without pickle. At most 100 000 clips.
     - ``.csv``: ``path,start,end,duration,partial,silent,clipped_scale,e0,e1,…`` in UTF-8, with
       ``true`` or ``false``, and numbers that read back to the same float32. CSV has no place for
-      metadata: the spec goes to ``PATH.spec.json``.
+      metadata: the spec goes to ``PATH.spec.json``, and ``job`` to ``PATH.job.json``.
 
-    With ``channels``, ``channel`` (int32) follows the path.
+    With ``channels``, ``channel`` (int32) follows the path. With float16, the embeddings are
+    ``fixed_size_list<halffloat>`` or [n, D] float16, rounded to nearest.
 
     Args:
         path: the file; its folder must exist.
         spec: of the artifact that makes the embeddings.
         clips: how many there will be, if known; too many for ``.npz`` are then refused at once.
         channels: the rows are of channels.
+        dtype: of the embeddings in the file.
+        job: JSON about the run: in Parquet's metadata under ``fusion_engine_job``, in the array
+            ``job`` of ``.npz``.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix or dtype, or float16 in a CSV file.
         FusionEngineError: the file cannot be written, or too many clips.
     """
     path = Path(path)
-    make = _WRITERS.get(path.suffix.lower())
-    if make is None:
-        raise ValueError(
-            f"{path}: cannot write {path.suffix or 'a file without a suffix'}, expected "
-            f"{', '.join(_WRITERS)}"
-        )
-    if make is _NpzWriter and clips is not None:
-        _check_npz(clips)
+    check_format(path, dtype)
+    if clips is not None:
+        check_clips(path, clips)
+    table = Table(spec=spec, channels=channels, dtype=dtype, job=job)
+    suffix = path.suffix.lower()
     with atomic_path(path) as temporary:
-        writer = make(temporary, spec, channels)
-        try:
+        with _WRITERS[suffix](temporary, table) as writer:
             yield writer
-            writer._finish()
-        except BaseException:
-            writer._abandon()
-            raise
-        if make is _CsvWriter:
-            with atomic_path(_sidecar(path)) as sidecar:
-                sidecar.write_text(spec.to_json() + "\n", encoding="utf-8")
+        sync(temporary)
+        if suffix == ".csv":
+            _write_text(_spec_beside(path), spec.to_json())
+            _write_text(_job_beside(path), job)
 
 
-def _sidecar(path: Path) -> Path:
+def _write_text(path: Path, text: str | None) -> None:
+    """A line of text as a file; without one, none is left of an earlier run."""
+    if text is None:
+        remove_file(path)
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        sync(temporary)
+
+
+def _spec_beside(path: Path) -> Path:
     return Path(f"{path}.spec.json")
+
+
+def _job_beside(path: Path) -> Path:
+    return Path(f"{path}.job.json")
+
+
+def read_job(path: str | os.PathLike[str]) -> str | None:
+    """What ``open_writer`` was given as ``job`` when it wrote ``path``.
+
+    Returns:
+        ``None`` where there was nothing, or where ``path`` is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                import pyarrow.parquet as pq
+
+                return str((pq.read_metadata(path).metadata or {})[JOB_KEY.encode()], "utf-8")
+            case ".npz":
+                with np.load(path, allow_pickle=False) as archive:
+                    return str(archive["job"])
+            case ".csv":
+                return _job_beside(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass
+    return None
 
 
 def written_beside(path: str | os.PathLike[str]) -> list[Path]:
     """The files that an output is written to, itself first; not all of them always."""
     path = Path(path)
-    beside = [_sidecar(path)] if path.suffix.lower() == ".csv" else []
+    beside = [_spec_beside(path), _job_beside(path)] if path.suffix.lower() == ".csv" else []
     return [path, *beside, _errors(path)]
 
 
@@ -326,12 +517,21 @@ def remove_output(path: str | os.PathLike[str]) -> bool:
     output, *beside, _ = written_beside(path)
     there = output.exists()
     for file in (output, *beside):
-        try:
-            # As when it is written: a link stays a link.
-            Path(os.path.realpath(file)).unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(file, error) from error
+        remove_file(file)
     return there
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if there is one.
+
+    Raises:
+        FusionEngineError: it cannot be removed.
+    """
+    try:
+        # As when it is written: a link stays a link.
+        Path(os.path.realpath(path)).unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def _errors(output: str | os.PathLike[str]) -> Path:
@@ -373,6 +573,14 @@ class Failures:
             raise write_error(self.path, error) from error
         self.count += 1
 
+    def close(self) -> None:
+        """Put the errors file in place now; nothing is noted afterwards.
+
+        Raises:
+            FusionEngineError: it cannot be written or removed.
+        """
+        self.__exit__(None, None, None)
+
     def __enter__(self) -> Self:
         self._stack.__enter__()
         return self
@@ -385,7 +593,4 @@ class Failures:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
         if kind is None and self._file is None:
-            try:
-                self.path.unlink(missing_ok=True)
-            except OSError as reason:
-                raise write_error(self.path, reason) from reason
+            remove_file(self.path)

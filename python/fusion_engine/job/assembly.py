@@ -1,0 +1,78 @@
+"""The rows of files in a given order, out of parts that came in another."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from ..output import Row
+from .index import Index, Kept, Place
+from .part import Batch, PartReader
+
+
+class _Share(NamedTuple):
+    """How many rows of a stretch are of a file."""
+
+    path: str
+    kept: Kept
+    rows: int
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Rows that are wanted one after the other, and are so in a part."""
+
+    place: Place
+    shares: list[_Share] = field(default_factory=list)
+
+    def take(self, place: Place, share: _Share) -> None:
+        """Add the rows at ``place``, which follow."""
+        self.place = self.place._replace(rows=self.place.rows + place.rows)
+        self.shares.append(share)
+
+
+def assemble(
+    index: Index, order: Iterable[str], reader: PartReader, most_rows: int
+) -> Iterator[Batch]:
+    """The rows of the complete files of ``order``, at most ``most_rows`` at a time.
+
+    Raises:
+        FusionEngineError: a part is damaged.
+    """
+    for stretch in _stretches(index, order, most_rows):
+        columns, embeddings = reader.read(stretch.place)
+        files = chain.from_iterable([share] * share.rows for share in stretch.shares)
+        rows = []
+        for share, *values in zip(files, *columns.values(), strict=True):
+            fields = dict(zip(columns, values, strict=True))
+            final = {"duration": share.kept.duration, "partial": share.kept.partial}
+            rows.append(Row(path=share.path, **(fields | final)))
+        yield rows, embeddings
+
+
+def _stretches(index: Index, order: Iterable[str], most_rows: int) -> Iterator[_Stretch]:
+    stretch: _Stretch | None = None
+    for path in order:
+        kept = index.get(path)
+        if kept is None or kept.duration is None:
+            continue
+        for place in chain.from_iterable(_pieces(place, most_rows) for place in kept.places):
+            if stretch is None or not _follows(stretch.place, place, most_rows):
+                if stretch is not None:
+                    yield stretch
+                stretch = _Stretch(place._replace(rows=0))
+            stretch.take(place, _Share(path, kept, place.rows))
+    if stretch is not None:
+        yield stretch
+
+
+def _pieces(place: Place, most_rows: int) -> Iterator[Place]:
+    for done in range(0, place.rows, most_rows):
+        yield Place(place.part, place.first + done, min(most_rows, place.rows - done))
+
+
+def _follows(before: Place, place: Place, most_rows: int) -> bool:
+    return (place.part, place.first) == (
+        before.part,
+        before.first + before.rows,
+    ) and before.rows + place.rows <= most_rows
