@@ -1,8 +1,9 @@
 """Recordings, cut into clips and grouped into batches: in order and in bounded memory."""
 
+import math
 import os
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,15 +33,14 @@ class Item:
     Attributes:
         key: comes back with every result.
         audio: samples [N], or the path of a file.
-        start: of the part to embed, in seconds of the recording; ``None``: its start.
-        end: of the part; ``None``: its end.
+        parts: what to embed of it, (start, end) in seconds of the recording, each a recording of
+            its own to the windows; ``None``: its start, its end. In order, whatever their order.
         skip: results that are not wanted again, from the first on.
     """
 
     key: Any
     audio: Any
-    start: float | None = None
-    end: float | None = None
+    parts: Sequence[tuple[float | None, float | None]] = ((None, None),)
     skip: int = 0
 
 
@@ -201,92 +201,140 @@ class _Cutter:
     def __init__(
         self, item: Item, source: _Source, sample_rate: int, windows: Windows | None
     ) -> None:
-        self._item, self._source, self._windows = item, source, windows
-        self._first = 0 if item.start is None else round(item.start * sample_rate)
-        self._stop = None if item.end is None else round(item.end * sample_rate)
-        self._rate = sample_rate
+        self._item, self._source = item, source
+        # A file that is one clip was looked at before it was resampled.
+        self._whole = windows is None and list(item.parts) == [(None, None)]
+        ends = [
+            (round((start or 0.0) * sample_rate), None if end is None else round(end * sample_rate))
+            for start, end in item.parts
+        ]
+        ends.sort(key=lambda part: (part[0], math.inf if part[1] is None else part[1]))
+        self._parts = deque(
+            _Part(source.name, first, stop, sample_rate, windows) for first, stop in ends
+        )
         self._given = 0
-        self._held: list[NDArray[Any]] = []
-        # Of the part: where the held samples begin and end.
-        self._begin = self._end = 0
         self.total = 0
 
     def __iter__(self) -> Iterator[Clip]:
-        number = 0
         for block in self._source.blocks():
-            self._take(block)
-            if self._windows is None:
-                continue
-            while self._windows.start(number) + self._windows.length <= self._end:
-                yield from self._clip(self._windows.start(number), self._windows.length)
-                number += 1
-            self._drop(self._windows.start(number))
-        length = self._end
-        if self._windows is None:
-            left: int | None = length or None
-        else:
-            left = self._windows.last(length, number)
-            number_start = self._windows.start(number)
-        if left is not None:
-            yield from self._clip(0 if self._windows is None else number_start, left)
-        elif number == 0:
-            raise self._nothing(length)
+            begin, self.total = self.total, self.total + len(block)
+            for part in self._parts:
+                if part.first >= self.total:
+                    break
+                part.take(block, begin)
+            while self._parts:
+                yield from self._clips(self._parts[0].whole_windows())
+                if not self._parts[0].ends_before(self.total):
+                    break
+                yield from self._clips(self._parts.popleft().rest(self.total))
+        while self._parts:
+            yield from self._clips(self._parts[0].whole_windows())
+            yield from self._clips(self._parts.popleft().rest(self.total))
 
-    def _nothing(self, length: int) -> AudioError:
-        name = self._source.name
-        if self._windows is not None and length:
-            return self._windows.too_short(name, length)
-        return AudioError(
-            f"{name}: has no samples from {self._item.start or 0:g} s on, it is "
-            f"{self.total / self._rate:g} s long"
-        )
+    def _clips(self, cuts: Iterable[tuple[int, NDArray[Any]]]) -> Iterator[Clip]:
+        """A clip of each channel."""
+        channels = self._source.channels
+        for start, samples in cuts:
+            for column in range(samples.shape[1]):
+                self._given += 1
+                if self._given > self._item.skip:
+                    silent, clipped_scale = self._flags(samples[:, column])
+                    yield Clip(
+                        name=self._source.name,
+                        key=self._item.key,
+                        channel=None if channels is None else column + 1,
+                        start=start,
+                        end=start + len(samples),
+                        samples=np.ascontiguousarray(samples[:, column]),
+                        silent=silent,
+                        clipped_scale=clipped_scale,
+                    )
 
-    def _take(self, block: NDArray[Any]) -> None:
-        """Keep what belongs to the part."""
-        begin, self.total = self.total, self.total + len(block)
-        stop = self.total if self._stop is None else min(self._stop, self.total)
-        part = block[max(0, self._first - begin) : max(0, stop - begin)]
+    def _flags(self, samples: NDArray[Any]) -> tuple[bool, bool]:
+        flags = self._source.flags
+        if self._whole and self._source.channels is None and flags is not None:
+            return flags
+        loud = samples.dtype != np.int16 and bool(np.abs(samples).max() > LOUDEST)
+        return not samples.any(), loud
+
+
+class _Part:
+    """The samples ``first`` to ``stop`` of a recording, and what is cut out of them."""
+
+    def __init__(
+        self,
+        name: str,
+        first: int,
+        stop: int | None,
+        sample_rate: int,
+        windows: Windows | None,
+    ) -> None:
+        self._name, self._rate, self._windows = name, sample_rate, windows
+        self.first, self._stop = first, stop
+        self._number = 0  # of the next window
+        self._held: list[NDArray[Any]] = []
+        # Where what is held begins and ends, from `first` on.
+        self._begin = self._end = 0
+
+    def take(self, block: NDArray[Any], begin: int) -> None:
+        """Keep what belongs here of a block from sample ``begin`` on."""
+        stop = begin + len(block) if self._stop is None else min(self._stop, begin + len(block))
+        part = block[max(0, self.first - begin) : max(0, stop - begin)]
         if len(part):
             self._held.append(part)
             self._end += len(part)
 
-    def _drop(self, start: int) -> None:
-        """Let go of whole blocks before ``start``."""
-        while self._held and self._begin + len(self._held[0]) <= start:
-            self._begin += len(self._held.pop(0))
+    def ends_before(self, total: int) -> bool:
+        """Whether the first ``total`` samples have all of it."""
+        return self._stop is not None and self._stop <= total
 
-    def _clip(self, start: int, length: int) -> Iterator[Clip]:
-        samples = self._samples(start, length)
-        channels = self._source.channels
-        for column in range(samples.shape[1]):
-            self._given += 1
-            if self._given <= self._item.skip:
-                continue
-            mono = samples[:, column]
-            if channels is None and self._windows is None and self._source.flags is not None:
-                silent, clipped = self._source.flags
-            else:
-                silent = not mono.any()
-                clipped = mono.dtype != np.int16 and bool(np.abs(mono).max() > LOUDEST)
-            yield Clip(
-                name=self._source.name,
-                key=self._item.key,
-                channel=None if channels is None else column + 1,
-                start=self._first + start,
-                end=self._first + start + length,
-                samples=np.ascontiguousarray(mono),
-                silent=silent,
-                clipped_scale=clipped,
+    def whole_windows(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Those that are all there, each with its first sample in the recording."""
+        if self._windows is None:
+            return
+        while self._windows.start(self._number) + self._windows.length <= self._end:
+            yield self._cut(self._windows.start(self._number), self._windows.length)
+            self._number += 1
+        self._drop(self._windows.start(self._number))
+
+    def rest(self, total: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """What is left at the end: everything, without windows.
+
+        Raises:
+            AudioError: the part has no clip.
+        """
+        if self._windows is None:
+            start, length = 0, self._end or None
+        else:
+            start = self._windows.start(self._number)
+            length = self._windows.last(self._end, self._number)
+        if length is not None:
+            yield self._cut(start, length)
+        elif self._end == 0:
+            raise AudioError(
+                f"{self._name}: has no samples from {self.first / self._rate:g} s on, it is "
+                f"{total / self._rate:g} s long"
             )
+        elif self._windows is not None and self._number == 0:
+            raise self._windows.too_short(self._name, self._end)
 
-    def _samples(self, start: int, length: int) -> NDArray[Any]:
+    def _drop(self, start: int) -> None:
+        """Let go of what is before ``start``."""
+        while self._held and self._begin < start:
+            unused = min(start - self._begin, len(self._held[0]))
+            self._held[0] = self._held[0][unused:]
+            self._begin += unused
+            if not len(self._held[0]):
+                del self._held[0]
+
+    def _cut(self, start: int, length: int) -> tuple[int, NDArray[Any]]:
         """Samples [length, channels] from ``start`` on; zeros behind the end."""
         if len(self._held) > 1:
             self._held = [np.concatenate(self._held)]
-        held = self._held[0][start - self._begin :][:length]
-        if len(held) < length:
-            held = np.pad(held, ((0, length - len(held)), (0, 0)))
-        return held
+        samples = self._held[0][start - self._begin :][:length]
+        if len(samples) < length:
+            samples = np.pad(samples, ((0, length - len(samples)), (0, 0)))
+        return self.first + start, samples
 
 
 def batches(events: Iterable[Event], most: float) -> Iterator[list[Event]]:

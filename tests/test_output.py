@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from fusion_engine import FusionEngineError
 from fusion_engine import output as output_module
 from fusion_engine.frontend import PRESETS
-from fusion_engine.output import Failures, Row, open_writer, remove_output
+from fusion_engine.output import Failures, Row, open_writer, read_job, remove_output
 from fusion_engine.spec import LayerSpec, Spec, WeightsSource
 
 SUFFIXES = [".parquet", ".npz", ".csv"]
@@ -212,6 +212,21 @@ def test_parquet_is_written_as_rows_come(tmp_path, monkeypatch):
     np.testing.assert_array_equal(vectors, rows)
 
 
+def test_parquet_does_not_show_how_rows_were_put_together(tmp_path, monkeypatch):
+    count = 50_000
+    # Groups of several pages, a page is 1 MiB.
+    monkeypatch.setattr(output_module, "_ROW_GROUP_BYTES", 40_000 * 4 * DIM)
+    rows, clips = embeddings(count), rows_of(f"{i}.wav" for i in range(count))
+    for name, step in (("a", count), ("b", 7_001), ("c", 997)):
+        with open_writer(tmp_path / f"{name}.parquet", SPEC) as writer:
+            for start in range(0, count, step):
+                part = slice(start, start + step)
+                writer.write(clips[part], rows[part])
+    whole = (tmp_path / "a.parquet").read_bytes()
+    assert (tmp_path / "b.parquet").read_bytes() == whole
+    assert (tmp_path / "c.parquet").read_bytes() == whole
+
+
 @given(
     rows=hnp.arrays(np.uint32, (3, DIM), elements=st.integers(0, 2**32 - 1)).map(
         lambda bits: bits.view(np.float32)
@@ -269,7 +284,7 @@ def test_a_full_disk(tmp_path, suffix, limit):
 import resource
 import numpy as np
 from fusion_engine import FusionEngineError, Spec
-from fusion_engine.output import Failures, Row, open_writer, remove_output
+from fusion_engine.output import Failures, Row, open_writer, read_job, remove_output
 spec = Spec.from_json({SPEC.to_json()!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
@@ -370,6 +385,57 @@ def test_the_paper_s_dimension(tmp_path):
         with open_writer(tmp_path / f"out{suffix}", spec) as writer:
             writer.write(rows_of(["a"] * 40), rows)
         np.testing.assert_array_equal(read(tmp_path / f"out{suffix}")[2], rows)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_float16(tmp_path, suffix):
+    path, rows = tmp_path / f"out{suffix}", embeddings(3)
+    rows[0, :3] = [65519.9, -1e-8, np.nextafter(np.float32(1), np.float32(2))]
+    with open_writer(path, SPEC, dtype="float16") as writer:
+        writer.write(rows_of("abc"), rows)
+    vectors = read(path)[2]
+    assert vectors.dtype == np.float16
+    np.testing.assert_array_equal(vectors, rows.astype(np.float16))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_beyond_float16(tmp_path, suffix):
+    rows = embeddings(3)
+    rows[1, 4] = 65520
+    message = r"b: the embedding of 0 s to 1 s holds 65520, expected at most 65504"
+    with (
+        pytest.raises(FusionEngineError, match=message),
+        open_writer(tmp_path / f"out{suffix}", SPEC, dtype="float16") as writer,
+    ):
+        writer.write(rows_of("abc"), rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dtypes_that_are_not_written(tmp_path):
+    for name, dtype, message in (
+        ("out.csv", "float16", r"write \.parquet or \.npz for float16"),
+        ("out.npz", "float64", "expected float32 or float16"),
+    ):
+        with (
+            pytest.raises(ValueError, match=message),
+            open_writer(tmp_path / name, SPEC, dtype=dtype),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_job_goes_along(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    assert read_job(path) is None
+    for job in ('{"settings":{}}', None):
+        with open_writer(path, SPEC, job=job) as writer:
+            writer.write(rows_of("a"), embeddings(1))
+        assert read_job(path) == job
+    path.write_text("something else")
+    assert read_job(path) is None
+    assert remove_output(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failures(tmp_path):

@@ -225,11 +225,11 @@ def test_channels(cli, artifact, engine, suffix):
     }
     np.testing.assert_array_equal(read(out)[2][0], engine.embed(0 * left))
 
-    result = cli("embed", artifact, *files, "-o", out, "--channel", "first")
+    result = cli("embed", artifact, *files, "-o", out, "--channel", "first", "--overwrite")
     assert result.stderr == f"{out}: 3 embeddings of {DIM}\n"
     np.testing.assert_array_equal(read(out)[2], engine.embed([left] * 3))
 
-    result = cli("embed", artifact, *files[:2], "-o", out, "--channel", "2")
+    result = cli("embed", artifact, *files[:2], "-o", out, "--channel", "2", "--overwrite")
     assert result.stderr.splitlines()[1:] == [
         "warning: digital silence in a channel: 1 file (first: l0.wav)"
     ]
@@ -282,7 +282,7 @@ def test_float_samples_at_the_scale_of_integers(cli, artifact):
         "warning: samples beyond 16, where full scale is 1: 1 file (first: int.wav); integers "
         "saved as floats want dividing by their largest value (32768 for 16 bits)"
     ]
-    cli("embed", artifact, "int.wav", "-o", "out.csv")
+    cli("embed", artifact, "int.wav", "-o", "out.csv", "--overwrite")
     assert flags("out.csv")["clipped_scale"] == [True]
 
 
@@ -294,7 +294,15 @@ def test_a_damaged_file_fails_or_is_marked(cli, artifact, engine):
     assert result.status == 1
     assert "half.wav: truncated" in result.stderr
     assert read("out.csv")[0] == ["a.wav"]
-    result = cli("embed", artifact, "a.wav", "half.wav", "-o", "out.csv", "--partial")
+    again = ("embed", artifact, "a.wav", "half.wav", "-o", "out.csv", "--partial")
+    result = cli(*again)
+    assert result.status == 1
+    assert result.stderr == (
+        "error: out.csv is there, made with other settings (partial: got True, expected False); "
+        "choose another path, or replace it with --overwrite\n"
+    )
+    assert read("out.csv")[0] == ["a.wav"]
+    result = cli(*again, "--overwrite")
     assert result.status == 0
     assert result.stderr.splitlines()[1:] == [
         "warning: damaged or contradictory, embedded as far as it goes: 1 file (first: half.wav)"
@@ -373,17 +381,123 @@ def test_an_output_that_is_an_input_or_no_file(cli, artifact, output, message):
     assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")} == before
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(cli, artifact):
-    args = command("embed", artifact, copies(3_000), "-o", "out.parquet")
-    with subprocess.Popen(args, stderr=subprocess.DEVNULL) as process:
-        while not any(path.stat().st_size for path in Path().glob(".fusion_engine-*")):
+@pytest.mark.parametrize("windows", [[], ["--window", "0.4", "--hop", "0.3"]], ids=str)
+def test_a_killed_run_goes_on(cli, artifact, windows):
+    args = ("embed", artifact, copies(300), "-o", "out.parquet", *windows)
+    with subprocess.Popen(command(*args), stderr=subprocess.DEVNULL) as process:
+        while not any(Path().glob("out.parquet.parts/part-*.parquet")):
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
-    assert [name for name in names() if name.startswith(".fusion_engine-")]
-    write_clip(Path("a.wav"))
-    assert cli("embed", artifact, "a.wav", "-o", "out.parquet").status == 0
-    assert names() == ["a.wav", "clips", artifact, "out.parquet"]
+    assert names() == ["clips", artifact, "out.parquet.parts"]
+    result = cli(*args)
+    going_on = r"going on: (\d+) of 300 files are done, (\d+) rows are kept"
+    done, kept = map(int, re.fullmatch(going_on, result.stderr.splitlines()[0]).groups())
+    assert 0 < done < 300
+    assert done <= kept
+    assert names() == ["clips", artifact, "out.parquet"]
+    after = Path("out.parquet").read_bytes()
+    # Made by the same settings: done again, from the start.
+    assert cli(*args).stderr.splitlines()[0].startswith("out.parquet: ")
+    assert Path("out.parquet").read_bytes() == after
+
+
+def test_a_stopped_run_of_other_settings_does_not_mix(cli, artifact):
+    folder = copies(300)
+    args = command("embed", artifact, folder, "-o", "out.parquet")
+    with subprocess.Popen(args, stderr=subprocess.DEVNULL) as process:
+        while not any(Path().glob("out.parquet.parts/part-*.parquet")):
+            time.sleep(0.01)
+        busy = cli("embed", artifact, folder, "-o", "out.parquet")
+        assert busy.status == 1
+        assert f"is being written by process {process.pid}" in busy.stderr
+        process.kill()
+    other = ("embed", artifact, folder, "-o", "out.parquet", "--window", "0.5")
+    result = cli(*other)
+    assert result.status == 1
+    assert "other settings (window: got [0.5" in result.stderr
+    assert result.stderr.endswith("start anew with --fresh\n")
+    assert cli(*other, "--fresh").status == 0
+    assert len(read("out.parquet")[0]) == 600
+
+
+def test_windows_are_rows(cli, artifact, engine):
+    write_clip(Path("a.wav"), seconds=3)
+    write_clip(Path("b.wav"), seconds=1)
+    args = ("embed", artifact, "a.wav", "b.wav", "--window", "1", "--hop", "0.75")
+    result = cli(*args, "--tail", "keep", "-o", "out.parquet")
+    assert result.status == 0
+    table = pq.read_table("out.parquet").to_pydict()
+    assert table["path"] == ["a.wav"] * 4 + ["b.wav"] * 2
+    assert table["start"] == [0.0, 0.75, 1.5, 2.25, 0.0, 0.75]
+    assert table["end"] == [1.0, 1.75, 2.5, 3.0, 1.0, 1.0]
+    assert table["duration"] == [3.0] * 4 + [1.0] * 2
+    samples = soundfile.read("a.wav", dtype="float32")[0]
+    np.testing.assert_array_equal(
+        table["embedding"][1], engine.embed(samples[round(0.75 * RATE) : round(1.75 * RATE)])
+    )
+    result = cli("embed", artifact, "a.wav", "--hop", "1", "-o", "x.csv")
+    assert (result.status, "there is no window" in result.stderr) == (2, True)
+
+
+def test_a_list_with_parts(cli, artifact, engine):
+    write_clip(Path("a.wav"), seconds=3)
+    write_clip(Path("b.wav"), seconds=1)
+    Path("list.csv").write_text("path,start,end\na.wav,1.5,2\nb.wav,,\na.wav,0.25,1.25\n")
+    result = cli("embed", artifact, "--from-list", "list.csv", "-o", "out.parquet")
+    assert result.stderr == f"out.parquet: 3 embeddings of {DIM}\n"
+    table = pq.read_table("out.parquet").to_pydict()
+    assert table["path"] == ["a.wav", "a.wav", "b.wav"]
+    assert list(zip(table["start"], table["end"], table["duration"], strict=True)) == [
+        *((0.25, 1.25, 3.0), (1.5, 2.0, 3.0), (0.0, 1.0, 1.0))
+    ]
+    samples = soundfile.read("a.wav", dtype="float32")[0]
+    np.testing.assert_array_equal(
+        table["embedding"][1], engine.embed(samples[round(1.5 * RATE) : 2 * RATE])
+    )
+    for wrong in (["a.wav", "--from-list", "list.csv"], []):
+        result = cli("embed", artifact, *wrong, "-o", "x.csv")
+        assert result.status == 2
+        assert "one of the two" in result.stderr
+
+
+def test_shards_share_the_files(cli, artifact):
+    folder, found = copies(20), []
+    for number in (1, 2, 3):
+        out = f"{number}.parquet"
+        assert cli("embed", artifact, folder, "--shard", f"{number}/3", "-o", out).status == 0
+        found += read(out)[0]
+    assert len(found) == 20
+    assert sorted(found) == sorted(f"clips/{n}.wav" for n in range(20))
+    result = cli("embed", artifact, folder, "--shard", "4/3", "-o", "x.csv")
+    assert (result.status, "4/3" in result.stderr) == (2, True)
+
+
+def test_a_dry_run_writes_nothing(cli, artifact):
+    folder = copies(5)
+    result = cli("embed", artifact, folder, "--window", "0.5", "-o", "x.parquet", "--dry-run")
+    assert result.status == 0
+    assert re.search(r"^files +5, ", result.stdout, re.MULTILINE)
+    assert re.search(r"^rows +10$", result.stdout, re.MULTILINE)
+    assert re.search(r"^time +about ", result.stdout, re.MULTILINE)
+    assert names() == ["clips", artifact]
+
+
+def test_half_precision_and_a_dataset(cli, artifact):
+    folder = copies(8)
+    assert cli("embed", artifact, folder, "-o", "out.parquet").status == 0
+    result = cli("embed", artifact, folder, "-o", "data/", "--dtype", "float16")
+    assert result.status == 0
+    table = pq.read_table("data")
+    whole = pq.read_table("out.parquet")
+    assert table["path"].equals(whole["path"])
+    assert table.schema.field("embedding").type.value_type == pa.float16()
+    np.testing.assert_allclose(
+        np.array(table["embedding"].to_pylist(), np.float32),
+        np.array(whole["embedding"].to_pylist(), np.float32),
+        rtol=2**-11,
+        atol=1e-6,
+    )
 
 
 def test_names_that_are_no_text(shell, artifact):
@@ -403,7 +517,7 @@ def test_an_output_inside_the_input_folder(cli, artifact):
     for _ in range(2):
         assert cli("embed", artifact, "in", "-o", "in/out.csv").status == 0
         assert read("in/out.csv")[0] == ["in/a.wav"]
-    assert names("in") == ["a.wav", "out.csv", "out.csv.spec.json"]
+    assert names("in") == ["a.wav", "out.csv", "out.csv.job.json", "out.csv.spec.json"]
 
 
 def test_a_folder_without_audio(cli, artifact):
@@ -420,7 +534,6 @@ def test_a_folder_without_audio(cli, artifact):
     [
         ("no/out.csv", "cannot write no/out.csv: No such file or directory; create the folder"),
         ("a.wav/out.csv", "cannot write a.wav/out.csv: Not a directory"),
-        ("folder.csv", "cannot write folder.csv: Is a directory"),
         ("/proc/out.csv", "cannot write /proc/out.csv: No such file or directory"),
     ],
 )
@@ -444,7 +557,7 @@ def test_an_output_folder_without_permission(cli):
 def test_a_bad_suffix_is_refused_before_the_work(cli):
     result = cli("embed", "no.onnx", "no.wav", "-o", "out.h5")
     assert result.status == 2
-    assert "out.h5 must end in .parquet or .npz or .csv" in result.stderr
+    assert "out.h5: cannot write .h5, expected .parquet, .npz, .csv" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -520,14 +633,21 @@ def limited(self, *rows):
     write(self, *rows)
 EmbeddingWriter.write = limited
 """
-    result = shell("embed", artifact, copies(20), "-o", f"out{suffix}", before=before)
+    args = ("embed", artifact, copies(20), "-o", f"out{suffix}", "--overwrite")
+    result = shell(*args, before=before)
     assert (result.status, result.stdout) == (1, "")
-    assert result.stderr == (
-        f"error: cannot write out{suffix}: File too large; free some space, or choose a folder on "
-        "another disk\n"
+    assert re.search(
+        rf"^error: cannot write .*out{suffix}\S*: File too large; free some space, or choose a "
+        r"folder on another disk$",
+        result.stderr,
+        re.MULTILINE,
     )
     assert names() == ["clips", artifact, f"out{suffix}"]
     assert Path(f"out{suffix}").read_text() == "old"
+    # With room again it ends.
+    assert shell(*args).status == 0
+    assert len(read(f"out{suffix}")[0]) == 20
+    assert f"out{suffix}.parts" not in names()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -546,8 +666,7 @@ def test_a_signal_leaves_nothing_half_written(artifact, number):
         "embed",
         artifact,
         copies(5_000),
-        "-o",
-        "out.parquet",
+        *("-o", "out.parquet", "--overwrite"),
         before=f"import signal; {defaults}",
     )
     with subprocess.Popen(args, stderr=subprocess.PIPE, text=True) as process:
@@ -558,7 +677,7 @@ def test_a_signal_leaves_nothing_half_written(artifact, number):
         stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
     assert "Traceback" not in stderr
-    assert names() == ["clips", artifact, "out.parquet"]
+    assert names() == ["clips", artifact, "out.parquet", "out.parquet.parts"]
     assert Path("out.parquet").read_text() == "old"
 
 
@@ -583,7 +702,7 @@ def test_a_signal_whose_exception_is_dropped_stops_all_the_same(shell, artifact,
     result = shell("embed", artifact, copies(200), "-o", "out.parquet", before=before)
     assert "Exception ignored in" in result.stderr
     assert result.status == 128 + number
-    assert names() == ["clips", artifact]
+    assert names() == ["clips", artifact, "out.parquet.parts"]
 
 
 def test_a_progress_bar_on_a_terminal(artifact):
@@ -632,10 +751,10 @@ def test_the_examples_of_the_help_run(cli, artifact, monkeypatch):
     # In place of a download; names have tests of their own.
     monkeypatch.setattr(_artifact, "named_artifact", lambda *_, **__: Path("cnn14_3_6.onnx"))
     for name in ("recordings/r.wav", "a.wav", "b.wav"):
-        write_clip(Path(name))
+        write_clip(Path(name), seconds=6)
     Path("b.wav").rename("b.flac")  # what it is says the content
     found = examples(cli, "embed")
-    assert len(found) == 3
+    assert len(found) == 4
     for example in found:
         assert cli("embed", *example).status == 0, shlex.join(example)
         assert read(example[example.index("-o") + 1])[0]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import tracemalloc
 from dataclasses import replace
 from itertools import islice
 
@@ -12,7 +13,7 @@ import soundfile
 
 import fusion_engine as fe
 from fusion_engine.audio import load, source
-from fusion_engine.engine.stream import Clip, End, Item
+from fusion_engine.engine.stream import Clip, End, Item, batches, clips_of
 from fusion_engine.engine.windows import Windows
 
 from .. import signals
@@ -155,7 +156,7 @@ def test_parts_and_channels(engine, wav):
     path = wav("a.wav", 4.0, channels=3)
     samples = load(path, RATE, channel="all").samples
     windows = Windows(0.5, None, tail="keep", sample_rate=RATE)
-    item = Item(key="a", audio=path, start=1.25, end=2.95)
+    item = Item(key="a", audio=path, parts=[(1.25, 2.95)])
     events = list(engine.embed_items([item], windows=windows, channel="all"))
     end, result = events.pop()
     assert isinstance(end, End)
@@ -168,7 +169,7 @@ def test_parts_and_channels(engine, wav):
         cut = samples[clip.channel - 1, clip.start : clip.end]
         assert np.array_equal(embedding, engine.embed(cut))
     # Results that are there already are not worked out again.
-    again = Item(key="a", audio=path, start=1.25, end=2.95, skip=7)
+    again = Item(key="a", audio=path, parts=[(1.25, 2.95)], skip=7)
     rest = list(engine.embed_items([again], windows=windows, channel="all"))
     assert [clip.channel for clip, _ in rest[:-1]] == [2, 3, 1, 2, 3]
     for (clip, embedding), (expected_clip, expected) in zip(rest[:-1], events[7:], strict=True):
@@ -176,11 +177,47 @@ def test_parts_and_channels(engine, wav):
         assert np.array_equal(embedding, expected)
 
 
+def test_many_parts_are_cut_in_one_pass(engine, wav, monkeypatch):
+    monkeypatch.setattr(source, "BLOCK", 3_000)
+    path = wav("a.wav", 4.0)
+    samples = load(path, RATE).samples
+    parts = [(3.0, None), (0.5, 1.5), (0.5, 0.75), (None, 3.5), (2.0, 2.1)]
+    events = list(engine.embed_items([Item(key="a", audio=path, parts=parts)]))
+    assert [(clip.start / RATE, clip.end / RATE) for clip, _ in events[:-1]] == [
+        *((0.0, 3.5), (0.5, 0.75), (0.5, 1.5), (2.0, 2.1), (3.0, 4.0))
+    ]
+    for clip, embedding in events[:-1]:
+        assert np.array_equal(embedding, engine.embed(samples[clip.start : clip.end]))
+    windows = Windows(0.2, 0.1, sample_rate=RATE)
+    events = list(engine.embed_items([Item(key="a", audio=path, parts=parts)], windows=windows))
+    cut = [round((end or 4.0) * RATE) - round((start or 0) * RATE) for start, end in parts]
+    assert len(events) - 1 == sum(map(windows.count, cut))
+    for clip, embedding in events[:-1]:
+        assert np.array_equal(embedding, engine.embed(samples[clip.start : clip.end]))
+
+
 def test_a_part_behind_the_end(engine, wav):
-    item = Item(key="a", audio=wav("a.wav", 1.0), start=1.0, end=2.0)
+    item = Item(key="a", audio=wav("a.wav", 1.0), parts=[(1.0, 2.0)])
     ((end, _),) = engine.embed_items([item])
     assert isinstance(end.error, fe.AudioError)
     assert "has no samples from 1 s on, it is 1 s long" in str(end.error)
+
+
+@pytest.mark.parametrize("hop", [0.7, 1.0, 130.0])
+def test_memory_does_not_grow_with_a_recording(tmp_path, hop):
+    with soundfile.SoundFile(tmp_path / "x.wav", "w", 8_000, 1) as file:
+        for _ in range(90):
+            file.write(np.zeros(60 * 8_000, np.int16))
+    windows = Windows(1.0, hop, sample_rate=8_000)
+    tracemalloc.start()
+    items = [Item(key=0, audio=tmp_path / "x.wav")]
+    clips = clips_of(items, 8_000, windows=windows)
+    ends = [batch[-1] for batch in batches(clips, 120 * 8_000) if isinstance(batch[-1], End)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [end.samples for end in ends] == [90 * 60 * 8_000]
+    # The recording is 173 MB; twice 32 MiB may be decoded ahead.
+    assert peak < 90e6
 
 
 def test_flags_are_of_the_window(engine, tmp_path):

@@ -1,37 +1,36 @@
 """``fusion-engine embed``."""
 
+import hashlib
+import json
 import os
-from collections.abc import Callable
-from contextlib import closing, suppress
-from dataclasses import replace
+import shlex
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from .._atomic import refuse_inputs
-from ..audio import Channel, find_audio
+from ..artifact import file_sha256
+from ..audio import Channel, find_audio, find_listed, parse_shard, read_list, shard
+from ..audio.estimate import MAX_SAMPLE, survey
 from ..audio.folders import Found
+from ..audio.listing import Listed
 from ..errors import FusionEngineError
-from ..output import Failures, Row, open_writer, remove_output, written_beside
+from ..job import open_job
+from ..output import Dtype, check_format, written_beside
 from ..spec import Head
-from ._app import (
-    app,
-    as_options,
-    check_writable,
-    counted,
-    output_path,
-    print_message,
-    progress_bar,
-)
+from ._app import app, as_options, check_writable, counted, print_message, progress_bar
 from ._artifact import check_weights, find_artifact
+from ._corpus import Part, embed_files, parts_of
+from ._dry_run import print_survey
 from ._findings import Findings, notes
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..engine.stream import Clip
     from ..engine.windows import Windows
 
 
@@ -45,22 +44,21 @@ def embed(
             "cnn14-fusion: it is exported on first use, and kept in the cache.",
         ),
     ],
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE_OR_FOLDER", help="Audio files, and folders to search for them."
-        ),
-    ],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
             metavar="OUT",
-            callback=output_path(".parquet", ".npz", ".csv"),
-            help="The .parquet, .npz or .csv file to write.",
+            help="The .parquet, .npz or .csv file to write, or FOLDER/ for a dataset in Parquet.",
         ),
     ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE_OR_FOLDER]...", help="Audio files, and folders to search for them."
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -109,6 +107,30 @@ def embed(
             "one, always, filled up with zeros, or none."
         ),
     ] = "half",
+    from_list: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="In place of files and folders, a list: a path a line, or CSV with path, and "
+            "start and end (s) of a part. - is standard input.",
+        ),
+    ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Only the I-th of N shares of the files."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16"], typer.Option(help="Of the embeddings in the table.")
+    ] = "float32",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is, and what it would take.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew, whatever a run that was stopped has kept.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an OUT that another command made.")
+    ] = False,
     head: Annotated[
         Head | None, typer.Option(help="Pooling over time; the artifact's by default.")
     ] = None,
@@ -132,6 +154,9 @@ def embed(
     A file that cannot be embedded is reported, the others go on, and the exit status is 1. The
     reasons are in OUT.errors.jsonl. If all fail, an older OUT is removed.
 
+    Rows are put on disk as they come, in OUT.parts. A run that was stopped, by whatever means, goes
+    on from them when the same command is given again.
+
     silent: every sample is zero, as where the channels of the mix cancel each other.
     clipped_scale: a sample is beyond 16 (of full scale 1): integers saved as floats, or damage.
 
@@ -140,14 +165,17 @@ def embed(
       fusion-engine embed cnn14-fusion recordings/ -o embeddings.parquet
       fusion-engine embed cnn14_3_6.onnx recordings/ -o embeddings.parquet
       fusion-engine embed cnn14_3_6.onnx a.wav b.flac --head max -o embeddings.csv
+      fusion-engine embed cnn14_3_6.onnx recordings/ --window 5 --hop 2.5 -o windows.parquet
     """
     # Here, so that the other commands run where the native module does not load.
     from ..engine import Engine
 
     chosen = _channel(channel)
+    _check_format(output, dtype)
     check_weights(artifact, weights)
-    found = find_audio(inputs)
-    _check_output(output, [Path(artifact), *inputs], found)
+    found = _find(inputs or [], from_list, share)
+    given = [Path(artifact), *(inputs or []), *([from_list] if from_list else [])]
+    _check_output(Path(output), given, found)
     if not found.paths:
         raise FusionEngineError("\n".join(str(error) for _, error in found.failures))
     path = find_artifact(artifact, weights)
@@ -157,42 +185,60 @@ def embed(
         windows = engine.windows(window, hop, tail)
     except ValueError as error:
         raise typer.BadParameter(as_options(str(error))) from None
+    files = parts_of(found)
+    if dry_run:
+        _survey(engine, found, windows, dtype, all_channels=chosen == "all")
+        return
+    settings = {
+        "artifact": file_sha256(path),
+        "backend": engine.backend,
+        "head": head,
+        "normalization": normalization,
+        "window": None if windows is None else [window, hop, tail],
+        "channel": chosen,
+        "partial": partial,
+        "parts": _parts_digest(files),
+    }
     findings = Findings(mixed=chosen == "mix")
-    with Failures(output) as failures:
-
-        def report(path: Path, error: FusionEngineError) -> None:
-            failures.add(os.fspath(path), str(error))
-            print_message(f"failed: {as_options(str(error))}")
-
+    with open_job(
+        output,
+        engine.spec,
+        settings,
+        command=_command(),
+        channels=chosen == "all",
+        dtype=dtype,
+        fresh=fresh,
+        overwrite=overwrite,
+    ) as job:
         for folder, reason in found.failures:
-            report(folder, reason)
-        # An output without a single row is not written, and the reasons are.
-        with suppress(_NothingWritten):
-            _run(engine, output, found.paths, chosen, partial, head, windows, report, findings)
-        # Inside, so that none of an earlier run is seen beside the new reasons.
-        stale = not findings.rows and remove_output(output)
-    if findings.rows:
-        embeddings = counted(findings.rows, "embedding")
+            print_message(f"failed: {as_options(str(reason))}")
+            job.fail(folder, str(reason))
+        completed = embed_files(
+            engine,
+            job,
+            files,
+            windows=windows,
+            head=head,
+            channel=chosen,
+            partial=partial,
+            findings=findings,
+        )
+        failures = job.failures
+    if completed.rows:
+        embeddings = counted(completed.rows, "embedding")
         print_message(f"{output}: {embeddings} of {engine.embedding_dim}")
     for line in findings.warnings():
         print_message(f"warning: {line}")
     for line in notes(found):
         print_message(line)
     if failures.count:
-        if stale:
+        if completed.removed:
             print_message(f"{output}: of an earlier run, removed, since this one has no embeddings")
-        parts = [f"{findings.failed.count} of {counted(len(found.paths), 'file')} failed"]
+        parts = [f"{findings.failed.count} of {counted(len(files), 'file')} failed"]
         if found.failures:
             parts.append(f"{counted(len(found.failures), 'folder')} gave nothing or not all")
         print_message(f"{', '.join(parts)}: {failures.path}")
         raise typer.Exit(1)
-
-
-Report = Callable[[Path, FusionEngineError], None]
-
-
-class _NothingWritten(Exception):
-    """Leaves a file that is being written as it was."""
 
 
 def _channel(text: str) -> Channel:
@@ -206,88 +252,92 @@ def _channel(text: str) -> Channel:
     )
 
 
+def _check_format(output: str, dtype: Dtype) -> None:
+    if output.endswith("/") or Path(output).is_dir():
+        return
+    try:
+        check_format(output, dtype)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="'--output' / '-o'") from None
+
+
+def _find(inputs: list[Path], from_list: Path | None, share: str | None) -> Found:
+    """The files of a run, of a share of them where one is named.
+
+    Raises:
+        BadParameter: neither or both of files and a list, or no such share.
+        FusionEngineError: a list that cannot be read.
+    """
+    if bool(inputs) == (from_list is not None):
+        raise typer.BadParameter("expected files and folders, or --from-list, one of the two")
+    found = find_audio(inputs) if from_list is None else find_listed(read_list(from_list))
+    if share is None:
+        return found
+    try:
+        number, of = parse_shard(share)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="'--shard'") from None
+    if found.listed:
+        found.listed = shard(found.listed, number, of)
+        found.paths = [entry.path for entry in found.listed]
+    else:
+        found.paths = shard(found.paths, number, of)
+    if not found.paths and not found.failures:
+        raise FusionEngineError(f"share {share} has no files")
+    return found
+
+
+def _parts_digest(files: dict[Path, list[Part]]) -> str | None:
+    """What tells one list of parts from another; ``None`` where all files are whole."""
+    if all(parts == [(None, None)] for parts in files.values()):
+        return None
+    text = json.dumps([[os.fspath(path), parts] for path, parts in files.items()])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _command() -> str:
+    """The command line, without what only says how to begin."""
+    return shlex.join(
+        ["fusion-engine", *(a for a in sys.argv[1:] if a not in ("--fresh", "--overwrite"))]
+    )
+
+
+def _survey(
+    engine: "Engine", found: Found, windows: "Windows | None", dtype: Dtype, *, all_channels: bool
+) -> None:
+    """Say what a run would take; the speed is that of a few seconds of noise, embedded now."""
+    items: Sequence[Path] | Sequence[Listed] = found.listed or found.paths
+    with progress_bar("Looking", min(len(found.paths), MAX_SAMPLE)) as advance:
+        result = survey(
+            items,
+            engine.sample_rate,
+            (lambda samples: 1) if windows is None else windows.count,
+            engine.embedding_dim * np.dtype(dtype).itemsize,
+            all_channels=all_channels,
+            advance=advance,
+        )
+    seconds = 10.0 if windows is None else windows.length / engine.sample_rate
+    clips = max(1, round(20 / seconds))
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, round(seconds * engine.sample_rate))
+    batch = np.tile(noise.astype(np.float32), (clips, 1))
+    engine.embed(batch)
+    started = time.perf_counter()
+    engine.embed(batch)
+    hop = windows.start(1) / engine.sample_rate if windows is not None else seconds
+    print_survey(result, clips * hop / (time.perf_counter() - started))
+
+
 def _check_output(output: Path, given: list[Path], found: Found) -> None:
     """Refuse an output that cannot be written, or that would replace something it is made from.
 
     Raises:
         FusionEngineError: it would.
     """
+    if output.is_dir() or not output.suffix:
+        return  # a dataset, which replaces nothing of others
     for path in written_beside(output):
         refuse_inputs(path, given)
         real = os.path.realpath(path)
         if real in found.real:
             refuse_inputs(path, [real])
     check_writable(output)
-
-
-def _run(
-    engine: "Engine",
-    output: Path,
-    paths: list[Path],
-    channel: Channel,
-    partial: bool,
-    head: Head | None,
-    windows: "Windows | None",
-    report: Report,
-    findings: Findings,
-) -> None:
-    """Embed ``paths`` into ``output``.
-
-    Raises:
-        _NothingWritten: every file failed.
-    """
-    from ..engine.stream import Clip, Item
-
-    each = channel == "all"
-    clips = None if each or windows is not None else len(paths)
-    items = (Item(key=path, audio=path) for path in paths)
-    with (
-        open_writer(output, engine.spec, clips=clips, channels=each) as writer,
-        progress_bar("Embedding", len(paths)) as advance,
-        # Closed here: a thread that a signal caught starting is known to nobody else at exit.
-        closing(
-            engine.embed_items(items, windows=windows, head=head, channel=channel, partial=partial)
-        ) as events,
-    ):
-        rows, embeddings = list[Row](), list[NDArray[np.float32]]()
-        reason: FusionEngineError | None = None
-        for event, result in events:
-            if isinstance(event, Clip):
-                if isinstance(result, FusionEngineError):
-                    reason = reason or _of_channel(event, result)
-                elif result is not None:
-                    rows.append(_row(event, engine.sample_rate))
-                    embeddings.append(result)
-                continue
-            reason = event.error or reason
-            if reason is not None:
-                findings.failed.add(os.fspath(event.key))
-                report(event.key, reason)
-            else:
-                duration = event.samples / engine.sample_rate
-                rows = [replace(row, duration=duration, partial=event.partial) for row in rows]
-                writer.write(rows, np.stack(embeddings))
-                findings.add(rows)
-            rows, embeddings, reason = [], [], None
-            advance(1)
-        if not findings.rows:
-            raise _NothingWritten
-
-
-def _row(clip: "Clip", sample_rate: int) -> Row:
-    """Of a clip; what is of the whole file comes at its end."""
-    return Row(
-        path=os.fspath(clip.key),
-        channel=clip.channel,
-        start=clip.start / sample_rate,
-        end=clip.end / sample_rate,
-        duration=0.0,
-        silent=clip.silent,
-        clipped_scale=clip.clipped_scale,
-    )
-
-
-def _of_channel(clip: "Clip", error: FusionEngineError) -> FusionEngineError:
-    if clip.channel is None:
-        return error
-    return type(error)(f"{error} (channel {clip.channel})")

@@ -72,7 +72,5 @@ def _pieces(place: Place, most_rows: int) -> Iterator[Place]:
 
 
 def _follows(before: Place, place: Place, most_rows: int) -> bool:
-    return (place.part, place.first) == (
-        before.part,
-        before.first + before.rows,
-    ) and before.rows + place.rows <= most_rows
+    end = (before.part, before.first + before.rows)
+    return (place.part, place.first) == end and before.rows + place.rows <= most_rows

@@ -20,7 +20,7 @@ from .index import Place
 
 _KEY = "fusion_engine_part"
 # Small, for rows may be wanted in any order.
-_GROUP_BYTES = 2**20
+_GROUP_BYTES = 2**18
 _OPEN_PARTS = 8
 
 Batch = tuple[Sequence[Row], NDArray[np.float32]]
