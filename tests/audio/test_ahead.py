@@ -203,11 +203,10 @@ def test_closing_early(clips, monkeypatch):
     gauge = Gauge(proceed)
     monkeypatch.setattr(ahead_module, "Decoding", gauge)
     results = decode_ahead(clips, RATE, workers=2, ahead=20)
-    first = next(results)
-    assert first.recording()
+    assert next(results).recording()
     settled(gauge, 20)
     proceed.clear()
-    next(results).recording()
+    next(results)  # makes room for another, which waits
     while gauge.running < 1:
         threading.Event().wait(0.001)
     threading.Timer(0.1, proceed.set).start()

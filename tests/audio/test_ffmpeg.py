@@ -159,3 +159,18 @@ def test_a_playlist_opens_no_other_file(tmp_path, real):
     (tmp_path / "x.wav").write_bytes(b"ffconcat version 1.0\nfile secret.wav\n#\x01\n")
     with pytest.raises(AudioError, match="cannot be decoded"):
         load(tmp_path / "x.wav", 16_000)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(("suffix", "codec"), [("aac", "aac"), ("ac3", "ac3"), ("mp2", "mp2")])
+def test_a_bare_stream_begins_with_a_frame(tmp_path, suffix, codec):
+    """ffmpeg would find one further on too, and give what is left without a word."""
+    soundfile.write(tmp_path / "x.wav", speech_like(1.0, 48_000), 48_000)
+    path = tmp_path / f"x.{suffix}"
+    command = [REAL, "-v", "error", "-i", tmp_path / "x.wav", "-c:a", codec, path]
+    subprocess.run(command, check=True)
+    assert abs(load(path, 48_000).samples.size - 48_000) <= 3_000
+    data = path.read_bytes()
+    path.write_bytes(data[:1] + bytes(500) + data[501:])
+    with pytest.raises(AudioError, match="cannot be decoded"):
+        load(path, 48_000)

@@ -91,17 +91,18 @@ class Decoding:
                 if contents.fault:
                     self._damaged(contents.fault)
                 file.seek(0)
-                other = describe(file.read(_HEAD_BYTES)) if not contents.kind else None
+                head = file.read(_HEAD_BYTES)
+                other = describe(head) if not contents.kind else None
                 if other is not None:
                     raise AudioError(f"{path}: is {other}")
                 file.seek(0)
-                return contents, self._open_source(path, file.fileno(), contents)
+                return contents, self._open_source(path, file.fileno(), contents, head)
         except OSError as error:
             raise AudioError(
                 f"{path}: {error.strerror or error}, expected a readable audio file"
             ) from error
 
-    def _open_source(self, path: Path, file: int, contents: Contents) -> Source:
+    def _open_source(self, path: Path, file: int, contents: Contents, head: bytes) -> Source:
         """With libsndfile, or else ffmpeg; the suffix is not asked, only the content."""
         reason = ""
         try:
@@ -115,7 +116,7 @@ class Decoding:
             program = find_ffmpeg()
             if program is not None:
                 try:
-                    return FfmpegSource(program, path)
+                    return FfmpegSource(program, path, head)
                 except CannotOpenError as error:
                     reason = f"{reason}; ffmpeg: {error}" if reason else f"ffmpeg: {error}"
                 raise AudioError(

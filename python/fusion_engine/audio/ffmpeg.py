@@ -18,10 +18,12 @@ from .source import BrokenError, CannotOpenError
 
 # Formats that hold samples themselves. Playlists (hls, concat, dash) name other files and hosts.
 _FORMATS = (
-    "aa,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,caf,dsf,dts,dv,eac3,flac,flv,gsm,iff,ircam,"
-    "latm,loas,m4a,matroska,mka,mlp,mov,mp3,mp4,mpc,mpc8,mpeg,mpegts,nist,nut,oga,ogg,oma,opus,rm,"
-    "shn,sln,sox,tak,truehd,tta,voc,w64,wav,webm,wsaud,wv,xwma"
+    "aa,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,caf,dsf,dv,flac,flv,gsm,iff,ircam,m4a,matroska,mka,"
+    "mov,mp4,mpc,mpc8,mpeg,mpegts,nist,nut,oga,ogg,oma,opus,rm,shn,sln,sox,tak,tta,voc,w64,wav,"
+    "webm,wsaud,wv,xwma"
 )
+# Those without a container, which ffmpeg also finds behind a destroyed beginning.
+_STREAMS = ",aac,ac3,dts,eac3,latm,loas,mlp,mp3,truehd"
 _STDERR_BYTES = 65_536
 _AU_HEADER = struct.Struct(">4sIIIII")
 _AU_FLOAT = 6
@@ -32,8 +34,25 @@ def find_ffmpeg() -> str | None:
     return shutil.which("ffmpeg")
 
 
+def starts_with_sync(head: bytes) -> bool:
+    """Whether a file with these first bytes may be a bare stream: their frames begin at once."""
+    return (
+        head[:3] == b"ID3"
+        or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")  # MPEG audio, AAC
+        or head[:2] in (b"\x0b\x77", b"\x77\x0b")  # AC-3
+        or (head[:1] == b"\x56" and head[1:2] >= b"\xe0")  # LATM
+        or head[:4] in (b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80")  # DTS
+        or head[4:7] == b"\xf8\x72\x6f"  # TrueHD, MLP
+    )
+
+
 class FfmpegSource:
     """An open file that ffmpeg decodes, its first audio stream; see ``Source``.
+
+    Args:
+        program: ffmpeg.
+        path: of the file.
+        head: its first bytes.
 
     Raises:
         CannotOpenError: ffmpeg does not read it.
@@ -42,11 +61,12 @@ class FfmpegSource:
 
     announced: int | None = None
 
-    def __init__(self, program: str, path: str | os.PathLike[str]) -> None:
+    def __init__(self, program: str, path: str | os.PathLike[str], head: bytes) -> None:
         self._name = f"file:{Path(path).absolute()}"
         # AU: the header states rate and channels, and has no length that a pipe could not hold.
         command = [program, "-nostdin", "-hide_banner", "-v", "error", "-threads", "1"]
-        command += ["-protocol_whitelist", "file", "-format_whitelist", _FORMATS]
+        command += ["-protocol_whitelist", "file", "-format_whitelist"]
+        command += [_FORMATS + _STREAMS if starts_with_sync(head) else _FORMATS]
         command += ["-i", self._name, "-map", "0:a:0", "-map_metadata", "-1"]
         command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
         try:
