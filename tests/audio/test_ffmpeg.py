@@ -163,7 +163,7 @@ def test_a_playlist_opens_no_other_file(tmp_path, real):
 
 @needs_ffmpeg
 @pytest.mark.parametrize(("suffix", "codec"), [("aac", "aac"), ("ac3", "ac3"), ("mp2", "mp2")])
-def test_a_bare_stream_begins_with_a_frame(tmp_path, suffix, codec):
+def test_a_bare_stream_begins_with_a_frame(tmp_path, real, suffix, codec):
     """ffmpeg would find one further on too, and give what is left without a word."""
     soundfile.write(tmp_path / "x.wav", speech_like(1.0, 48_000), 48_000)
     path = tmp_path / f"x.{suffix}"
