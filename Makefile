@@ -30,9 +30,11 @@ BENCH_FLAGS ?=
 
 # What `make sanitize-cpu` runs on the host code, whose CUDA algorithms it covers.
 SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tests/csrc/test_frontend.py
+# Not those that compare with the models' own frontends, which take most of the time.
+SANITIZE_NOT = fp64 or torchlibrosa or transformers or planted or windows_and_hops
 SANITIZE_PIP = $(PIP) install -q --no-deps --no-build-isolation --upgrade -C cmake.build-type=None
 
-.PHONY: demo test lint types unit cuda sanitize-cpu bench gpu sanitize bench-gpu clean
+.PHONY: demo test lint types unit slow cuda sanitize-cpu bench gpu sanitize bench-gpu clean
 
 demo: export FUSION_ENGINE_CUDA ?= OFF
 demo: $(VENV)/demo
@@ -52,7 +54,11 @@ types: $(VENV)/test
 # Two workers: most tests keep one core busy, and each worker holds a model or two. PyTorch's threads
 # would wait busily for each other.
 unit: $(VENV)/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# More models, precisions and lengths of what `unit` tests.
+slow: $(VENV)/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # The same native tests on a build with every CUDA kernel for every architecture.
 cuda: $(VENV)/test
@@ -74,7 +80,7 @@ sanitize-cpu: $(VENV)/test
 		-C cmake.define.FUSION_ENGINE_SANITIZE=thread .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/asan-site \
-		$(BIN)/python -m pytest $(SANITIZE_TESTS)
+		$(BIN)/python -m pytest $(SANITIZE_TESTS) -k "not ($(SANITIZE_NOT))"
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1 \
 		PYTHONPATH=build/tsan-site $(BIN)/python -m pytest tests/csrc/test_hostile.py -k "threads or kind"

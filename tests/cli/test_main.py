@@ -88,9 +88,9 @@ def examples(cli, name):
         (["export", "cnn14", "-o", "a.onnx", "--layers", "3,6"], "by spaces: --layers 3 6"),
         (["export", "cnn14", "-o", "a.onnx", "--seconds", "long"], "'--seconds'"),
         (["export", "cnn14", "-o", "a.onnx", "--seconds", "9", "--frames", "9"], "give one"),
-        (["embed", "a.onnx", "-o", "a.csv"], "Missing argument 'FILE_OR_FOLDER'"),
+        (["embed", "a.onnx", "-o", "a.csv"], "--from-list, one of the two"),
         (["embed", "a.onnx", "a.wav"], "Missing option '--output' / '-o'"),
-        (["embed", "a.onnx", "a.wav", "-o", "a.txt"], ".parquet or .npz or .csv"),
+        (["embed", "a.onnx", "a.wav", "-o", "a.txt"], ".parquet, .npz, .csv"),
         (["embed", "a.onnx", "a.wav", "-o", "a.csv", "--threads", "0"], "'--threads'"),
         (
             ["embed", "a.onnx", "a.wav", "-o", "a.csv", "--head", "sum"],

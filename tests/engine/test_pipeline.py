@@ -97,7 +97,7 @@ def test_the_embedding_is_pooled_frame_features(engine):
 
 
 def test_a_clip_has_the_same_bits_in_any_company(artifacts):
-    for layers in ((3, 6), (2,), (7,), (7, 1)):
+    for layers in ((3, 6), (7, 1)):
         engine = fe.Engine(artifacts(*layers))
         alone = [engine.embed(clip) for clip in clips(12)]
         for got, expected in zip(engine.embed(clips(12)), alone, strict=True):
@@ -216,6 +216,7 @@ def change_spec(source, target, **changes):
     onnx.save(model, target)
 
 
+@pytest.mark.slow
 def test_an_hour_needs_no_more_memory_than_its_samples_log_mel_and_a_chunk(artifacts):
     """Peak resident memory of a fresh process; the first block has the largest outputs."""
     program = r"""

@@ -16,6 +16,7 @@ from fusion_engine.spec import Spec, WeightsSource
 
 CHANNELS = (1, 64, 128, 256, 512, 1024, 2048)
 LAYERS = [[1], [2], [3], [4], [5], [6], [7], [5, 2], [7, 3], [1, 2, 3, 4, 5, 6, 7]]
+FAST = [[1], [5, 2], [7, 3], [1, 2, 3, 4, 5, 6, 7]]
 
 State = Mapping[str, torch.Tensor]
 
@@ -42,7 +43,13 @@ def graph_of(state: State, layers: list[int]) -> onnx.ModelProto:
     return trace_graph(backbone_module(model, tensors, layers), spec)
 
 
-@pytest.fixture(scope="module", params=LAYERS, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(layers, marks=() if layers in FAST else pytest.mark.slow) for layers in LAYERS
+    ],
+    ids=str,
+)
 def built(request: pytest.FixtureRequest, state: State) -> tuple[list[int], onnx.ModelProto]:
     return request.param, graph_of(state, request.param)
 

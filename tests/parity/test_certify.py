@@ -17,8 +17,18 @@ from fusion_engine.parity.certificate import FP32_BOUNDS, PYTORCH_FACTOR, ROUNDI
 from .conftest import SHORT, Exported
 
 
-@pytest.mark.parametrize("precision", [None, "fp16", "bf16"])
-@pytest.mark.parametrize("model", ["cnn14", "vggish", "ast"])
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        *((model, None) for model in ("cnn14", "vggish", "ast")),
+        *(("vggish", precision) for precision in ("fp16", "bf16")),
+        *(
+            pytest.param(model, precision, marks=pytest.mark.slow)
+            for model in ("cnn14", "ast")
+            for precision in ("fp16", "bf16")
+        ),
+    ],
+)
 def test_sound_artifacts_pass(model: str, precision, request: pytest.FixtureRequest) -> None:
     made: Exported = request.getfixturevalue(model)
     certificate = certify(made.artifact, weights=made.weights, signals=SHORT, precision=precision)
@@ -81,6 +91,7 @@ def test_named_audio(vggish: Exported, tmp_path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_audio_longer_than_the_artifact_takes(cnn14: Exported, tmp_path, caplog) -> None:
     """CNN14's layer 7 pools over the whole clip, which cannot be cut into chunks."""
     artifact, clip = tmp_path / "whole.onnx", tmp_path / "clip.wav"

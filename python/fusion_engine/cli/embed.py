@@ -56,7 +56,7 @@ def embed(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE_OR_FOLDER]...", help="Audio files, and folders to search for them."
+            metavar="FILE_OR_FOLDER", help="Audio files, and folders to search for them."
         ),
     ] = None,
     weights: Annotated[
@@ -165,7 +165,7 @@ def embed(
       fusion-engine embed cnn14-fusion recordings/ -o embeddings.parquet
       fusion-engine embed cnn14_3_6.onnx recordings/ -o embeddings.parquet
       fusion-engine embed cnn14_3_6.onnx a.wav b.flac --head max -o embeddings.csv
-      fusion-engine embed cnn14_3_6.onnx recordings/ --window 5 --hop 2.5 -o windows.parquet
+      fusion-engine embed cnn14_3_6.onnx a.wav --window 5 -o windows.parquet
     """
     # Here, so that the other commands run where the native module does not load.
     from ..engine import Engine

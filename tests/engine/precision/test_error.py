@@ -28,8 +28,17 @@ def rms_error(got: NDArray[np.float32], want: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("name", list(LAYERS))
+FAST = [("cnn14", "fp16"), ("vggish", "bf16"), ("ast", "bf16")]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=() if (name, precision) in FAST else pytest.mark.slow)
+        for name in LAYERS
+        for precision in ("fp16", "bf16")
+    ],
+)
 def test_every_layer_against_fp64_and_pytorch(
     cases: Callable[[str], Case], name: str, precision: HalfPrecision
 ) -> None:

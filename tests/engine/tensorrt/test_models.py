@@ -46,7 +46,16 @@ FRAMES = {
 
 
 # CNN14 at another rate has another frontend, and the same network.
-CASES = [(model, *variant) for model in MODELS[1:] for variant in VARIANTS]
+FAST = [("ast", "fp16", True), ("ast", "bf16", False)]
+CASES = [
+    pytest.param(
+        model,
+        *variant,
+        marks=() if model == "vggish" or (model, *variant) in FAST else pytest.mark.slow,
+    )
+    for model in MODELS[1:]
+    for variant in VARIANTS
+]
 CASES += [("cnn14_16k", "fp16", False)]
 
 

@@ -103,6 +103,7 @@ def test_random_state_is_seeded_and_has_the_official_names(state: State) -> None
     assert not any(torch.equal(state[name], other[name]) for name in state if "batches" not in name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RATES)
 def test_random_weights_keep_the_activations_alive(name: str) -> None:
     model = resolve(name)
