@@ -295,7 +295,7 @@ class Engine:
 
         Args:
             items: pairs of a key, which comes back, and audio: samples [N] at
-                ``engine.sample_rate``, or a path. Taken 64 ahead of the results.
+                ``engine.sample_rate``, or a path. Taken up to 64 ahead of the one being cut.
             window: seconds; ``None``: a recording is one clip.
             hop: seconds from one window's first sample to the next one's, which is rounded from its
                 exact place, so that nothing drifts; ``None``: ``window``.

@@ -247,16 +247,21 @@ def test_a_stream_in_a_cycle_may_be_collected_anywhere(cnn14_artifact, wav):
 import gc, threading
 import fusion_engine as fe
 from fusion_engine.audio import ahead
-init, proceed = ahead._Job.__init__, threading.Event()
+init, decoding, proceed = ahead._Job.__init__, ahead.Decoding, threading.Event()
 engine = fe.Engine({str(cnn14_artifact)!r}, device="cpu")
-box = [engine.embed_stream([(path, path) for path in {paths}], window=0.1)]
+paths = {paths}
+ahead.Decoding = lambda path, rate, **options: (
+    (str(path) == paths[0] or proceed.wait()) and decoding(path, rate, **options)
+)
+fe.engine.pipeline.BATCH_SECONDS = 0.1
+box = [engine.embed_stream([(path, path) for path in paths], window=0.1)]
 gc.disable()
 next(box[0])
+# Made with the lock held, where the stream is collected.
 ahead._Job.__init__ = lambda job, path: (gc.collect(), init(job, path))[1]
 box.append(box)
 del box
-gc.enable()
-gc.collect()
+proceed.set()
 for thread in threading.enumerate()[1:]:
     if thread.name.startswith("fusion_engine-decode"):
         thread.join(20)

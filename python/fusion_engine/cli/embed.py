@@ -317,14 +317,15 @@ def _survey(
             advance=advance,
         )
     seconds = 10.0 if windows is None else windows.length / engine.sample_rate
-    clips = max(1, round(20 / seconds))
-    noise = np.random.default_rng(0).uniform(-0.1, 0.1, round(seconds * engine.sample_rate))
+    length = min(seconds, 20.0)  # a longer window takes as much longer
+    clips = max(1, round(20 / length))
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, round(length * engine.sample_rate))
     batch = np.tile(noise.astype(np.float32), (clips, 1))
     engine.embed(batch)
     started = time.perf_counter()
     engine.embed(batch)
     hop = windows.start(1) / engine.sample_rate if windows is not None else seconds
-    print_survey(result, clips * hop / (time.perf_counter() - started))
+    print_survey(result, clips * length * hop / seconds / (time.perf_counter() - started))
 
 
 def _check_output(output: Path, given: list[Path], found: Found) -> None:

@@ -83,7 +83,7 @@ def certify(
 
     Raises:
         ArtifactError: the artifact is missing, damaged, of another precision, or not what its
-                spec says.
+            spec says.
         AudioError: a file that cannot be read.
         BackendError: torch is missing, or the artifact cannot run here.
         ExportError: no weights, or others than the artifact was made from.
