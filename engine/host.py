@@ -1,6 +1,6 @@
 """The runner on the CPU: NumPy's frontend, a backend on host arrays, native layer fusion."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,8 @@ from ..frontend import Frontend, FrontendSpec
 from ..spec import Head
 from .backends import Backend
 from .fusion import FusionState, accumulate, finalize, fuse
-from .pieces import Piece, least_frames, run_frames, runs_of
-from .runner import Flags, Run, Runner, Samples
+from .pieces import Piece, least_frames, run_frames
+from .runner import ClipState, Flags, Runner, Samples
 from .stats import Meter
 
 
@@ -30,80 +30,45 @@ class HostRunner(Runner):
         self._backend = backend
         self.spec, self.device, self.name = backend.spec, backend.device, backend.name
         self.min_frames, self.max_frames = self.spec.min_frames, self.spec.max_frames
-        self._threads, self._meter = threads, meter
+        self.run_frames = run_frames(self.spec)
+        self.threads, self.meter = threads, meter
         self._frontend = Frontend(frontend, threads=threads)
         # Zeros of log-mel before the normalisation.
         self._padding = -frontend.mean / (2 * (frontend.std or 0.5))
-        self._pools = [layer.time_pool for layer in self.spec.layers]
+        self.pools = [layer.time_pool for layer in self.spec.layers]
 
     def clips_per_run(self, pieces: Sequence[Piece]) -> int:  # noqa: D102
-        return run_frames(self.spec) // sum(piece.frames for piece in pieces)
+        return max(1, self.run_frames // sum(piece.frames for piece in pieces))
 
     def embed(  # noqa: D102
         self, clips: Sequence[Samples], frames: int, pieces: Sequence[Piece], head: Head
     ) -> tuple[NDArray[np.float32], Flags]:
         outputs = self._run(self._cut(self._log_mel(clips), pieces))
-        with self._meter.timed("fusion_seconds"):
+        with self.meter.timed("fusion_seconds"):
             return fuse(
                 outputs,
-                self._pools,
+                self.pools,
                 offsets=np.arange(len(clips) + 1) * len(pieces),
                 begins=np.array([piece.begin for piece in pieces] * len(clips)),
                 counts=np.array([piece.count for piece in pieces] * len(clips)),
                 head=head,
-                threads=self._threads,
+                threads=self.threads,
             )
 
-    def embed_long(  # noqa: D102
-        self, samples: Samples, frames: int, pieces: Sequence[Piece], head: Head
-    ) -> tuple[NDArray[np.float32], Flags]:
-        state = self._pass(samples, pieces, None)
-        return finalize(state, head), state.flags
-
-    def embed_frames(  # noqa: D102
-        self, samples: Samples, frames: int, pieces: Sequence[Piece], out: NDArray[np.float32]
-    ) -> Flags:
-        return self._pass(samples, pieces, out[None]).flags
+    def clip_state(self) -> ClipState:  # noqa: D102
+        return _ClipState(self)
 
     def layer_outputs(  # noqa: D102
-        self, samples: Samples, frames: int, pieces: Sequence[Piece]
-    ) -> Iterator[Run]:
-        log_mel = self._log_mel([samples])
-        for run in runs_of(pieces, run_frames(self.spec)):
-            yield run, self._run(self._cut(log_mel, run))
+        self, samples: Samples, pieces: Sequence[Piece]
+    ) -> list[NDArray[np.float32]]:
+        return self._run(self._cut(self._log_mel([samples]), pieces))
 
     def close(self) -> None:
         """Nothing but memory is held, and it goes with the last reference."""
 
-    def _pass(
-        self, samples: Samples, pieces: Sequence[Piece], frames: NDArray[np.float32] | None
-    ) -> FusionState:
-        """All pieces of one clip; ``frames`` [1, D, T_o] receives frame features."""
-        log_mel = self._log_mel([samples])
-        state = FusionState.empty(1, self.spec.embedding_dim)
-        done = 0
-        for run in runs_of(pieces, run_frames(self.spec)):
-            outputs = self._run(self._cut(log_mel, run))
-            with self._meter.timed("fusion_seconds"):
-                accumulate(
-                    state,
-                    outputs,
-                    self._pools,
-                    offsets=np.array([0, len(run)]),
-                    begins=np.array([piece.begin for piece in run]),
-                    counts=np.array([piece.count for piece in run]),
-                    frames=frames,
-                    frame_offsets=None if frames is None else np.array([done]),
-                    threads=self._threads,
-                )
-            if state.flags.any():
-                break  # the clip has no embedding
-            done += sum(piece.count for piece in run)
-        return state
-
     def _log_mel(self, clips: Sequence[Samples]) -> NDArray[np.float32]:
         """Log-mel [B, 1, T, M] of clips of equal frame count."""
-        with self._meter.timed("frontend_seconds"):
+        with self.meter.timed("frontend_seconds"):
             return self._frontend.batch([self._padded(samples) for samples in clips])
 
     def _padded(self, samples: Samples) -> Samples:
@@ -124,6 +89,37 @@ class HostRunner(Runner):
         return out.reshape(-1, 1, *shape[2:])
 
     def _run(self, log_mel: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        self._meter.add(runs=1)
-        with self._meter.timed("backbone_seconds"):
+        self.meter.add(runs=1)
+        with self.meter.timed("backbone_seconds"):
             return self._backend.run(log_mel)
+
+
+class _ClipState(ClipState):
+    def __init__(self, runner: HostRunner) -> None:
+        self._runner = runner
+        self._state = FusionState.empty(1, runner.spec.embedding_dim)
+
+    def add(
+        self,
+        samples: Samples,
+        pieces: Sequence[Piece],
+        frames: NDArray[np.float32] | None = None,
+    ) -> None:
+        runner, state = self._runner, self._state
+        if state.flags.any():
+            return  # the clip has no embedding
+        outputs = runner.layer_outputs(samples, pieces)
+        with runner.meter.timed("fusion_seconds"):
+            accumulate(
+                state,
+                outputs,
+                runner.pools,
+                offsets=np.array([0, len(pieces)]),
+                begins=np.array([piece.begin for piece in pieces]),
+                counts=np.array([piece.count for piece in pieces]),
+                frames=None if frames is None else frames[None],
+                threads=runner.threads,
+            )
+
+    def finish(self, head: Head) -> tuple[NDArray[np.float32], np.uint32]:
+        return finalize(self._state, head)[0], self._state.flags[0]

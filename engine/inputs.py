@@ -1,11 +1,10 @@
-"""What `embed` accepts, turned into a stream of checked clips."""
+"""What `embed` accepts, turned into items of a stream."""
 
 import numbers
-import os
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from .. import audio as audio_io
 from ..audio.arrays import as_array
 from ..errors import AudioError
-from .stream import Clip, is_path
+from .stream import Clip, End, Item, clips_of, is_path
 
 EXPECTED = (
     "expected an array of samples [N], a batch [B, N], a path, or a list of arrays [N] and paths"
@@ -28,13 +27,13 @@ class Clips:
     Args:
         count: how many there are.
         single: the caller gave one clip, not a batch of one.
-        items: paths are decoded only when the iterator comes to them.
+        items: the arrays are checked but for their samples.
         held: the caller holds all samples as they are, so that all of them take no more memory.
     """
 
     count: int
     single: bool
-    items: Iterator[Clip]
+    items: list[Item]
     held: bool
 
 
@@ -52,67 +51,48 @@ def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip
         AudioError: an array of a wrong shape; bad samples are found when the clip is reached.
     """
     if is_path(audio):
-        _no_rate_for_paths(source_rate)
-        return Clips(1, True, _decoded([audio], sample_rate), False)
+        return Clips(1, True, [_item(audio, "clip", source_rate)], False)
     held = source_rate in (None, sample_rate)
     # Bytes are a sequence of numbers too.
     if isinstance(audio, Sequence) and not isinstance(audio, _BUFFERS):
-        items = _from_list(audio, source_rate, sample_rate)
+        items = _items(audio, source_rate)
         return Clips(len(audio), False, items, held and not any(map(is_path, audio)))
     samples = as_array(audio, "audio", EXPECTED)
     if samples.ndim == 2:
         rows = audio_io.batch_rows(samples)
-        return Clips(len(rows), False, _from_list(rows, source_rate, sample_rate), held)
-    return Clips(1, True, _from_list([samples], source_rate, sample_rate), held)
+        return Clips(len(rows), False, _items(rows, source_rate), held)
+    return Clips(1, True, _items([samples], source_rate), held)
 
 
 def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:
     """One clip, for the calls that take no batch.
 
     Raises:
-        AudioError: a batch or a list.
+        AudioError: a batch or a list; or as ``read_clips``, of the samples too.
+        BackendError: decoding has ended early.
     """
     clips = read_clips(audio, source_rate=source_rate, sample_rate=sample_rate)
     if not clips.single:
         raise AudioError(f"got {clips.count} clips, expected one: samples [N] or a path")
-    return next(clips.items)
+    with closing(clips_of(clips.items, sample_rate)) as events:
+        event = next(events)
+    if isinstance(event, Clip):
+        return event
+    assert isinstance(event, End)
+    assert event.error is not None
+    raise event.error
 
 
-def _from_list(items: Sequence[Any], source_rate: int | None, sample_rate: int) -> Iterator[Clip]:
-    """Arrays are checked now, paths decoded ahead of the consumer."""
-    paths = [item for item in items if is_path(item)]
-    arrays = {}
-    for index, item in enumerate(items):
-        if is_path(item):
-            _no_rate_for_paths(source_rate)
-        else:
-            arrays[index] = _clip_array(item, f"clip {index}")
-    return _merged(items, arrays, _decoded(paths, sample_rate), source_rate, sample_rate)
+def _items(items: Sequence[Any], source_rate: int | None) -> list[Item]:
+    checked = [_item(item, f"clip {index}", source_rate) for index, item in enumerate(items)]
+    return [replace(checked[0], key="clip")] if len(checked) == 1 else checked
 
 
-def _merged(
-    items: Sequence[Any],
-    arrays: dict[int, NDArray[Any]],
-    files: Iterator[Clip],
-    source_rate: int | None,
-    sample_rate: int,
-) -> Iterator[Clip]:
-    for index in range(len(items)):
-        if index in arrays:
-            name = "clip" if len(items) == 1 else f"clip {index}"
-            samples = audio_io.as_samples(
-                arrays[index], source_rate=source_rate, sample_rate=sample_rate, name=name
-            )
-            yield Clip(name=name, samples=samples)
-        elif (clip := next(files, None)) is not None:
-            yield clip
-        else:
-            return  # the engine counts
-
-
-def _decoded(paths: Sequence[str | os.PathLike[str]], sample_rate: int) -> Iterator[Clip]:
-    for decoded in audio_io.decode_ahead([Path(p) for p in paths], sample_rate):
-        yield Clip(name=str(decoded.path), samples=decoded.recording().samples)
+def _item(item: Any, name: str, source_rate: int | None) -> Item:
+    if is_path(item):
+        _no_rate_for_paths(source_rate)
+        return Item(key=name, audio=item)
+    return Item(key=name, audio=_clip_array(item, name), sample_rate=source_rate)
 
 
 def _no_rate_for_paths(source_rate: int | None) -> None:

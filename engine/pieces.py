@@ -6,10 +6,10 @@ fixed-input backbone takes segments.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import AudioError
-from ..spec import SegmentRule, Spec
+from ..spec import Spec
 
 # One run of a backbone that takes segments holds no more of them than this many seconds.
 RUN_SECONDS = 60.0
@@ -37,6 +37,21 @@ class Piece:
         return self.stop - self.start
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of the backbone over a part of a clip.
+
+    Args:
+        first: first sample of the part.
+        stop: behind its last sample.
+        pieces: of these samples' log-mel, all of one length.
+    """
+
+    first: int
+    stop: int
+    pieces: Sequence[Piece]
+
+
 def least_frames(spec: Spec) -> int:
     """Frames of log-mel that a shorter clip's samples are zero-padded to."""
     least = spec.frontend.least_frames
@@ -45,12 +60,18 @@ def least_frames(spec: Spec) -> int:
     return max(least, spec.min_frames)
 
 
+def frames_of(spec: Spec, samples: int) -> int:
+    """Frames of log-mel of a clip, zero-padded where it is shorter than the model takes."""
+    return max(least_frames(spec), spec.frontend.frames(samples))
+
+
 def run_frames(spec: Spec) -> int:
     """The most frames of log-mel in one run, all pieces together: what bounds the memory."""
     if spec.segment is None:
         return spec.max_frames
     per_second = spec.frontend.sample_rate / spec.frontend.hop_length
-    return max(spec.segment.frames, round(RUN_SECONDS * per_second))
+    length = spec.segment.frames
+    return max(1, round(RUN_SECONDS * per_second) // length) * length
 
 
 def pieces_of(spec: Spec, frames: int, *, name: str = "clip") -> list[Piece]:
@@ -59,51 +80,7 @@ def pieces_of(spec: Spec, frames: int, *, name: str = "clip") -> list[Piece]:
     Raises:
         AudioError: the clip is longer than the artifact takes and cannot be cut.
     """
-    step = spec.frames_per_step
-    if spec.segment is not None:
-        return _segments(frames, spec, spec.segment)
-    if frames <= spec.max_frames:
-        return [Piece(0, frames, 0, spec.steps(frames))]
-    if step is None or spec.chunk_margin is None:
-        hop = spec.frontend.hop_length / spec.frontend.sample_rate
-        vectors = ", ".join(layer.name for layer in spec.layers if layer.kind == "vector")
-        reason = f"{vectors} pools over the whole clip" if vectors else "the model cannot be cut"
-        raise AudioError(
-            f"{name}: {frames} frames ({frames * hop:.1f} s), and this artifact takes at most "
-            f"{spec.max_frames} ({spec.max_frames * hop:.1f} s), since {reason}. Cut the audio, "
-            "or export again with a larger --seconds."
-        )
-    return _chunks(frames, spec, spec.chunk_margin, step)
-
-
-def runs_of(pieces: Sequence[Piece], most_frames: int) -> Iterator[Sequence[Piece]]:
-    """Neighbouring pieces of one length that fit one run."""
-    first = 0
-    while first < len(pieces):
-        length = pieces[first].frames
-        stop = first + 1
-        while (
-            stop < len(pieces)
-            and pieces[stop].frames == length
-            and (stop + 1 - first) * length <= most_frames
-        ):
-            stop += 1
-        yield pieces[first:stop]
-        first = stop
-
-
-def _segments(frames: int, spec: Spec, rule: SegmentRule) -> list[Piece]:
-    """Consecutive segments; the last one is dropped or padded when it is incomplete."""
-    whole = frames // rule.frames
-    count = max(1, whole) if rule.last == "drop" else -(-frames // rule.frames)
-    pieces = []
-    for start in range(0, count * rule.frames, rule.frames):
-        real = min(frames - start, rule.frames)
-        # A single segment needs no weight: its mean is then the vector itself, bit for bit.
-        weight = 1 if count == 1 else real
-        counted = weight if spec.frames_per_step is None else spec.steps(rule.frames)
-        pieces.append(Piece(start, start + rule.frames, 0, counted))
-    return pieces
+    return list(_Cutter(spec, name).pieces(frames, ended=True))
 
 
 def core_frames(max_frames: int, margin: int, step: int) -> int:
@@ -111,26 +88,156 @@ def core_frames(max_frames: int, margin: int, step: int) -> int:
     return (max_frames - 2 * margin) // step * step
 
 
-def _chunks(frames: int, spec: Spec, margin: int, step: int) -> list[Piece]:
-    max_frames = spec.max_frames
-    core = core_frames(max_frames, margin, step)
-    if core < step:
-        raise AudioError(
-            f"a clip of {frames} frames must be cut into chunks of at most {max_frames} frames, "
-            f"and {2 * margin} frames of context leave no room. Export again with a --seconds "
-            f"that gives at least {2 * margin + step} frames."
+class Runs:
+    """The runs of a clip of which more and more is known.
+
+    They depend on the clip's length only, not on how it becomes known.
+
+    Args:
+        spec: by which it is cut.
+        most_frames: of log-mel in one run.
+        name: of the clip, in messages.
+    """
+
+    def __init__(self, spec: Spec, most_frames: int, name: str = "clip") -> None:
+        self._spec, self._most = spec, most_frames
+        self._cutter = _Cutter(spec, name)
+        self._waiting: list[Piece] = []
+
+    @property
+    def first(self) -> int:
+        """The first sample that the runs to come may need."""
+        front = self._spec.frontend
+        first = self._waiting[0].start if self._waiting else self._cutter.first
+        return max(0, first - front.reach) * front.hop_length
+
+    def of(self, samples: int, *, ended: bool) -> Iterator[Run]:
+        """The next runs, as far as they follow from the first ``samples`` samples of the clip.
+
+        Args:
+            ended: there are no more.
+
+        Raises:
+            AudioError: as ``pieces_of``.
+        """
+        spec = self._spec
+        if ended:
+            samples = max(samples, spec.frontend.samples(least_frames(spec)))
+        frames = spec.frontend.frames(samples) - (0 if ended else spec.frontend.reach)
+        waiting = self._waiting
+        for piece in self._cutter.pieces(frames, ended=ended):
+            length = piece.frames
+            if waiting and (waiting[-1].stop != piece.start or waiting[0].frames != length):
+                yield self._run(samples)
+            waiting.append(piece)
+            if (len(waiting) + 1) * length > self._most:
+                yield self._run(samples)
+        if ended and waiting:
+            yield self._run(samples)
+
+    def _run(self, samples: int) -> Run:
+        """Of the pieces that wait, with the context that their outermost frames reach into."""
+        front, pieces = self._spec.frontend, list(self._waiting)
+        self._waiting.clear()
+        start = max(0, pieces[0].start - front.reach)
+        return Run(
+            start * front.hop_length,
+            min(samples, front.samples(pieces[-1].stop + front.reach)),
+            [replace(p, start=p.start - start, stop=p.stop - start) for p in pieces],
         )
-    pieces = []
-    begin = 0
-    while begin < frames:
+
+
+class _Cutter:
+    """Cuts one clip, piece by piece, as soon as the rest of it cannot change a piece."""
+
+    def __init__(self, spec: Spec, name: str) -> None:
+        self._spec, self._name = spec, name
+        self._begin = 0  # the first frame that no piece counts yet
+
+    @property
+    def first(self) -> int:
+        """The first frame that the pieces to come may hold."""
+        margin = self._spec.chunk_margin
+        if margin is None:
+            return self._begin
+        # The last one is as long as the graph takes at least.
+        step = self._spec.frames_per_step or 1
+        return max(0, self._begin - max(margin, self._spec.min_frames) - step)
+
+    def pieces(self, frames: int, *, ended: bool) -> Iterator[Piece]:
+        """The next pieces, of a clip of ``frames`` frames or, where it has not ended, more."""
+        following = self._chunk if self._spec.segment is None else self._segment
+        while (piece := following(frames, ended)) is not None:
+            yield piece
+
+    def _segment(self, frames: int, ended: bool) -> Piece | None:
+        """Consecutive segments; the last one is dropped or padded when it is incomplete."""
+        rule = self._spec.segment
+        assert rule is not None
+        start, stop = self._begin, self._begin + rule.frames
+        if ended:
+            whole = frames // rule.frames
+            count = max(1, whole) if rule.last == "drop" else -(-frames // rule.frames)
+            if start >= count * rule.frames:
+                return None
+            # A single segment needs no weight: its mean is then the vector itself, bit for bit.
+            weight = 1 if count == 1 else min(frames - start, rule.frames)
+        elif frames < stop + rule.frames:  # it may be the only one
+            return None
+        else:
+            weight = rule.frames
+        self._begin = stop
+        steps = self._spec.frames_per_step
+        return Piece(start, stop, 0, weight if steps is None else self._spec.steps(rule.frames))
+
+    def _chunk(self, frames: int, ended: bool) -> Piece | None:
+        """The whole clip, or chunks that overlap."""
+        spec, begin = self._spec, self._begin
+        if begin == 0 and frames <= spec.max_frames:
+            if not ended:
+                return None
+            self._begin = frames
+            return Piece(0, frames, 0, spec.steps(frames))
+        if begin >= frames:
+            return None
+        core, margin, step = self._chunking(frames, ended)
         end = begin + core
+        # More context than it needs makes a chunk as long as the graph takes at least.
+        start = max(0, begin - margin)
+        stop = max(end + margin, start + spec.min_frames)
+        if not ended and frames < max(stop, end + step):
+            return None
         # What remains must hold one frame feature; the margin makes room for it here.
         if frames - end < step:
             end = frames
-        # More context than it needs makes a chunk as long as the graph takes at least.
-        start = max(0, begin - margin)
         stop = min(frames, max(end + margin, start + spec.min_frames))
         start = max(0, min(start, (stop - spec.min_frames) // step * step))
-        pieces.append(Piece(start, stop, (begin - start) // step, (end - begin) // step))
-        begin = end
-    return pieces
+        self._begin = end
+        return Piece(start, stop, (begin - start) // step, (end - begin) // step)
+
+    def _chunking(self, frames: int, ended: bool) -> tuple[int, int, int]:
+        """Core, margin and step of a clip of so many frames.
+
+        Raises:
+            AudioError: it cannot be cut.
+        """
+        spec = self._spec
+        margin, step = spec.chunk_margin, spec.frames_per_step
+        if step is None or margin is None:
+            hop = spec.frontend.hop_length / spec.frontend.sample_rate
+            vectors = ", ".join(layer.name for layer in spec.layers if layer.kind == "vector")
+            reason = f"{vectors} pools over the whole clip" if vectors else "it cannot be cut"
+            more = "" if ended else " and more"
+            raise AudioError(
+                f"{self._name}: {frames} frames ({frames * hop:.1f} s){more}, and this artifact "
+                f"takes at most {spec.max_frames} ({spec.max_frames * hop:.1f} s), since {reason}. "
+                "Cut the audio, or export again with a larger --seconds."
+            )
+        core = core_frames(spec.max_frames, margin, step)
+        if core < step:
+            raise AudioError(
+                f"a clip of {frames} frames must be cut into chunks of at most {spec.max_frames} "
+                f"frames, and {2 * margin} frames of context leave no room. Export again with a "
+                f"--seconds that gives at least {2 * margin + step} frames."
+            )
+        return core, margin, step

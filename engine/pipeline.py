@@ -5,6 +5,7 @@ import os
 import weakref
 from collections import defaultdict
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +23,13 @@ from ..named import named_artifact
 from ..spec import HEADS, Head, Spec
 from .gpu.arrays import is_on_gpu
 from .inputs import read_clip, read_clips
+from .long_clip import LongClip
 from .opening import open_runner
 from .options import Options
-from .pieces import Piece, least_frames, pieces_of
+from .pieces import Run, Runs, frames_of, pieces_of
 from .runner import Flags, Runner, check_finite, fault
 from .stats import EngineStats, Meter
-from .stream import Clip, Embedded, End, Item, batches, clips_of
+from .stream import Clip, Embedded, End, Event, Item, LongClips, batches, clips_of
 from .windows import Tail, Windows
 
 # Clips that are decoded or resampled are grouped by length within so many seconds of audio, so that
@@ -35,6 +37,7 @@ from .windows import Tail, Windows
 BATCH_SECONDS = 120.0
 
 Result = NDArray[np.float32] | FusionEngineError
+Events = Generator[tuple[Event, Result | None], None, None]
 
 # More than any machine has cores; each takes address space for a stack.
 MAX_THREADS = 1024
@@ -263,17 +266,22 @@ class Engine:
         out = np.empty((clips.count, self.embedding_dim), np.float32)
         done = 0
         # Samples that the caller holds anyway are grouped over the whole list.
-        for batch in batches(
-            clips.items, math.inf if clips.held else BATCH_SECONDS * self.sample_rate
+        most = math.inf if clips.held else BATCH_SECONDS
+        with (
+            self._runner.call(),
+            closing(self._events(clips.items, head, most_seconds=most)) as events,
         ):
-            for result in self._embed_clips(batch, head):
-                if isinstance(result, FusionEngineError):
-                    raise result
-                out[done] = result
-                done += 1
+            for event, result in events:
+                if isinstance(event, Clip):
+                    if isinstance(result, FusionEngineError):
+                        raise result
+                    out[done] = result
+                    done += 1
+                elif isinstance(event, End) and event.error is not None:
+                    raise event.error
         if done != clips.count:
             # A row that nobody wrote holds whatever its memory held before.
-            raise BackendError(_short(done, clips.count))
+            raise BackendError(f"{done} of {clips.count} clips were read: no embeddings")
         return out.reshape(-1) if clips.single else out
 
     def embed_stream(
@@ -329,7 +337,7 @@ class Engine:
                 assert result is not None
                 start, end = event.start / self.sample_rate, event.end / self.sample_rate
                 yield Embedded(event.key, start, end, result)
-            elif event.error is not None:
+            elif isinstance(event, End) and event.error is not None:
                 yield Embedded(event.key, math.nan, math.nan, event.error)
 
     def windows(self, window: float | None, hop: float | None, tail: Tail) -> Windows | None:
@@ -352,25 +360,49 @@ class Engine:
         head: Head | None = None,
         channel: Channel = "mix",
         partial: bool = False,
-    ) -> Generator[tuple[Clip, Result] | tuple[End, None], None, None]:
+    ) -> Events:
         """What ``embed_stream`` is made of: also parts of recordings, channels and flags.
 
         Yields:
-            Each clip with its embedding [D] or error, and the end of each item.
+            Each clip with its embedding [D] or error, and the end of each item; between them, with
+            nothing, the progress of long clips.
 
         Raises:
             As ``embed_stream``.
         """
-        head = self._check_head(head)
-        clips = clips_of(items, self.sample_rate, windows=windows, channel=channel, partial=partial)
-        for batch in batches(clips, BATCH_SECONDS * self.sample_rate):
-            batch_clips = [event for event in batch if isinstance(event, Clip)]
-            found = iter(self._embed_clips(batch_clips, head))
-            for event in batch:
-                if isinstance(event, Clip):
-                    yield event, next(found)
-                else:
-                    yield event, None
+        return self._events(
+            items,
+            self._check_head(head),
+            windows=windows,
+            channel=channel,
+            partial=partial,
+            most_seconds=BATCH_SECONDS,
+        )
+
+    def _events(
+        self,
+        items: Iterable[Item],
+        head: Head,
+        *,
+        windows: Windows | None = None,
+        channel: Channel = "mix",
+        partial: bool = False,
+        most_seconds: float,
+    ) -> Events:
+        frames = self._runner.run_frames
+        long = LongClips(
+            self.spec.frontend.samples(frames + 1) - 1,
+            lambda name: LongClip(self._runner, self._meter, name),
+        )
+        clips = clips_of(
+            items, self.sample_rate, windows=windows, channel=channel, partial=partial, long=long
+        )
+        with closing(clips):
+            for batch in batches(clips, most_seconds * self.sample_rate):
+                batch_clips = [event for event in batch if isinstance(event, Clip)]
+                found = iter(self._embed_clips(batch_clips, head))
+                for event in batch:
+                    yield event, next(found) if isinstance(event, Clip) else None
 
     def embed_frames(self, audio: Any, *, sample_rate: int | None = None) -> NDArray[np.float32]:
         """The frame features z of one clip, ``engine.frame_rate`` of them per second.
@@ -393,13 +425,23 @@ class Engine:
                 f"this artifact has no frame features: {', '.join(vectors)} pools over the whole "
                 "clip. Export map layers only."
             )
-        pieces = self._pieces(clip)
+        runs = list(self._runs(clip))
         if self.spec.frames_per_step is None:
-            pieces = [replace(piece, count=1) for piece in pieces]
-        steps = sum(piece.count for piece in pieces)
-        out = np.empty((self.embedding_dim, steps), np.float32)
-        flags = self._runner.embed_frames(clip.samples, self._frame_count(clip), pieces, out)
-        self._check_finite(flags, [clip])
+            runs = [
+                replace(run, pieces=[replace(piece, count=1) for piece in run.pieces])
+                for run in runs
+            ]
+        steps = [sum(piece.count for piece in run.pieces) for run in runs]
+        out = np.empty((self.embedding_dim, sum(steps)), np.float32)
+        with self._runner.call():
+            state, done = self._runner.clip_state(), 0
+            for run, count in zip(runs, steps, strict=True):
+                part = np.empty((self.embedding_dim, count), np.float32)
+                state.add(clip.samples[run.first : run.stop], run.pieces, part)
+                out[:, done : done + count] = part
+                done += count
+            _, flags = state.finish("mean")
+        self._check_finite(np.array([flags]), [clip])
         return out
 
     def layer_outputs(
@@ -419,18 +461,19 @@ class Engine:
             AudioError, TypeError, ValueError: as ``embed``.
         """
         clip = self._one_clip(audio, sample_rate)
-        pieces = self._pieces(clip)
-        frames = self._frame_count(clip)
+        runs = list(self._runs(clip))
         parts: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
-        for run, outputs in self._runner.layer_outputs(clip.samples, frames, pieces):
-            for layer, output in zip(self.spec.layers, outputs, strict=True):
-                if self.spec.segment is None and layer.kind == "map":
-                    (piece,) = run
-                    first = piece.begin * layer.time_pool
-                    # The last piece keeps the ragged tail that the pooling drops.
-                    last = None if piece is pieces[-1] else first + piece.count * layer.time_pool
-                    output = output[:, :, first:last]
-                parts[layer.name].append(output)
+        with self._runner.call():
+            for run in runs:
+                outputs = self._runner.layer_outputs(clip.samples[run.first : run.stop], run.pieces)
+                for layer, output in zip(self.spec.layers, outputs, strict=True):
+                    if self.spec.segment is None and layer.kind == "map":
+                        (piece,) = run.pieces
+                        first = piece.begin * layer.time_pool
+                        # The last piece keeps the ragged tail that the pooling drops.
+                        last = None if run is runs[-1] else first + piece.count * layer.time_pool
+                        output = output[:, :, first:last]
+                    parts[layer.name].append(output)
         if self.spec.segment is not None:
             return {name: np.concatenate(part) for name, part in parts.items()}
         return {
@@ -440,29 +483,43 @@ class Engine:
 
     def _embed_clips(self, clips: Sequence[Clip], head: Head) -> list[Result]:
         """Embeddings or errors of clips of any lengths: equal ones together, long ones in runs."""
-        self._count(clips)
         results: list[Any] = [None] * len(clips)
         groups: dict[int, list[int]] = defaultdict(list)
         for index, clip in enumerate(clips):
-            groups[self._frame_count(clip)].append(index)
+            frames = frames_of(self.spec, len(clip.samples))
+            if clip.long is not None or frames > self._runner.run_frames:
+                results[index] = self._embed_long(clip, head)
+            else:
+                groups[frames].append(index)
         for frames, indices in groups.items():
-            pieces = self._pieces_or_error(clips[indices[0]])
-            if isinstance(pieces, AudioError):
+            pieces = pieces_of(self._cutting, frames)
+            try:
+                size = self._runner.clips_per_run(pieces)
+            except AudioError as reason:
                 for index in indices:
-                    results[index] = self._pieces_or_error(clips[index])
+                    results[index] = reason
                 continue
-            size = self._runner.clips_per_run(pieces)
-            for first in range(0, len(indices), size or 1):
-                part = indices[first : first + (size or 1)]
+            for first in range(0, len(indices), size):
+                part = indices[first : first + size]
                 samples = [clips[index].samples for index in part]
-                if size:
-                    embeddings, flags = self._runner.embed(samples, frames, pieces, head)
-                else:
-                    embeddings, flags = self._runner.embed_long(samples[0], frames, pieces, head)
+                self._count([clips[index] for index in part])
+                embeddings, flags = self._runner.embed(samples, frames, pieces, head)
                 for index, embedding, flag in zip(part, embeddings, flags, strict=True):
                     error = fault(self.spec, flag, embedding, clips[index].name)
                     results[index] = embedding if error is None else error
         return results
+
+    def _embed_long(self, clip: Clip, head: Head) -> Result:
+        """A clip that takes more than one run; one that came as a stream is run but for its end."""
+        try:
+            long = clip.long
+            if long is None:
+                long = LongClip(self._runner, self._meter, clip.name)
+                long.push(clip.samples)
+            embedding, flag = long.finish(head)
+        except AudioError as error:
+            return error
+        return fault(self.spec, flag, embedding, clip.name) or embedding
 
     @property
     def _runner(self) -> Runner:
@@ -471,23 +528,13 @@ class Engine:
             raise BackendError(self._gone)
         return runner
 
-    def _frame_count(self, clip: Clip) -> int:
-        return max(least_frames(self.spec), self.spec.frontend.frames(len(clip.samples)))
-
-    def _pieces(self, clip: Clip) -> list[Piece]:
-        return pieces_of(self._cutting, self._frame_count(clip), name=clip.name)
-
-    def _pieces_or_error(self, clip: Clip) -> list[Piece] | AudioError:
-        try:
-            return self._pieces(clip)
-        except AudioError as error:
-            return error
+    def _runs(self, clip: Clip) -> Iterator[Run]:
+        """Of a whole clip."""
+        runs = Runs(self._cutting, self._runner.run_frames, clip.name)
+        return runs.of(len(clip.samples), ended=True)
 
     def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
-        try:
-            clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
-        except StopIteration:
-            raise BackendError(_short(0, 1)) from None
+        clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
         self._count([clip])
         return clip
 
@@ -510,13 +557,6 @@ class Engine:
 
     def _check_finite(self, flags: Flags, clips: Sequence[Clip]) -> None:
         check_finite(self.spec, flags, [clip.name for clip in clips])
-
-
-def _short(done: int, count: int) -> str:
-    return (
-        f"{done} of {count} clips were read, and then no more came: no embeddings. The process is "
-        "ending, or no thread could be started that decodes"
-    )
 
 
 def _normalized(frontend: FrontendSpec, values: tuple[float, float] | None) -> FrontendSpec:

@@ -1,7 +1,8 @@
 """What the engine asks of whoever computes: checked clips in, embeddings out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,32 @@ from .pieces import Piece
 
 Samples = NDArray[Any]
 Flags = NDArray[np.uint32]
-# One run of the backbone: its pieces, and its layer outputs with the segments as the first axis.
-Run = tuple[Sequence[Piece], list[NDArray[np.float32]]]
+
+
+class ClipState(ABC):
+    """What a clip that is embedded run by run has added up; freed with its last reference."""
+
+    @abstractmethod
+    def add(
+        self,
+        samples: Samples,
+        pieces: Sequence[Piece],
+        frames: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Take the next run.
+
+        Args:
+            samples: the part of the clip that the run is of.
+            pieces: of these samples' log-mel.
+            frames: receives the frame features [D, T_o] that count.
+
+        Raises:
+            BackendError: as ``Runner.embed``.
+        """
+
+    @abstractmethod
+    def finish(self, head: Head) -> tuple[NDArray[np.float32], np.uint32]:
+        """The embedding [D] and the flags."""
 
 
 class Runner(ABC):
@@ -30,6 +55,7 @@ class Runner(ABC):
         name: library, version and, on a GPU, its name.
         min_frames: the fewest frames of log-mel that it takes in one piece.
         max_frames: the most.
+        run_frames: the most in one run, all pieces together; a longer clip is a long one.
     """
 
     spec: Spec
@@ -37,14 +63,23 @@ class Runner(ABC):
     name: str
     min_frames: int
     max_frames: int
+    run_frames: int
 
     def cutting(self) -> Spec:
         """The spec by which clips are cut: a plan may take less than its artifact did."""
         return replace(self.spec, min_frames=self.min_frames, max_frames=self.max_frames)
 
+    def call(self) -> AbstractContextManager[None]:
+        """A call of several runs, which closing waits for."""
+        return nullcontext()
+
     @abstractmethod
     def clips_per_run(self, pieces: Sequence[Piece]) -> int:
-        """How many clips that are cut alike fit one run; 0: not even one, so run by run."""
+        """How many clips that are cut alike, of at most ``run_frames`` frames, fit one run.
+
+        Raises:
+            AudioError: their pieces are shorter than it takes.
+        """
 
     @abstractmethod
     def embed(
@@ -57,22 +92,12 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def embed_long(
-        self, samples: Samples, frames: int, pieces: Sequence[Piece], head: Head
-    ) -> tuple[NDArray[np.float32], Flags]:
-        """Embedding [1, D] and flags of one clip, run by run."""
+    def clip_state(self) -> ClipState:
+        """Of a clip before its first run."""
 
     @abstractmethod
-    def embed_frames(
-        self, samples: Samples, frames: int, pieces: Sequence[Piece], out: NDArray[np.float32]
-    ) -> Flags:
-        """Frame features of one clip into ``out`` [D, T_o], run by run."""
-
-    @abstractmethod
-    def layer_outputs(
-        self, samples: Samples, frames: int, pieces: Sequence[Piece]
-    ) -> Iterator[Run]:
-        """Layer outputs of one clip in float32, run by run."""
+    def layer_outputs(self, samples: Samples, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
+        """Layer outputs of one run, the pieces as the first axis."""
 
     def embed_on_device(self, audio: Any, head: Head) -> Any:
         """Embeddings of an array on this runner's GPU, left there; see ``Engine.embed``."""

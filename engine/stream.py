@@ -3,11 +3,11 @@
 import math
 import os
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from ..audio import Channel, as_samples, decode_ahead
 from ..audio.ahead import DecodeAhead, Decoded
 from ..audio.arrays import as_array
 from ..audio.recording import LOUDEST
-from ..errors import AudioError, FusionEngineError
+from ..errors import AudioError, BackendError, FusionEngineError
+from .long_clip import LongClip
 from .windows import Windows
 
 # Files that are known ahead of the one that is being read.
@@ -33,6 +34,7 @@ class Item:
     Attributes:
         key: comes back with every result.
         audio: samples [N], or the path of a file.
+        sample_rate: of samples, in Hz; ``None``: the model's.
         parts: what to embed of it, (start, end) in seconds of the recording, each a recording of
             its own to the windows; ``None``: its start, its end. In order, whatever their order.
         skip: results that are not wanted again, from the first on.
@@ -40,6 +42,7 @@ class Item:
 
     key: Any
     audio: Any
+    sample_rate: int | None = None
     parts: Sequence[tuple[float | None, float | None]] = ((None, None),)
     skip: int = 0
 
@@ -54,13 +57,15 @@ class Clip:
         channel: from 1 on, where each has a clip of its own.
         start: first sample, at the model's rate.
         end: behind the last sample, padding included.
-        samples: [end - start], checked.
+        samples: [end - start], checked; of a long clip none.
+        long: a long clip, run up to its last runs.
         silent: every sample is zero.
         clipped_scale: a sample is beyond ±16.
     """
 
     name: str
     samples: NDArray[Any]
+    long: LongClip | None = None
     key: Any = None
     channel: int | None = None
     start: int = 0
@@ -86,7 +91,20 @@ class End:
     error: FusionEngineError | None = None
 
 
-Event = TypeVar("Event", Clip, Clip | End)
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Progress:
+    """A long clip is under way.
+
+    Attributes:
+        key: of its item.
+        samples: of the recording, so far.
+    """
+
+    key: Any
+    samples: int
+
+
+Event = Clip | End | Progress
 
 
 class Embedded(NamedTuple):
@@ -105,6 +123,19 @@ class Embedded(NamedTuple):
     result: NDArray[np.float32] | FusionEngineError
 
 
+@dataclass(frozen=True)
+class LongClips:
+    """What becomes of clips that are too long to be held.
+
+    Args:
+        most: samples of the longest that is held.
+        begin: a long clip of a name.
+    """
+
+    most: int
+    begin: Callable[[str], LongClip]
+
+
 def clips_of(
     items: Iterable[Item],
     sample_rate: int,
@@ -112,10 +143,15 @@ def clips_of(
     windows: Windows | None = None,
     channel: Channel = "mix",
     partial: bool = False,
-) -> Iterator[Clip | End]:
+    long: LongClips | None = None,
+) -> Generator[Event, None, None]:
     """The clips of every item, then its end; files are decoded ahead, in threads.
 
+    Args:
+        long: what becomes of long clips; ``None``: they are held too.
+
     Raises:
+        BackendError: a run of a long clip failed, or decoding has ended early.
         TypeError: an item that is neither samples nor a path.
     """
     waiting = deque[Item]()
@@ -128,20 +164,34 @@ def clips_of(
                     files.add(Path(item.audio))
             if not waiting:
                 return
-            yield from _clips(waiting.popleft(), files, sample_rate, windows)
+            yield from _clips(waiting.popleft(), files, sample_rate, windows, long)
 
 
 def _clips(
-    item: Item, files: DecodeAhead, sample_rate: int, windows: Windows | None
-) -> Iterator[Clip | End]:
+    item: Item,
+    files: DecodeAhead,
+    sample_rate: int,
+    windows: Windows | None,
+    long: LongClips | None,
+) -> Iterator[Event]:
     source: _Source
     try:
-        source = _File(next(files)) if is_path(item.audio) else _Array(item, sample_rate)
-        cutter = _Cutter(item, source, sample_rate, windows)
+        source = _File(_next(files)) if is_path(item.audio) else _Array(item, sample_rate)
+        cutter = _Cutter(item, source, sample_rate, windows, long)
         yield from cutter
         yield End(key=item.key, samples=cutter.total, partial=source.partial)
     except AudioError as error:
         yield End(key=item.key, error=error)
+
+
+def _next(files: DecodeAhead) -> Decoded:
+    try:
+        return next(files)
+    except StopIteration:
+        raise BackendError(
+            "the next file was not read: the process is ending, or no thread could be started "
+            "that decodes"
+        ) from None
 
 
 class _Array:
@@ -154,7 +204,9 @@ class _Array:
     def __init__(self, item: Item, sample_rate: int) -> None:
         self.name = str(item.key)
         array = as_array(item.audio, self.name, EXPECTED)
-        samples = as_samples(array, source_rate=None, sample_rate=sample_rate, name=self.name)
+        samples = as_samples(
+            array, source_rate=item.sample_rate, sample_rate=sample_rate, name=self.name
+        )
         self._samples = samples[:, np.newaxis]
 
     def blocks(self) -> Iterator[NDArray[Any]]:
@@ -199,7 +251,12 @@ class _Cutter:
     """
 
     def __init__(
-        self, item: Item, source: _Source, sample_rate: int, windows: Windows | None
+        self,
+        item: Item,
+        source: _Source,
+        sample_rate: int,
+        windows: Windows | None,
+        long: LongClips | None,
     ) -> None:
         self._item, self._source = item, source
         # A file that is one clip was looked at before it was resampled.
@@ -210,18 +267,23 @@ class _Cutter:
         ]
         ends.sort(key=lambda part: (part[0], math.inf if part[1] is None else part[1]))
         self._parts = deque(
-            _Part(source.name, first, stop, sample_rate, windows) for first, stop in ends
+            _Part(source.name, first, stop, sample_rate, windows, long) for first, stop in ends
         )
         self._given = 0
         self.total = 0
 
-    def __iter__(self) -> Iterator[Clip]:
+    def __iter__(self) -> Iterator[Clip | Progress]:
         for block in self._source.blocks():
             begin, self.total = self.total, self.total + len(block)
-            for part in self._parts:
+            for number, part in enumerate(self._parts):
                 if part.first >= self.total:
                     break
                 part.take(block, begin)
+                if part.is_long:
+                    # Before its first run, so that what comes before it need not wait.
+                    yield Progress(key=self._item.key, samples=begin)
+                    results = self._given + number * block.shape[1]
+                    part.run(skip=self._item.skip - results)
             while self._parts:
                 yield from self._clips(self._parts[0].whole_windows())
                 if not self._parts[0].ends_before(self.total):
@@ -231,31 +293,70 @@ class _Cutter:
             yield from self._clips(self._parts[0].whole_windows())
             yield from self._clips(self._parts.popleft().rest(self.total))
 
-    def _clips(self, cuts: Iterable[tuple[int, NDArray[Any]]]) -> Iterator[Clip]:
+    def _clips(self, cuts: "Iterable[_Cut]") -> Iterator[Clip]:
         """A clip of each channel."""
-        channels = self._source.channels
-        for start, samples in cuts:
-            for column in range(samples.shape[1]):
+        for cut in cuts:
+            for column, (samples, long) in enumerate(cut.channels()):
                 self._given += 1
-                if self._given > self._item.skip:
-                    silent, clipped_scale = self._flags(samples[:, column])
-                    yield Clip(
-                        name=self._source.name,
-                        key=self._item.key,
-                        channel=None if channels is None else column + 1,
-                        start=start,
-                        end=start + len(samples),
-                        samples=np.ascontiguousarray(samples[:, column]),
-                        silent=silent,
-                        clipped_scale=clipped_scale,
-                    )
+                if self._given <= self._item.skip:
+                    continue
+                silent, clipped_scale = self._flags(samples, long)
+                yield Clip(
+                    name=self._source.name,
+                    key=self._item.key,
+                    channel=None if self._source.channels is None else column + 1,
+                    start=cut.start,
+                    end=cut.start + cut.length,
+                    samples=np.ascontiguousarray(samples),
+                    long=None if long is None else long.clip,
+                    silent=silent,
+                    clipped_scale=clipped_scale,
+                )
 
-    def _flags(self, samples: NDArray[Any]) -> tuple[bool, bool]:
+    def _flags(self, samples: NDArray[Any], long: "_LongChannel | None") -> tuple[bool, bool]:
         flags = self._source.flags
         if self._whole and self._source.channels is None and flags is not None:
             return flags
-        loud = samples.dtype != np.int16 and bool(np.abs(samples).max() > LOUDEST)
-        return not samples.any(), loud
+        return _found(samples) if long is None else long.flags
+
+
+def _found(samples: NDArray[Any]) -> tuple[bool, bool]:
+    """Whether all samples are zero, and whether one is beyond ±16."""
+    loud = samples.dtype != np.int16 and bool(np.abs(samples).max() > LOUDEST)
+    return not samples.any(), loud
+
+
+class _LongChannel:
+    """A channel of a long clip, of which nothing is held but what its next run needs."""
+
+    def __init__(self, clip: LongClip) -> None:
+        self.clip = clip
+        self.flags = (True, False)
+
+    def push(self, samples: NDArray[Any]) -> None:
+        self.clip.push(samples)
+        silent, loud = _found(samples)
+        self.flags = (self.flags[0] and silent, self.flags[1] or loud)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What was cut out of a recording.
+
+    Args:
+        start: first sample.
+        length: samples.
+        samples: [length, channels]; of a long clip [0, channels].
+        long: its channels, ``None`` for those that are not wanted.
+    """
+
+    start: int
+    length: int
+    samples: NDArray[Any]
+    long: Sequence[_LongChannel | None] = ()
+
+    def channels(self) -> Iterator[tuple[NDArray[Any], _LongChannel | None]]:
+        return zip_longest(self.samples.T, self.long)
 
 
 class _Part:
@@ -268,8 +369,11 @@ class _Part:
         stop: int | None,
         sample_rate: int,
         windows: Windows | None,
+        long: LongClips | None,
     ) -> None:
         self._name, self._rate, self._windows = name, sample_rate, windows
+        self._long = long if windows is None else None
+        self._channels: list[_LongChannel | None] = []
         self.first, self._stop = first, stop
         self._number = 0  # of the next window
         self._held: list[NDArray[Any]] = []
@@ -284,12 +388,31 @@ class _Part:
             self._held.append(part)
             self._end += len(part)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it is not to be held."""
+        return self._long is not None and self._end > self._long.most
+
+    def run(self, skip: int) -> None:
+        """Run what is held of a long clip, but for its first ``skip`` channels."""
+        assert self._long is not None
+        for block in self._held:
+            if not self._channels:
+                self._channels = [
+                    None if column < skip else _LongChannel(self._long.begin(self._name))
+                    for column in range(block.shape[1])
+                ]
+            for channel, samples in zip(self._channels, block.T, strict=True):
+                if channel is not None:
+                    channel.push(samples)
+        self._held.clear()
+
     def ends_before(self, total: int) -> bool:
         """Whether the first ``total`` samples have all of it."""
         return self._stop is not None and self._stop <= total
 
-    def whole_windows(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Those that are all there, each with its first sample in the recording."""
+    def whole_windows(self) -> Iterator[_Cut]:
+        """Those that are all there."""
         if self._windows is None:
             return
         while self._windows.start(self._number) + self._windows.length <= self._end:
@@ -297,12 +420,16 @@ class _Part:
             self._number += 1
         self._drop(self._windows.start(self._number))
 
-    def rest(self, total: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    def rest(self, total: int) -> Iterator[_Cut]:
         """What is left at the end: everything, without windows.
 
         Raises:
             AudioError: the part has no clip.
         """
+        if self._channels:
+            none = np.empty((0, len(self._channels)), np.float32)
+            yield _Cut(self.first, self._end, none, self._channels)
+            return
         if self._windows is None:
             start, length = 0, self._end or None
         else:
@@ -327,23 +454,26 @@ class _Part:
             if not len(self._held[0]):
                 del self._held[0]
 
-    def _cut(self, start: int, length: int) -> tuple[int, NDArray[Any]]:
-        """Samples [length, channels] from ``start`` on; zeros behind the end."""
+    def _cut(self, start: int, length: int) -> _Cut:
+        """From ``start`` on; zeros behind the end."""
         if len(self._held) > 1:
             self._held = [np.concatenate(self._held)]
         samples = self._held[0][start - self._begin :][:length]
         if len(samples) < length:
             samples = np.pad(samples, ((0, length - len(samples)), (0, 0)))
-        return self.first + start, samples
+        return _Cut(self.first + start, length, samples)
 
 
 def batches(events: Iterable[Event], most: float) -> Iterator[list[Event]]:
-    """Runs of events whose clips have together ``most`` samples, or a little more."""
+    """Runs of events whose clips have together ``most`` samples, or a little more.
+
+    The beginning of a long clip ends one, so that what comes before it does not wait for it.
+    """
     batch, samples = list[Event](), 0
     for event in events:
         batch.append(event)
         samples += len(event.samples) if isinstance(event, Clip) else 0
-        if samples >= most or len(batch) == _MOST_EVENTS:
+        if isinstance(event, Progress) or samples >= most or len(batch) == _MOST_EVENTS:
             yield batch
             batch, samples = [], 0
     if batch:

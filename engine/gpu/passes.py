@@ -1,19 +1,19 @@
 """One clip of any length, run by run: long clips, frame features, and layer outputs.
 
-Its log-mel is computed in one launch and stays on the device; every piece is a view of it. Device
-memory is that of the samples, the log-mel and one run. Never captured.
+Device memory is that of one run, and between runs what the clip has added up. Never captured.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...spec import Head
-from ..pieces import Piece, runs_of
-from ..runner import Flags, Run, Samples
+from ..pieces import Piece, frames_of
+from ..runner import Samples
 from .backbone import LayerTensor
 from .batch import sample_type
 from .cuda import Memory, Stream
@@ -34,213 +34,215 @@ class RunKey:
 
 @dataclass(frozen=True)
 class DeviceSamples:
-    """A clip's samples in device memory."""
+    """Samples in device memory.
+
+    Args:
+        ready: the event behind which they are there.
+    """
 
     address: int
     count: int
     dtype: SampleType
+    ready: Any = None
 
 
 class Pass:
-    """The pieces of one clip; to be used inside ``open_pass``."""
+    """What one clip has added up so far, on the device."""
 
-    def __init__(
-        self, model: Model, pool: SlotPool, frames: int, pieces: Sequence[Piece], stream: Stream
-    ) -> None:
-        self._model, self._pool, self._stream = model, pool, stream
-        self._rows = pieces[-1].stop
-        self._frames = min(frames, self._rows)
-        self._row_bytes = 4 * model.frontend.n_mels
-        self._dim = model.spec.embedding_dim
-        if model.spec.segment is None:
-            self._runs: list[Sequence[Piece]] = [[piece] for piece in pieces]
-        else:  # neighbours, and their log-mel too
-            most = model.backbone.segments_per_run(pieces[0].frames)
-            self._runs = list(runs_of(pieces, most * pieces[0].frames))
-        self._memory: list[Memory] = []
-        self._log_mel = self.flags = 0
+    def __init__(self, model: Model, pool: SlotPool) -> None:
+        self._model, self._pool = model, pool
+        dim = model.spec.embedding_dim
+        layout = Layout()
+        total, rest, peak, self._embedding = (layout.add(4 * dim) for _ in range(4))
+        count, self._flags = layout.add(4), layout.add(8)
+        with self._stream() as stream:
+            self._memory = pool.transient(layout.size, stream, "a clip's sums over time")
+            base = self._memory.address
+            model.cuda.fill(base, 0, layout.size // 4, stream)
+            model.cuda.fill(base + peak, NEGATIVE_INFINITY, dim, stream)
+        self._state = State(base + total, base + rest, base + peak, base + count, self.flags)
 
     @property
-    def runs(self) -> int:
-        """Runs of the backbone."""
-        return len(self._runs)
+    def flags(self) -> int:
+        """Address of the flags of layer outputs, and behind them of samples."""
+        return self._memory.address + self._flags
 
-    def start(self, clip: Samples | DeviceSamples) -> None:
-        """Compute the log-mel."""
-        if isinstance(clip, DeviceSamples):
-            samples, count, dtype = clip.address, clip.count, clip.dtype
-        else:
-            dtype = sample_type([clip])
-            host = np.ascontiguousarray(clip, dtype)
-            samples, count = self.upload(host), len(host)
-        lengths = self.upload(np.array([count], np.int64))
-        self._log_mel = self.allocate(self._rows * self._row_bytes)
-        self.flags = self.allocate(8)
-        self._model.cuda.fill(self.flags, 0, 2, self._stream)
-        self._model.kernels.log_mel(
-            tables=self._model.tables.address,
-            samples=samples,
-            dtype=dtype,
-            clips=1,
-            stride=count,
-            lengths=lengths,
-            frames=self._frames,
-            out=self._log_mel,
-            out_frames=self._rows,
-            flags=self.flags + 4,
-            stream=self._stream,
+    def add(
+        self,
+        samples: Samples | DeviceSamples,
+        pieces: Sequence[Piece],
+        frames: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Add a run; ``frames`` [D, T_o] receives its frame features."""
+        ranges = np.array(
+            [0, len(pieces), *(p.begin for p in pieces), *(p.count for p in pieces), 0], np.int64
         )
-        self._stream.synchronize()
+        with open_run(self._model, self._pool, samples, pieces, self.flags) as run:
+            offsets = run.upload(ranges)
+            begins = offsets + 16
+            counts = begins + 8 * len(pieces)
+            features = None
+            if frames is not None:
+                start = counts + 8 * len(pieces)
+                features = Frames(run.allocate(frames.nbytes), frames.shape[1], start)
+            self._model.kernels.accumulate(
+                run.layers,
+                ranges=Ranges(offsets, begins, counts),
+                state=self._state,
+                frames=features,
+                stream=run.stream,
+            )
+            if frames is not None and features is not None:
+                run.download(frames, features.address)
 
-    def fuse(self, head: Head, embedding: int) -> None:
-        """The embedding [D] at an address, and the flags of layer outputs and samples."""
-        state = self._accumulate(None)
-        kernels = self._model.kernels
-        kernels.finalize(
-            dim=self._dim, state=state, head=head, embedding=embedding, stream=self._stream
+    def layer_outputs(self, samples: Samples, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
+        """Layer outputs of a run on the host; nothing is added."""
+        with open_run(self._model, self._pool, samples, pieces, self.flags) as run:
+            return run.layer_outputs()
+
+    def finish(self, head: Head, embedding: int, flags: int, sample_flags: int) -> None:
+        """Write the embedding [D] and the two flags to addresses on the device."""
+        with self._stream() as stream:
+            self._finalize(head, embedding, stream)
+            for target, source in ((flags, self.flags), (sample_flags, self.flags + 4)):
+                self._model.cuda.copy(target, source, 4, stream)
+
+    def download(self, head: Head) -> tuple[NDArray[np.float32], np.uint32]:
+        """The embedding [D] and the flags of layer outputs, on the host."""
+        out = np.empty(self._model.spec.embedding_dim, np.float32)
+        flags = np.empty(1, np.uint32)
+        address = self._memory.address + self._embedding
+        with self._stream() as stream:
+            self._finalize(head, address, stream)
+            for target, source in ((out, address), (flags, self.flags)):
+                self._model.cuda.copy(target.ctypes.data, source, target.nbytes, stream)
+        return out, flags[0]
+
+    def _finalize(self, head: Head, embedding: int, stream: Stream) -> None:
+        self._model.kernels.finalize(
+            dim=self._model.spec.embedding_dim,
+            state=self._state,
+            head=head,
+            embedding=embedding,
+            stream=stream,
         )
 
-    def fuse_frames(self, out: NDArray[np.float32]) -> None:
-        """Frame features into ``out`` [D, T_o]."""
-        frames = self.allocate(out.nbytes)
-        self._accumulate(frames, out.shape[1])
-        self.download(out, frames)
+    @contextmanager
+    def _stream(self) -> Iterator[Stream]:
+        """A stream whose work is done at the end."""
+        stream = self._model.cuda.stream()
+        try:
+            yield stream
+        finally:
+            stream.synchronize()
+            stream.close()
 
-    def layer_outputs(self) -> Iterator[Run]:
-        """Layer outputs of each run on the host."""
-        for run in self._runs:
-            outputs: list[NDArray[np.float32]] = []
 
-            def fetch(
-                layers: Sequence[LayerTensor],
-                stream: Stream,
-                outputs: list[NDArray[np.float32]] = outputs,
-            ) -> None:
-                for layer in layers:
-                    raw = np.empty(layer.layout.bytes, np.uint8)
-                    self._model.cuda.copy(raw.ctypes.data, layer.address, raw.nbytes, stream)
-                    stream.synchronize()
-                    outputs.append(layer.layout.to_float32(raw))
+class Run:
+    """One run of the backbone.
 
-            self._run(run, fetch)
-            yield run, outputs
+    Attributes:
+        stream: that its work is queued on.
+        layers: its outputs.
+    """
 
-    def download_flags(self) -> tuple[Flags, Flags]:
-        """Flags [1] of layer outputs, and of samples."""
-        both = np.empty(2, np.uint32)
-        self.download(both, self.flags)
-        return both[:1], both[1:]
+    layers: Sequence[LayerTensor] = ()
 
-    def copy_flags(self, layers: int, samples: int) -> None:
-        """Copy the two flags to addresses on the device."""
-        for target, source in ((layers, self.flags), (samples, self.flags + 4)):
-            self._model.cuda.copy(target, source, 4, self._stream)
-        self._stream.synchronize()
+    def __init__(self, model: Model, pool: SlotPool, stream: Stream, what: str) -> None:
+        self._model, self._pool, self.stream = model, pool, stream
+        self._what = what
+        self._memory: list[Memory] = []
+        self._sources: list[NDArray[np.generic]] = []
 
     def allocate(self, size: int) -> int:
-        """Address of memory that lives as long as the pass."""
-        memory = self._pool.transient(size, self._stream, f"a clip of {self._frames} frames")
-        self._memory.append(memory)
-        return memory.address
+        """Address of memory that lives as long as the run."""
+        self._memory.append(self._pool.transient(size, self.stream, self._what))
+        return self._memory[-1].address
 
     def upload(self, values: NDArray[np.generic]) -> int:
         """Address of a copy of ``values``."""
         address = self.allocate(max(values.nbytes, 1))
-        self._model.cuda.copy(address, values.ctypes.data, values.nbytes, self._stream)
-        self._stream.synchronize()  # before the caller's array goes
+        self._model.cuda.copy(address, values.ctypes.data, values.nbytes, self.stream)
+        self._sources.append(values)
         return address
 
     def download(self, target: NDArray[np.generic], source: int) -> None:
         """Fill a contiguous array."""
-        self._model.cuda.copy(target.ctypes.data, source, target.nbytes, self._stream)
-        self._stream.synchronize()
+        self._model.cuda.copy(target.ctypes.data, source, target.nbytes, self.stream)
+        self.stream.synchronize()
+
+    def log_mel(self, samples: Samples | DeviceSamples, rows: int, flags: int) -> int:
+        """Address of ``rows`` frames of log-mel, of which padding are those that there are not."""
+        model = self._model
+        if not isinstance(samples, DeviceSamples):
+            dtype = sample_type([samples])
+            host = np.ascontiguousarray(samples, dtype)
+            samples = DeviceSamples(self.upload(host), len(host), dtype)
+        if samples.ready is not None:
+            model.cuda.wait(self.stream.handle, samples.ready)
+        out = self.allocate(4 * rows * model.frontend.n_mels)
+        model.kernels.log_mel(
+            tables=model.tables.address,
+            samples=samples.address,
+            dtype=samples.dtype,
+            clips=1,
+            stride=samples.count,
+            lengths=self.upload(np.array([samples.count], np.int64)),
+            frames=min(rows, frames_of(model.spec, samples.count)),
+            out=out,
+            out_frames=rows,
+            flags=flags + 4,
+            stream=self.stream,
+        )
+        return out
+
+    def layer_outputs(self) -> list[NDArray[np.float32]]:
+        """Its outputs on the host."""
+        outputs = []
+        for layer in self.layers:
+            raw = np.empty(layer.layout.bytes, np.uint8)
+            self.download(raw, layer.address)
+            outputs.append(layer.layout.to_float32(raw))
+        return outputs
 
     def close(self) -> None:
-        """Free its memory."""
+        """Wait for its work, and free its memory."""
+        self.stream.synchronize()
         for memory in self._memory:
-            memory.close(self._stream)
-
-    def _accumulate(self, frames: int | None, total: int = 0) -> State:
-        state = self._empty_state()
-        pieces = [piece for run in self._runs for piece in run]
-        begins = self.upload(np.array([piece.begin for piece in pieces], np.int64))
-        counts = self.upload(np.array([piece.count for piece in pieces], np.int64))
-        offsets = self.upload(np.array([[0, len(run)] for run in self._runs], np.int64))
-        per_run = [sum(piece.count for piece in run) for run in self._runs]
-        starts = self.upload(np.cumsum([0, *per_run], dtype=np.int64))
-        first = 0
-        for index, run in enumerate(self._runs):
-            ranges = Ranges(offsets + 16 * index, begins + 8 * first, counts + 8 * first)
-            where = None if frames is None else Frames(frames, total, starts + 8 * index)
-
-            def add(
-                layers: Sequence[LayerTensor],
-                stream: Stream,
-                ranges: Ranges = ranges,
-                where: Frames | None = where,
-            ) -> None:
-                self._model.kernels.accumulate(
-                    layers, ranges=ranges, state=state, frames=where, stream=stream
-                )
-
-            self._run(run, add)
-            first += len(run)
-        return state
-
-    def _empty_state(self) -> State:
-        """Zeros, and minus infinity for the maximum."""
-        size = 4 * self._dim
-        both, peak, count = self.allocate(2 * size), self.allocate(size), self.allocate(4)
-        cuda = self._model.cuda
-        cuda.fill(both, 0, 2 * self._dim, self._stream)
-        cuda.fill(peak, NEGATIVE_INFINITY, self._dim, self._stream)
-        cuda.fill(count, 0, 1, self._stream)
-        self._stream.synchronize()
-        return State(both, both + size, peak, count, self.flags)
-
-    def _run(
-        self, run: Sequence[Piece], use: Callable[[Sequence[LayerTensor], Stream], None]
-    ) -> None:
-        """The backbone on one run, and ``use`` of its outputs, finished when this returns."""
-        key = RunKey(len(run), run[0].frames)
-
-        def bind(slot: Slot) -> None:
-            layout = Layout()
-            sizes = slot.context.prepare(key.segments, key.frames, slot.stream)
-            offsets = [layout.add(size) for size in sizes]
-            what = f"a run of {key.segments} inputs of {key.frames} frames"
-            self._pool.resize(slot, layout.size, 0, what)
-            base = slot.device.address if slot.device is not None else 0
-            slot.context.attach([base + offset for offset in offsets])
-
-        with self._pool.lease(key, bind) as slot:
-            start = self._log_mel + run[0].start * self._row_bytes
-            use(slot.context.enqueue(start, slot.stream), slot.stream)
-            slot.stream.synchronize()
+            memory.close(self.stream)
 
 
 @contextmanager
-def open_pass(
+def open_run(
     model: Model,
     pool: SlotPool,
-    clip: Samples | DeviceSamples,
-    frames: int,
+    samples: Samples | DeviceSamples,
     pieces: Sequence[Piece],
-    *,
-    after: Callable[[Stream], None] | None = None,
-) -> Iterator[Pass]:
-    """A pass over one clip of ``frames`` frames of log-mel, which is computed.
+    flags: int,
+) -> Iterator[Run]:
+    """A run over pieces that follow one another, queued; it is done when the block is left.
 
-    ``after`` may let the pass's stream wait for another one.
+    Args:
+        samples: whose log-mel the pieces are of.
+        flags: address of the flags of layer outputs, and behind them of samples.
     """
-    stream = model.cuda.stream()
-    this = Pass(model, pool, frames, pieces, stream)
-    try:
-        if after is not None:
-            after(stream)
-        this.start(clip)
-        yield this
-    finally:
-        stream.synchronize()
-        this.close()
-        stream.close()
+    key = RunKey(len(pieces), pieces[0].frames)
+    what = f"a run of {key.segments} inputs of {key.frames} frames"
+
+    def bind(slot: Slot) -> None:
+        layout = Layout()
+        sizes = slot.context.prepare(key.segments, key.frames, slot.stream)
+        offsets = [layout.add(size) for size in sizes]
+        pool.resize(slot, layout.size, 0, what)
+        base = slot.device.address if slot.device is not None else 0
+        slot.context.attach([base + offset for offset in offsets])
+
+    with pool.lease(key, bind) as slot:
+        run = Run(model, pool, slot.stream, what)
+        try:
+            log_mel = run.log_mel(samples, pieces[-1].stop, flags)
+            first = 4 * model.frontend.n_mels * pieces[0].start
+            run.layers = slot.context.enqueue(log_mel + first, slot.stream)
+            yield run
+        finally:
+            run.close()

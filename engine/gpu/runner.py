@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from ...errors import AudioError, BackendError, FusionEngineError
 from ...frontend import FrontendSpec
 from ...spec import Head
-from ..pieces import Piece, least_frames, pieces_of
-from ..runner import Flags, Run, Runner, Samples, check_finite
+from ..pieces import Piece, Runs, frames_of, pieces_of
+from ..runner import ClipState, Flags, Runner, Samples, check_finite
 from ..stats import Meter
 from .arrays import DeviceArray, read_array
 from .backbone import Backbone
@@ -21,7 +22,7 @@ from .cuda import Cuda, OutOfMemory, Stream
 from .dlpack import Imported
 from .kernels import Kernels, SampleType
 from .model import Model
-from .passes import DeviceSamples, open_pass
+from .passes import DeviceSamples, Pass
 from .slots import Layout, Slot, SlotPool
 
 
@@ -56,6 +57,13 @@ class GpuRunner(Runner):
         self._cuda, self._meter = cuda, meter
         self._changed = threading.Condition()
         self._calls, self._closed = 0, False
+        self._thread = _Thread()
+        segment = self.spec.segment
+        self.run_frames = (
+            self.max_frames
+            if segment is None
+            else backbone.segments_per_run(segment.frames) * segment.frames
+        )
         self._cutting = self.cutting()
         limit = memory_limit or cuda.info.total_memory // 2
         with cuda.current():
@@ -72,9 +80,7 @@ class GpuRunner(Runner):
         self._model = Model(cuda, backbone, kernels, frontend, memory)
 
     def clips_per_run(self, pieces: Sequence[Piece]) -> int:  # noqa: D102
-        if self.spec.segment is None and len(pieces) > 1:
-            return 0  # chunks, which overlap
-        return self._model.backbone.segments_per_run(pieces[0].frames) // len(pieces)
+        return max(1, self._model.backbone.segments_per_run(pieces[0].frames) // len(pieces))
 
     def embed(  # noqa: D102
         self, clips: Sequence[Samples], frames: int, pieces: Sequence[Piece], head: Head
@@ -85,32 +91,16 @@ class GpuRunner(Runner):
             self._count(graph)
         return embedding, flags
 
-    def embed_long(  # noqa: D102
-        self, samples: Samples, frames: int, pieces: Sequence[Piece], head: Head
-    ) -> tuple[NDArray[np.float32], Flags]:
-        with self._call(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
-            target = work.allocate(4 * self.spec.embedding_dim)
-            work.fuse(head, target)
-            embedding = np.empty((1, self.spec.embedding_dim), np.float32)
-            work.download(embedding, target)
-            self._count(False, work.runs)
-            return embedding, work.download_flags()[0]
-
-    def embed_frames(  # noqa: D102
-        self, samples: Samples, frames: int, pieces: Sequence[Piece], out: NDArray[np.float32]
-    ) -> Flags:
-        with self._call(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
-            work.fuse_frames(out)
-            self._count(False, work.runs)
-            return work.download_flags()[0]
+    def clip_state(self) -> ClipState:  # noqa: D102
+        with self._call():
+            return _ClipState(self, Pass(self._model, self._slots))
 
     def layer_outputs(  # noqa: D102
-        self, samples: Samples, frames: int, pieces: Sequence[Piece]
-    ) -> Iterator[Run]:
-        with self._call(), open_pass(self._model, self._slots, samples, frames, pieces) as work:
-            runs = list(work.layer_outputs())
-            self._count(False, work.runs)
-        return iter(runs)
+        self, samples: Samples, pieces: Sequence[Piece]
+    ) -> list[NDArray[np.float32]]:
+        with self._call():
+            self._count(False)
+            return Pass(self._model, self._slots).layer_outputs(samples, pieces)
 
     def embed_on_device(self, audio: Any, head: Head) -> DeviceArray:  # noqa: D102
         with self._call():
@@ -138,8 +128,7 @@ class GpuRunner(Runner):
     def _embed_array(self, array: Imported, head: Head, stream: Stream) -> DeviceArray:
         """Embed clips [N] or [B, N], for which ``stream`` has waited."""
         clips, length = (1, *array.shape) if len(array.shape) == 1 else array.shape
-        frames = max(least_frames(self.spec), self.spec.frontend.frames(length))
-        pieces = pieces_of(self._cutting, frames, name="audio")
+        frames = frames_of(self.spec, length)
         dtype: SampleType = "int16" if array.dtype == np.int16 else "float32"
         step = array.strides[0] * array.dtype.itemsize
         rows = [array.address + row * step for row in range(clips)]
@@ -148,17 +137,17 @@ class GpuRunner(Runner):
         embedding, flags = layout.add(4 * clips * dim), layout.add(8 * clips)
         memory = self._slots.transient(layout.size, stream, f"embeddings of {clips} clips")
         begin = self._cuda.record(stream)
-        size = self.clips_per_run(pieces)
+        long = frames > self.run_frames
+        pieces = [] if long else pieces_of(self._cutting, frames, name="audio")
+        size = 1 if long else self.clips_per_run(pieces)
         try:
-            for first in range(0, clips, size or 1):
-                part = rows[first : first + (size or 1)]
+            for first in range(0, clips, size):
+                part = rows[first : first + size]
                 target = memory.address + embedding + 4 * first * dim
                 flag = memory.address + flags + 4 * first
-                if not size:
-                    samples = DeviceSamples(part[0], length, dtype)
-                    self._embed_resident_clip(
-                        samples, frames, pieces, head, begin, target, flag, clips
-                    )
+                if long:
+                    samples = DeviceSamples(part[0], length, dtype, begin)
+                    self._embed_resident_clip(samples, head, target, flag, clips)
                     continue
                 key = batch_key(len(part), frames, pieces, dtype=dtype, head=head, resident=length)
                 with self._slots.lease(key, self._binder(key, pieces)) as slot:
@@ -182,28 +171,18 @@ class GpuRunner(Runner):
         )
 
     def _embed_resident_clip(
-        self,
-        samples: DeviceSamples,
-        frames: int,
-        pieces: Sequence[Piece],
-        head: Head,
-        begin: Any,
-        embedding: int,
-        flags: int,
-        total: int,
+        self, samples: DeviceSamples, head: Head, embedding: int, flags: int, total: int
     ) -> None:
         """A clip longer than a run; its embedding and flags are there when this returns."""
-        with open_pass(
-            self._model,
-            self._slots,
-            samples,
-            frames,
-            pieces,
-            after=lambda stream: self._cuda.wait(stream.handle, begin),
-        ) as work:
-            work.fuse(head, embedding)
-            work.copy_flags(flags, flags + 4 * total)
-            self._count(False, work.runs)
+        clip = Pass(self._model, self._slots)
+        size = np.dtype(samples.dtype).itemsize
+        for run in Runs(self._cutting, self.run_frames, "audio").of(samples.count, ended=True):
+            part = replace(
+                samples, address=samples.address + run.first * size, count=run.stop - run.first
+            )
+            clip.add(part, run.pieces)
+            self._count(False)
+        clip.finish(head, embedding, flags, flags + 4 * total)
 
     def _binder(self, key: BatchKey, pieces: Sequence[Piece]) -> Callable[[Slot], BatchProgram]:
         def bind(slot: Slot) -> BatchProgram:
@@ -225,14 +204,25 @@ class GpuRunner(Runner):
         self._meter.add(runs=runs, uncaptured_runs=0 if graph else runs)
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
-        """A call under way; what CUDA and the kernels raise becomes a ``BackendError``."""
+    def call(self) -> Iterator[None]:  # noqa: D102
         with self._changed:
-            if self._closed:
+            if self._closed and not self._thread.calls:
                 raise BackendError("this engine was closed: open the artifact again")
             self._calls += 1
+        self._thread.calls += 1
         try:
-            with self._meter.timed("gpu_seconds"), self._cuda.current():
+            yield
+        finally:
+            self._thread.calls -= 1
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """A call under way; what CUDA and the kernels raise becomes a ``BackendError``."""
+        try:
+            with self.call(), self._meter.timed("gpu_seconds"), self._cuda.current():
                 yield
         except OutOfMemory as error:
             raise BackendError(f"out of memory: {error} were asked for") from error
@@ -243,7 +233,28 @@ class GpuRunner(Runner):
             if isinstance(error, RuntimeError) or type(error).__module__.startswith("cuda."):
                 raise BackendError(f"{self.device} failed: {error}") from error
             raise
-        finally:
-            with self._changed:
-                self._calls -= 1
-                self._changed.notify_all()
+
+
+class _Thread(threading.local):
+    """The calls that a thread has under way."""
+
+    calls = 0
+
+
+class _ClipState(ClipState):
+    def __init__(self, runner: GpuRunner, clip: Pass) -> None:
+        self._runner, self._clip = runner, clip
+
+    def add(
+        self,
+        samples: Samples,
+        pieces: Sequence[Piece],
+        frames: NDArray[np.float32] | None = None,
+    ) -> None:
+        with self._runner._call():
+            self._clip.add(samples, pieces, frames)
+            self._runner._count(False)
+
+    def finish(self, head: Head) -> tuple[NDArray[np.float32], np.uint32]:
+        with self._runner._call():
+            return self._clip.download(head)

@@ -47,7 +47,7 @@ def test_arrays_of_other_kinds_are_arrays():
     x = np.linspace(-1, 1, 2 * RATE, dtype=np.float32).reshape(2, RATE)
     for same in (x, np.asmatrix(x), np.ma.masked_array(x), torch.from_numpy(x), list(x)):
         got = clips(same)
-        assert [clip.name for clip in got] == ["clip 0", "clip 1"]
-        for clip, expected in zip(got, x, strict=True):
-            assert type(clip.samples) is np.ndarray
-            np.testing.assert_array_equal(clip.samples, expected)
+        assert [item.key for item in got] == ["clip 0", "clip 1"]
+        for item, expected in zip(got, x, strict=True):
+            assert type(item.audio) is np.ndarray
+            np.testing.assert_array_equal(item.audio, expected)

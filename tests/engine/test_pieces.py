@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_engine import ArtifactError, AudioError
-from fusion_engine.engine.pieces import Piece, core_frames, pieces_of, run_frames, runs_of
-from fusion_engine.frontend import PRESETS
+from fusion_engine.engine.pieces import Piece, Runs, core_frames, pieces_of, run_frames
+from fusion_engine.frontend import PRESETS, Frontend
 from fusion_engine.spec import LayerSpec, SegmentRule
 
 from ..test_spec import SPEC
@@ -44,8 +44,9 @@ def test_chunks_count_every_frame_feature_once(frames, max_frames, margin):
     assert np.array_equal(np.concatenate(counted), np.arange(frames // STEP))
     assert pieces[0].start == 0
     assert pieces[-1].stop == frames
-    # No two chunks fit one run: the joining of layer outputs builds on it.
-    assert all(len(run) == 1 for run in runs_of(pieces, run_frames(spec)))
+    # No two chunks are in one run: the joining of layer outputs builds on it.
+    runs = Runs(spec, run_frames(spec)).of(spec.frontend.samples(frames), ended=True)
+    assert all(len(run.pieces) == 1 for run in runs)
 
 
 def test_no_chunk_is_shorter_than_the_graph_takes():
@@ -112,12 +113,60 @@ def test_an_incomplete_segment_is_padded_and_weighs_less():
 
 
 def test_runs_hold_neighbours_of_one_length():
-    pieces = pieces_of(VGGISH, 96 * 150)
-    runs = list(runs_of(pieces, run_frames(VGGISH)))
-    assert [len(run) for run in runs] == [62, 62, 26]
-    assert [piece for run in runs for piece in run] == pieces
-    mixed = [Piece(0, 64, 0, 2), Piece(64, 128, 0, 2), Piece(128, 224, 0, 3)]
-    assert [len(run) for run in runs_of(mixed, 10_000)] == [2, 1]
+    samples = VGGISH.frontend.samples(96 * 150)
+    runs = list(Runs(VGGISH, run_frames(VGGISH)).of(samples, ended=True))
+    assert [len(run.pieces) for run in runs] == [62, 62, 26]
+    assert [run.first for run in runs] == [0, 62 * 96 * 160, 124 * 96 * 160]
+    assert [run.pieces[-1].stop for run in runs] == [62 * 96, 62 * 96, 26 * 96]
+
+
+REFLECTED = replace(
+    AST,
+    frontend=SPEC.frontend,
+    segment=SegmentRule(frames=100, last="pad"),
+    min_frames=100,
+    max_frames=100,
+)
+
+
+@settings(max_examples=60)
+@given(data=st.data(), spec=st.sampled_from([SPEC, VGGISH, AST, REFLECTED]))
+def test_runs_do_not_depend_on_how_a_clip_becomes_known(data, spec):
+    if spec is SPEC:
+        spec = replace(spec, max_frames=data.draw(st.integers(288, 1001)), min_frames=200)
+    most = spec.max_frames * (1 if spec.segment is None else 3)
+    total = data.draw(st.integers(1, 2_000_000))
+    known = sorted(data.draw(st.lists(st.integers(1, total), max_size=20)))
+    whole = list(Runs(spec, most).of(total, ended=True))
+    runs, got = Runs(spec, most), []
+    for samples, ended in [*((n, False) for n in known), (total, True)]:
+        first = runs.first
+        for run in runs.of(samples, ended=ended):
+            assert run.first >= first
+            assert ended or run.stop <= samples
+            got.append(run)
+    assert got == whole
+
+
+@pytest.mark.parametrize("spec", [SPEC, VGGISH, AST, REFLECTED], ids=lambda spec: spec.model)
+@pytest.mark.parametrize("total", [40_000, 300_001, 480_000])
+def test_the_log_mel_of_a_run_is_that_of_the_clip(spec, total):
+    spec = replace(spec, max_frames=1001) if spec is SPEC else spec
+    frontend = Frontend(spec.frontend)
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, total).astype(np.float32)
+    whole = frontend(x)
+    pieces = pieces_of(spec, len(whole))
+    seen = []
+    for run in Runs(spec, 3 * spec.max_frames).of(total, ended=True):
+        log_mel = frontend(x[run.first : run.stop])
+        for piece in run.pieces:
+            expected = pieces[len(seen)]
+            seen.append((piece.begin, piece.count, piece.frames))
+            there = whole[expected.start : expected.stop]
+            part = log_mel[piece.start : piece.stop]
+            np.testing.assert_allclose(part[: len(there)], there, rtol=0, atol=2e-6)
+            assert len(part) == len(there)
+    assert seen == [(piece.begin, piece.count, piece.frames) for piece in pieces]
 
 
 def test_frame_rates():

@@ -14,6 +14,7 @@ import soundfile
 import soxr
 
 import fusion_engine as fe
+from fusion_engine.audio import decode_ahead
 from fusion_engine.engine import pipeline
 from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.export import export
@@ -430,11 +431,17 @@ def test_a_stream_that_ends_early_gives_no_embedding(small, monkeypatch):
 def test_decoding_that_ends_early_gives_no_embedding(small, tmp_path, monkeypatch):
     path = tmp_path / "clip.wav"
     soundfile.write(path, signals.tone(0.5, RATE), RATE)
-    monkeypatch.setattr("fusion_engine.audio.decode_ahead", lambda paths, rate: iter(()))
+
+    def closed(*args, **options):
+        files = decode_ahead(*args, **options)
+        files.close()
+        return files
+
+    monkeypatch.setattr("fusion_engine.engine.stream.decode_ahead", closed)
     for call in (small.embed, small.embed_frames, small.layer_outputs):
-        with pytest.raises(fe.BackendError, match="0 of 1 clips were read"):
+        with pytest.raises(fe.BackendError, match="the next file was not read"):
             call(path)
-    with pytest.raises(fe.BackendError, match="0 of 2 clips were read"):
+    with pytest.raises(fe.BackendError, match="the next file was not read"):
         small.embed([path, path])
 
 

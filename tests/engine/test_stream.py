@@ -13,8 +13,9 @@ import soundfile
 
 import fusion_engine as fe
 from fusion_engine.audio import load, source
-from fusion_engine.engine.stream import Clip, End, Item, batches, clips_of
+from fusion_engine.engine.stream import Clip, End, Item, Progress, batches, clips_of
 from fusion_engine.engine.windows import Windows
+from fusion_engine.frontend import PRESETS
 
 from .. import signals
 from .gpu.artifacts import SPECS, write_artifact
@@ -268,3 +269,119 @@ for thread in threading.enumerate()[1:]:
         assert not thread.is_alive()
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module", params=["chunked", "dropped", "padded"])
+def any_engine(request, tmp_path_factory):
+    """An artifact with each way of cutting clips; a run has 6 s at most, or about a minute."""
+    path = tmp_path_factory.mktemp("any") / "any.onnx"
+    return fe.Engine(write_artifact(path, SPECS[request.param]), device="cpu")
+
+
+@pytest.mark.parametrize("seconds", [5.9, 61.5, 130.0])
+def test_a_long_file_is_the_long_clip_bit_for_bit(any_engine, wav, monkeypatch, seconds):
+    monkeypatch.setattr(source, "BLOCK", 701)
+    path = wav("long.wav", seconds, 22_050)
+    samples = load(path, RATE).samples
+    ((_, start, end, streamed),) = any_engine.embed_stream([(0, path)])
+    assert (start, end) == (0, len(samples) / RATE)
+    for audio in (path, samples, [samples], samples[None]):
+        assert np.array_equal(any_engine.embed(audio).reshape(-1), streamed)
+    # What is one run is the same in several, but for the rounding of their sums.
+    frames = any_engine.embed_frames(samples)
+    if any_engine.spec.frames_per_step is not None:
+        expected = frames.astype(np.float64).mean(axis=1) + frames.max(axis=1)
+        assert np.abs(streamed - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_long_parts_of_every_channel_in_one_pass(any_engine, wav, monkeypatch):
+    monkeypatch.setattr(source, "BLOCK", 9_000)
+    path = wav("a.wav", 150.0, channels=2)
+    samples = load(path, RATE, channel="all").samples
+    parts = [(70.0, None), (None, 80.0), (10.0, 11.0), (20.0, 149.0), (20.0, 140.0)]
+    events = list(any_engine.embed_items([Item(key="a", audio=path, parts=parts)], channel="all"))
+    end = events[-1][0]
+    assert isinstance(end, End)
+    assert (end.samples, end.error) == (150 * RATE, None)
+    clips = [(event, result) for event, result in events if isinstance(event, Clip)]
+    assert [(clip.start / RATE, clip.end / RATE, clip.channel) for clip, _ in clips] == [
+        (start, end, channel)
+        for start, end in [(0, 80), (10, 11), (20, 140), (20, 149), (70, 150)]
+        for channel in (1, 2)
+    ]
+    for clip, embedding in clips:
+        cut = samples[clip.channel - 1, clip.start : clip.end]
+        assert np.array_equal(embedding, any_engine.embed(cut))
+    runs = any_engine.stats.runs
+    again = Item(key="a", audio=path, parts=parts, skip=5)
+    rest = [pair for pair in any_engine.embed_items([again], channel="all") if pair[1] is not None]
+    assert [(clip.start, clip.channel) for clip, _ in rest] == [
+        (clip.start, clip.channel) for clip, _ in clips[5:]
+    ]
+    for (_, embedding), (_, expected) in zip(rest, clips[5:], strict=True):
+        assert np.array_equal(embedding, expected)
+    # Those that are not wanted again are not run.
+    taken, before = any_engine.stats.runs - runs, any_engine.stats.runs
+    for clip, _ in rest:
+        any_engine.embed(samples[clip.channel - 1, clip.start : clip.end])
+    assert taken == any_engine.stats.runs - before
+
+
+def test_a_long_clip_is_told_of_and_nothing_waits_for_it(any_engine, wav, monkeypatch):
+    monkeypatch.setattr(source, "BLOCK", 16_000)
+    short, long = wav("short.wav", 1.0), wav("long.wav", 100.0)
+    items = [Item(key=key, audio=path) for key, path in (("s", short), ("l", long), ("t", short))]
+    events = any_engine.embed_items(items)
+    before = any_engine.stats.runs
+    assert isinstance(next(events)[0], Clip)
+    assert any_engine.stats.runs == before + 1
+    assert next(events)[0].key == "s"
+    rest = list(events)
+    progress = [event for event, _ in rest if isinstance(event, Progress)]
+    assert {event.key for event in progress} == {"l"}
+    seconds = [event.samples / RATE for event in progress]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == 99.0
+    assert max(np.diff(seconds)) == 1.0
+    assert [event.key for event, result in rest if result is not None] == ["l", "t"]
+
+
+def test_the_flags_of_a_long_clip(any_engine, tmp_path):
+    x = np.zeros((100 * RATE, 2), np.float32)
+    x[99 * RATE, 1] = 17.0
+    soundfile.write(tmp_path / "x.wav", x, RATE, subtype="FLOAT")
+    flags = {}
+    for channel in ("all", "mix"):
+        item = Item(key=0, audio=tmp_path / "x.wav")
+        for event, _ in any_engine.embed_items([item], channel=channel):
+            if isinstance(event, Clip):
+                flags[event.channel] = event.silent, event.clipped_scale
+    assert flags == {1: (True, False), 2: (False, True), None: (False, False)}
+
+
+def test_a_long_clip_that_fails_late_is_an_error(any_engine, wav):
+    good, bad = wav("good.wav", 1.0), wav("bad.wav", 100.0)
+    data = bytearray(bad.read_bytes())
+    data[-4:] = np.float32(np.nan).tobytes()
+    bad.write_bytes(data)
+    results = list(any_engine.embed_stream([(0, good), (1, bad), (2, good)]))
+    assert [result.key for result in results] == [0, 1, 2]
+    assert isinstance(results[1].result, fe.AudioError)
+    assert np.array_equal(results[0].result, results[2].result)
+    with pytest.raises(fe.AudioError, match=r"bad\.wav"):
+        any_engine.embed([good, bad])
+
+
+def test_memory_does_not_grow_with_a_clip(tmp_path):
+    spec = replace(SPECS["chunked"], frontend=PRESETS["panns_8k"])
+    engine = fe.Engine(write_artifact(tmp_path / "any.onnx", spec), device="cpu")
+    with soundfile.SoundFile(tmp_path / "x.wav", "w", 8_000, 1) as file:
+        for _ in range(60):
+            file.write(np.zeros(60 * 8_000, np.int16))
+    tracemalloc.start()
+    embedding = engine.embed(tmp_path / "x.wav")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.isfinite(embedding).all()
+    # The recording is 115 MB, and its log-mel 92; twice 32 MiB may be decoded ahead.
+    assert peak < 80e6

@@ -49,7 +49,7 @@ def embed_files(
     Raises:
         FusionEngineError: the table cannot be written; what was embedded is kept.
     """
-    from ..engine.stream import Clip
+    from ..engine.stream import Clip, End
 
     todo = [path for path in files if not job.is_done(path)]
     _say_what_is_done(job, len(files) - len(todo), len(files))
@@ -75,6 +75,8 @@ def embed_files(
                     reason = reason or _of_channel(event, result)
                 elif result is not None and reason is None:
                     job.add(event.key, [_row(event, engine.sample_rate)], result[None])
+                continue
+            if not isinstance(event, End):
                 continue
             reason = event.error or reason
             if reason is not None:

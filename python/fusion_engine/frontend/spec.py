@@ -75,6 +75,11 @@ class FrontendSpec:
         hops = -(-(self.n_fft // 2 + 1) // self.hop_length)
         return 1 + hops
 
+    @property
+    def reach(self) -> int:
+        """Frames at a clip's end that may hold reflected samples, and one to spare."""
+        return self.n_fft // 2 // self.hop_length + 1 if self.padding == "reflect" else 0
+
     def sha256(self) -> str:
         """SHA-256 (hex) of all settings, in canonical JSON."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))

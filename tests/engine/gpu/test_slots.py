@@ -146,7 +146,7 @@ def test_out_of_memory_says_how_to_mend_it_and_leaves_the_engine_usable(machine,
         machine.capacity = machine.used + 500_000
         with pytest.raises(fe.BackendError, match=r"out of device memory: a batch of 8 .*contexts"):
             engine.embed([noise(2.0, seed) for seed in range(8)])
-        with pytest.raises(fe.BackendError, match=r"out of device memory: a clip of"):
+        with pytest.raises(fe.BackendError, match=r"out of device memory: a run of 1 inputs"):
             engine.embed(noise(60.0))
         assert np.array_equal(engine.embed(noise(1.0)), expected)
         machine.capacity = 2**32
