@@ -127,6 +127,16 @@ def _spread(paths: Sequence[Path]) -> Sequence[Path]:
     return [paths[chance.randrange(start, end)] for start, end in itertools.pairwise(edges)]
 
 
+def stated_seconds(path: str | os.PathLike[str]) -> float | None:
+    """How long a regular file is by its header alone; None if that does not say it."""
+    try:
+        with PatchedFile(path) as file:
+            seen = glance(file, os.fstat(file.fileno()).st_size)
+    except OSError:
+        return None
+    return None if seen is None else seen.seconds
+
+
 @dataclass(frozen=True)
 class _Look:
     size: int
