@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusion_engine.audio import estimate
 from fusion_engine.audio.container import glance
-from fusion_engine.audio.estimate import MAX_SAMPLE, survey
+from fusion_engine.audio.estimate import MAX_SAMPLE, stated_seconds, survey
 from fusion_engine.audio.listing import Listed
 from fusion_engine.output import Row, open_writer
 
@@ -43,6 +43,13 @@ def write(name, seconds=1.25, channels=1, rate=RATE, **form):
     with Path(name).open("wb") as file:
         soundfile.write(file, x, rate, **(form or {"format": "WAV"}))
     return Path(name)
+
+
+def test_the_length_of_one_file():
+    assert stated_seconds(write("a.wav")) == 1.25
+    Path("text.wav").write_text("no audio")
+    assert stated_seconds("text.wav") is None
+    assert stated_seconds("missing.wav") is None
 
 
 FORMATS = [

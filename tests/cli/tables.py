@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,12 @@ def flags(path):
 def failures(output):
     lines = Path(f"{output}.errors.jsonl").read_text(encoding="utf-8").splitlines()
     return {line["path"]: line["reason"] for line in map(json.loads, lines)}
+
+
+def said(result):
+    """The lines on stderr, without that of the time it took."""
+    lines = result.stderr.splitlines()
+    return [line for line in lines if not re.search(r"of audio in \d+ (s|min)", line)]
 
 
 def names(folder="."):

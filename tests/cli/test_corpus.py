@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from .conftest import RATE, command, write_clip
-from .tables import DIM, SUFFIXES, copies, names, read
+from .tables import DIM, SUFFIXES, copies, names, read, said
 
 pytestmark = pytest.mark.usefixtures("_here")
 
@@ -52,7 +52,7 @@ def test_a_list_with_parts(cli, artifact, engine):
     write_clip(Path("b.wav"), seconds=1)
     Path("list.csv").write_text("path,start,end\na.wav,1.5,2\nb.wav,,\na.wav,0.25,1.25\n")
     result = cli("embed", artifact, "--from-list", "list.csv", "-o", "out.parquet")
-    assert result.stderr == f"out.parquet: 3 embeddings of {DIM}\n"
+    assert said(result) == [f"out.parquet: 3 embeddings of {DIM} from 2 files"]
     table = pq.read_table("out.parquet").to_pydict()
     assert table["path"] == ["a.wav", "a.wav", "b.wav"]
     assert list(zip(table["start"], table["end"], table["duration"], strict=True)) == [

@@ -16,7 +16,7 @@ from fusion_engine.cli import _artifact
 
 from .. import signals
 from .conftest import RATE, write_clip
-from .tables import DIM, SUFFIXES, failures, flags, names, read
+from .tables import DIM, SUFFIXES, failures, flags, names, read, said
 from .test_main import examples
 
 pytestmark = pytest.mark.usefixtures("_here")
@@ -32,8 +32,8 @@ def test_files_and_folders_in_order(cli, artifact, engine, suffix):
     Path("in/notes.txt").write_text("no audio")
     result = cli("embed", artifact, "first.wav", "in", "first.wav", "-o", f"out{suffix}")
     assert (result.status, result.stdout) == (0, "")
-    assert result.stderr.splitlines() == [
-        f"out{suffix}: 6 embeddings of {DIM}",
+    assert said(result) == [
+        f"out{suffix}: 6 embeddings of {DIM} from 6 files",
         "given more than once, embedded once: 1 file (first: first.wav)",
         "left out of in/: 1 .txt",
     ]
@@ -58,10 +58,13 @@ def test_bad_files_are_named_and_the_rest_go_on(cli, artifact, suffix):
     assert read(f"out{suffix}")[0] == ["in/a.wav", "in/z.wav"]
     reasons = failures(f"out{suffix}")
     assert list(reasons) == ["missing.wav", "in/[red]:smile:.wav", "in/empty.wav"]
-    assert result.stderr.splitlines() == [
+    assert said(result) == [
         *(f"failed: {reason}" for reason in reasons.values()),
-        f"out{suffix}: 2 embeddings of {DIM}",
+        f"out{suffix}: 2 embeddings of {DIM} from 2 files",
         f"3 of 5 files failed: out{suffix}.errors.jsonl",
+        "  No such file or directory: 1 file (first: missing.wav)",
+        "  not audio: 1 file (first: in/[red]:smile:.wav)",
+        "  no samples: 1 file (first: in/empty.wav)",
     ]
     assert "in/[red]:smile:.wav: is text" in result.stderr
     # A later run in which nothing fails leaves no errors behind.
@@ -74,7 +77,7 @@ def test_all_files_bad(cli, artifact, suffix):
     Path("a.wav").write_text("hello")
     result = cli("embed", artifact, "a.wav", "b.wav", "-o", f"out{suffix}")
     assert result.status == 1
-    assert result.stderr.endswith(f"2 of 2 files failed: out{suffix}.errors.jsonl\n")
+    assert f"2 of 2 files failed: out{suffix}.errors.jsonl" in said(result)
     assert list(failures(f"out{suffix}")) == ["a.wav", "b.wav"]
     assert names() == ["a.wav", artifact, f"out{suffix}.errors.jsonl"]
 
@@ -130,8 +133,8 @@ def test_channels(cli, artifact, engine, suffix):
 
     result = cli("embed", artifact, *files, "-o", out)
     assert result.status == 0
-    assert result.stderr.splitlines() == [
-        f"{out}: 3 embeddings of {DIM}",
+    assert said(result) == [
+        f"{out}: 3 embeddings of {DIM} from 3 files",
         "warning: digital silence after mixing the channels: 1 file (first: lr.wav); --channel "
         "first takes one alone",
     ]
@@ -143,13 +146,11 @@ def test_channels(cli, artifact, engine, suffix):
     np.testing.assert_array_equal(read(out)[2][0], engine.embed(0 * left))
 
     result = cli("embed", artifact, *files, "-o", out, "--channel", "first", "--overwrite")
-    assert result.stderr == f"{out}: 3 embeddings of {DIM}\n"
+    assert said(result) == [f"{out}: 3 embeddings of {DIM} from 3 files"]
     np.testing.assert_array_equal(read(out)[2], engine.embed([left] * 3))
 
     result = cli("embed", artifact, *files[:2], "-o", out, "--channel", "2", "--overwrite")
-    assert result.stderr.splitlines()[1:] == [
-        "warning: digital silence in a channel: 1 file (first: l0.wav)"
-    ]
+    assert said(result)[1:] == ["warning: digital silence in a channel: 1 file (first: l0.wav)"]
     assert flags(out)["silent"] == [False, True]
     np.testing.assert_array_equal(read(out)[2], engine.embed([-left, 0 * left]))
 
@@ -168,8 +169,8 @@ def test_a_row_for_each_channel(cli, artifact, engine, suffix):
     loud = 20 * left
     assert np.abs(loud).max() < 16
     result = cli("embed", artifact, "l0.wav", "mono.wav", "-o", out, "--channel", "all")
-    assert result.stderr.splitlines() == [
-        f"{out}: 4 embeddings of {DIM}",
+    assert said(result) == [
+        f"{out}: 4 embeddings of {DIM} from 2 files",
         "warning: digital silence in a channel: 1 file (first: l0.wav)",
     ]
     assert flags(out) == {
@@ -195,7 +196,7 @@ def test_float_samples_at_the_scale_of_integers(cli, artifact):
     result = cli("embed", artifact, "int.wav", "-o", "out.csv", "--channel", "all")
     assert result.status == 0
     assert flags("out.csv")["clipped_scale"] == [False, True]
-    assert result.stderr.splitlines()[1:] == [
+    assert said(result)[1:] == [
         "warning: samples beyond 16, where full scale is 1: 1 file (first: int.wav); integers "
         "saved as floats want dividing by their largest value (32768 for 16 bits)"
     ]
@@ -221,7 +222,7 @@ def test_a_damaged_file_fails_or_is_marked(cli, artifact, engine):
     assert read("out.csv")[0] == ["a.wav"]
     result = cli(*again, "--overwrite")
     assert result.status == 0
-    assert result.stderr.splitlines()[1:] == [
+    assert said(result)[1:] == [
         "warning: damaged or contradictory, embedded as far as it goes: 1 file (first: half.wav)"
     ]
     assert flags("out.csv")["partial"] == [False, True]
@@ -238,9 +239,9 @@ def test_folders_that_give_nothing_stop_no_other(cli, artifact):
     assert result.status == 1
     reasons = failures("out.csv")
     assert list(reasons) == ["empty"]
-    assert result.stderr.splitlines() == [
+    assert said(result) == [
         f"failed: {reasons['empty']}",
-        f"out.csv: 1 embedding of {DIM}",
+        f"out.csv: 1 embedding of {DIM} from 1 file",
         "left out of 2 folders: 1 .txt",
         "0 of 1 file failed, 1 folder gave nothing or not all: out.csv.errors.jsonl",
     ]
@@ -254,7 +255,7 @@ def test_what_ffmpeg_would_read(cli, artifact, monkeypatch):
     monkeypatch.setenv("PATH", "")
     result = cli("embed", artifact, "in", "-o", "out.csv")
     assert result.status == 0
-    assert result.stderr.splitlines()[1:] == [
+    assert said(result)[1:] == [
         "left out of in/: 2 .m4a, 1 .jpg, 1 .wma; ffmpeg, which is not installed, would read "
         "2 .m4a, 1 .wma"
     ]
@@ -267,9 +268,10 @@ def test_no_output_of_an_earlier_run_beside_new_errors(cli, artifact, suffix):
     assert cli("embed", artifact, "a.wav", "-o", out).status == 0
     result = cli("embed", artifact, "b.wav", "-o", out)
     assert result.status == 1
-    assert result.stderr.splitlines()[1:] == [
+    assert said(result)[1:] == [
         f"{out}: of an earlier run, removed, since this one has no embeddings",
         f"1 of 1 file failed: {out}.errors.jsonl",
+        "  No such file or directory: 1 file (first: b.wav)",
     ]
     assert names() == ["a.wav", artifact, f"{out}.errors.jsonl"]
 

@@ -136,7 +136,7 @@ class Decoding:
         raise AudioError(
             f"{path}: cannot be decoded ({cause}), expected WAV, FLAC, OGG or MP3; install ffmpeg, "
             "which reads more formats (M4A, AAC, WebM, WMA), or convert it",
-            kind="cannot be decoded without ffmpeg",
+            kind=f"{_UNDECODABLE}; ffmpeg is not installed",
         )
 
     def _check_format(self) -> None:

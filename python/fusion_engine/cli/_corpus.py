@@ -93,11 +93,11 @@ def embed_files(
         reason: FusionEngineError | None = None
         for event, result in events:
             if isinstance(event, Clip):
-                progress.clip(event.start / rate, event.end / rate)
                 if isinstance(result, FusionEngineError):
                     reason = reason or _of_channel(event, result)
                 elif result is not None and reason is None:
                     job.add(event.key, [_row(event, rate)], result[None])
+                progress.clip(event.start / rate, event.end / rate)
                 continue
             reason = event.error or reason
             if reason is not None:

@@ -140,8 +140,10 @@ class EmbedProgress:
             if text:
                 yield Segment(text, console.get_style(style))
             else:
-                bar = ProgressBar(1.0, self._pace.fraction, width=min(most, least + room))
-                yield from console.render(bar, options)
+                width = min(most, least + room)
+                bar = ProgressBar(1.0, self._pace.fraction, width=width)
+                # Padded: without colours the rest of it is not drawn.
+                yield from Segment.adjust_line_length(list(console.render(bar, options)), width)
 
 
 def _fitted(text: str, cells: int) -> str:
