@@ -51,7 +51,7 @@ def lines_of(result):
     """Files, percent and the long file of every line of progress."""
     pattern = (
         r"Embedding: (\d+) of \d+ files \((\d+) %\), .+ of audio in \d+ s"
-        r"(?:, \S+ × real time, about \d+ s left)?; (.+)"
+        r"(?:, \S+ × real time, about \d+ \w+ left)?; (.+)"
     )
     lines = [line for line in result.stderr.splitlines() if line.startswith("Embedding")]
     return [re.fullmatch(pattern, line).groups() for line in lines]
