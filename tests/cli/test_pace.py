@@ -1,3 +1,5 @@
+from statistics import fmean
+
 import pytest
 
 from fusion_engine.cli._pace import Pace
@@ -62,6 +64,30 @@ def test_a_long_file_behind_many_short_ones(clock):
     pace.length = 10_000
     assert pace.speed == pytest.approx(100)
     assert pace.left == pytest.approx(90)
+
+
+def test_files_that_were_looked_at_are_not_guessed(clock):
+    pace = Pace(6, 1, lengths=[10, 1_000, 20, None, 40], clock=clock)
+    clock.now += 1
+    pace.clip(0, 10)
+    pace.end(10)
+    assert pace.left == 4 * fmean([1_000, 20, 40]) / 10
+    clock.now += 9
+    pace.clip(0, 490)
+    pace.length = 1_000
+    assert pace.left == (510 + 3 * 30) / 50
+
+
+def test_a_sample_of_files(clock):
+    """Short files come first, long ones last."""
+    pace = Pace(1_000, lengths=[1.0] * 50 + [100.0] * 50, clock=clock)
+    for done in range(1, 901):
+        clock.now += 1
+        pace.clip(0, 1)
+        pace.end(1)
+        if done in (500, 900):
+            assert pace.left == pytest.approx(100 * (1_000 - done))
+    assert Pace(2, lengths=[None, None], clock=clock).left is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """How far a run of ``embed`` is, how fast it goes, and how long it will take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 # Windows begin at whole samples.
 _SLACK = 1e-3
@@ -10,12 +11,14 @@ _SLACK = 1e-3
 class Pace:
     """Counts the files of a run, and the audio that it embeds itself, of one file after the other.
 
-    What is left is taken to go as fast as what is done. Files that were not begun are taken to be
-    as long as the others on average, and that under way is as long as it states.
+    What is left is taken to go as fast as what is done. The file under way is taken to be as long
+    as it states, and those behind it as ``lengths`` has them, or else as the others were.
 
     Args:
         total: files of the run.
         kept: files of these that an earlier run has done.
+        lengths: seconds of files, spread evenly over those that are to be done, in their order;
+            None each where they are not known.
         gap: seconds from the end of a window to the start of the next; 0 where they overlap.
         clock: seconds, from any start.
 
@@ -31,12 +34,14 @@ class Pace:
         total: int,
         kept: int = 0,
         *,
+        lengths: Sequence[float | None] = (),
         gap: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.done, self.audio = total, kept, 0.0
         self.length: float | None = None
         self._kept, self._gap, self._clock = kept, gap, clock
+        self._lengths = lengths
         self._began = self._file_began = clock()
         # Of the file under way: how far it is, how much of that is this run's, whether all of it.
         self._reached, self._embedded, self._whole = 0.0, 0.0, True
@@ -113,5 +118,14 @@ class Pace:
         if speed is None:
             return None
         rest = max(0.0, (self.length or 0.0) - self._reached) if begun else 0.0
-        mean = (audio + rest) / max(1, self.ended + begun)
+        seen = self.ended + begun
+        mean = self._mean_behind(seen)
+        if mean is None:
+            mean = (audio + rest) / max(1, seen)
         return (rest + mean * (self.total - self.done - begun)) / speed
+
+    def _mean_behind(self, seen: int) -> float | None:
+        """Of the files behind the first ``seen`` of this run, as far as they were looked at."""
+        first = seen * len(self._lengths) // max(1, self.total - self._kept)
+        known = [length for length in self._lengths[first:] if length is not None]
+        return fmean(known) if known else None
