@@ -50,6 +50,12 @@ def test_the_length_of_one_file():
     Path("text.wav").write_text("no audio")
     assert stated_seconds("text.wav") is None
     assert stated_seconds("missing.wav") is None
+    flac = bytearray(write("a.flac", format="FLAC").read_bytes())
+    flac[22:26] = b"\xff" * 4  # of the number of samples
+    Path("years.flac").write_bytes(flac)
+    assert stated_seconds("a.flac") == 1.25
+    assert looked_at("years.flac").seconds > 200_000
+    assert stated_seconds("years.flac") == len(flac) / 100
     os.mkfifo("pipe.wav")
     assert stated_seconds("pipe.wav") is None
 

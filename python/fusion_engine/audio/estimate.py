@@ -19,6 +19,8 @@ from .nonaudio import describe
 MAX_SAMPLE = 2_000
 # Bytes per second assumed of a file whose header has neither length nor bit rate: 128 kbit/s.
 ASSUMED_RATE = 16_000
+# No audio has fewer bytes per second, but silence in FLAC.
+_LEAST_RATE = 100
 # A look waits for the disk or the network most of its time.
 _THREADS = 16
 _HEAD_BYTES = 1_024
@@ -128,16 +130,20 @@ def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
 
 
 def stated_seconds(path: str | os.PathLike[str]) -> float | None:
-    """How long a file is by its header alone; None if that does not say it."""
+    """How long a file is by its header alone; None if that does not say it.
+
+    A damaged header may state years: no more is believed than the bytes can hold.
+    """
     try:
+        info = os.stat(path)  # noqa: PTH116 (a path of a million)
         # Opening a pipe would wait for its writer.
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a path of a million)
+        if not stat.S_ISREG(info.st_mode):
             return None
         with PatchedFile(path) as file:
-            seen = glance(file, os.fstat(file.fileno()).st_size)
+            seen = glance(file, info.st_size)
     except OSError:
         return None
-    return None if seen is None else seen.seconds
+    return None if seen is None else min(seen.seconds, info.st_size / _LEAST_RATE)
 
 
 def spread_lengths(paths: Sequence[Path], most: int) -> list[float | None]:
