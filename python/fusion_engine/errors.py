@@ -6,11 +6,21 @@ wrong Python type is a plain ``TypeError``.
 
 
 class FusionEngineError(Exception):
-    """Base class of every error that fusion_engine raises on purpose."""
+    """Base class of every error that fusion_engine raises on purpose.
+
+    Attributes:
+        kind: what is wrong in a few words, the same for all inputs with which it is: to count by.
+    """
+
+    kind = "other"
 
 
 class AudioError(FusionEngineError):
     """Audio that cannot be embedded: missing, undecodable, empty, non-finite or mis-shaped."""
+
+    def __init__(self, message: str, *, kind: str = "cannot be embedded") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ArtifactError(FusionEngineError):
@@ -31,6 +41,8 @@ class WeightsError(ExportError):
 
 class NumericalError(FusionEngineError):
     """Non-finite values in a layer output: the message names the layer and the clip."""
+
+    kind = "no finite embedding"
 
 
 class DatasetError(FusionEngineError):

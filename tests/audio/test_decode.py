@@ -204,8 +204,9 @@ def test_channels(tmp_path, rate):
     np.testing.assert_array_equal(loaded("mix"), resampled(x.astype(np.float64).mean(axis=1)))
     assert loaded("all").shape == (3, 8_000)
     np.testing.assert_array_equal(loaded("all"), np.stack([loaded(n) for n in (1, 2, 3)]))
-    with pytest.raises(AudioError, match=r"x\.wav: has 3 channels, channel 4 was asked for"):
+    with pytest.raises(AudioError, match=r"x\.wav: has 3 channels, channel 4 was") as caught:
         loaded(4)
+    assert caught.value.kind == "without the channel asked for"
 
 
 @pytest.mark.parametrize(

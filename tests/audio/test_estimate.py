@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusion_engine.audio import estimate
 from fusion_engine.audio.container import glance
-from fusion_engine.audio.estimate import MAX_SAMPLE, survey
+from fusion_engine.audio.estimate import MAX_SAMPLE, spread_lengths, stated_seconds, survey
 from fusion_engine.audio.listing import Listed
 from fusion_engine.output import Row, open_writer
 
@@ -43,6 +43,29 @@ def write(name, seconds=1.25, channels=1, rate=RATE, **form):
     with Path(name).open("wb") as file:
         soundfile.write(file, x, rate, **(form or {"format": "WAV"}))
     return Path(name)
+
+
+def test_the_length_of_one_file():
+    assert stated_seconds(write("a.wav")) == 1.25
+    Path("text.wav").write_text("no audio")
+    assert stated_seconds("text.wav") is None
+    assert stated_seconds("missing.wav") is None
+    flac = bytearray(write("a.flac", format="FLAC").read_bytes())
+    flac[22:26] = b"\xff" * 4  # of the number of samples
+    Path("years.flac").write_bytes(flac)
+    assert stated_seconds("a.flac") == 1.25
+    assert looked_at("years.flac").seconds > 200_000
+    assert stated_seconds("years.flac") == len(flac) / 100
+    os.mkfifo("pipe.wav")
+    assert stated_seconds("pipe.wav") is None
+
+
+def test_the_lengths_of_some_files():
+    files = [write(f"{number}.wav", seconds=number / 4) for number in range(1, 21)]
+    assert spread_lengths(files, 20) == [number / 4 for number in range(1, 21)]
+    some = spread_lengths([*files, Path("missing.wav")], 7)
+    assert len(some) == 7
+    assert [-(-4 * (length or 5.25) // 3) for length in some] == [1, 2, 3, 4, 5, 6, 7]
 
 
 FORMATS = [
@@ -189,7 +212,7 @@ def test_a_sample_of_many_files():
     assert steps == [1] * MAX_SAMPLE
     assert seen.seconds == pytest.approx(2 * MAX_SAMPLE + 3 * MAX_SAMPLE, rel=0.003)
     assert seen == survey(paths, RATE, one, 100)
-    chosen = estimate._spread(paths)
+    chosen = estimate._spread(paths, MAX_SAMPLE)
     assert len(set(chosen)) == MAX_SAMPLE
     assert chosen == sorted(chosen, key=lambda path: int(path.stem))
     gaps = np.diff([int(path.stem) for path in chosen])

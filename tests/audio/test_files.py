@@ -212,18 +212,29 @@ def too_short(path):
     soundfile.write(path, np.zeros(1), 96_000, format="WAV")
 
 
+def cut(path):
+    soundfile.write(path, np.zeros(100), 16_000, format="WAV")
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def infinite(path):
+    soundfile.write(path, [0, 0, 0, np.inf], 16_000, format="WAV", subtype="FLOAT")
+
+
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    ("make", "reason", "kind"),
     [
-        (lambda path: None, "No such file"),
-        (Path.mkdir, "is a folder, expected an audio file"),
-        (os.mkfifo, "is not a regular file"),
-        (empty, "is empty"),
-        (text, "is text .it begins with .this is no audio"),
-        (random_bytes, "cannot be decoded"),
-        (no_samples, "0 samples at 16000 Hz, expected a longer clip"),
-        (too_short, "1 samples at 96000 Hz, expected a longer clip"),
-        (one_hertz, "sample rate is 1 Hz"),
+        (lambda path: None, "No such file", "No such file or directory"),
+        (Path.mkdir, "is a folder, expected an audio file", "no regular file"),
+        (os.mkfifo, "is not a regular file", "no regular file"),
+        (empty, "is empty", "no samples"),
+        (text, "is text .it begins with .this is no audio", "not audio"),
+        (random_bytes, "cannot be decoded", "cannot be decoded; ffmpeg is not installed"),
+        (no_samples, "0 samples at 16000 Hz, expected a longer clip", "no samples"),
+        (too_short, "1 samples at 96000 Hz, expected a longer clip", "no samples"),
+        (one_hertz, "sample rate is 1 Hz", "sample rate out of range"),
+        (cut, "truncated, 100 of the 200 bytes", "damaged or contradictory"),
+        (infinite, "sample 3 is inf", "samples that are not finite or overflow"),
     ],
     ids=[
         "missing",
@@ -235,13 +246,16 @@ def too_short(path):
         "no_samples",
         "too_short",
         "one_hertz",
+        "cut",
+        "infinite",
     ],
 )
 @pytest.mark.parametrize("name", ["bad.wav", "bad.mp3", "bad.flac", "bad.ogg"])
-def test_bad_files(tmp_path, make, reason, name):
+def test_bad_files(tmp_path, make, reason, kind, name):
     make(tmp_path / name)
-    with pytest.raises(AudioError, match=f"{name}: .*{reason}"):
+    with pytest.raises(AudioError, match=f"{name}: .*{reason}") as caught:
         load(tmp_path / name, 16_000)
+    assert caught.value.kind == kind
 
 
 @pytest.fixture
@@ -263,8 +277,9 @@ def as_nobody():
 def test_no_permission(as_nobody):
     soundfile.write(as_nobody / "secret.wav", np.zeros(100), 16_000)
     (as_nobody / "secret.wav").chmod(0)
-    with pytest.raises(AudioError, match=r"secret\.wav: Permission denied"):
+    with pytest.raises(AudioError, match=r"secret\.wav: Permission denied") as caught:
         load(as_nobody / "secret.wav", 16_000)
+    assert caught.value.kind == "Permission denied"
 
 
 def test_wrong_rates(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+import fusion_engine as fe
 from fusion_engine.cli import main, settings
 
 from .. import signals
@@ -73,6 +74,22 @@ def shell(tmp_path: Path) -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def artifact(cnn14_artifact: Path, tmp_path: Path) -> str:
+    (tmp_path / "cnn14.onnx").symlink_to(cnn14_artifact)
+    return "cnn14.onnx"
+
+
+@pytest.fixture(scope="session")
+def engine(cnn14_artifact: Path) -> fe.Engine:
+    return fe.Engine(cnn14_artifact)
 
 
 def command(*args: str | os.PathLike[str], before: str = "") -> list[str]:

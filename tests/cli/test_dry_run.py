@@ -49,6 +49,6 @@ def test_a_sample_with_a_speed(capsys):
         "audio       about 10000.0 h\n"
         "rows        about 14400000\n"
         "output      about 354.0 GB\n"
-        "time        about 4 h, at 2512 s of audio per second\n"
+        "time        about 4 h (2512 × real time)\n"
     )
     assert max(map(len, text.splitlines())) <= 60

@@ -15,7 +15,7 @@ from .._cpus import usable_cpus
 from ..errors import AudioError
 from . import source
 from .decode import Decoding
-from .files import collect
+from .files import TOO_LARGE, collect
 from .recording import Channel, Recording
 
 Block = NDArray[np.float32]
@@ -43,7 +43,8 @@ class _Job:
             return next(self._blocks, None)
         except MemoryError as error:
             raise AudioError(
-                f"{self.path}: does not fit into memory; split it, or give the program more memory"
+                f"{self.path}: does not fit into memory; split it, or give the program more memory",
+                kind=TOO_LARGE,
             ) from error
         finally:
             source.waiting_for(None)

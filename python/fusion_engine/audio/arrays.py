@@ -17,6 +17,8 @@ MAX_CHANNELS = 8
 # (n_fft up to 2048 there). FP64 would carry 1e146, but one clip has one answer everywhere.
 MAX_SAMPLE = 1e15
 INT16_SCALE = np.float32(1 / 32_768)
+# A kind of ``AudioError``.
+NO_SAMPLES = "no samples"
 
 
 def check_rate(rate: Any, name: str = "sample_rate") -> int:
@@ -58,7 +60,8 @@ def check_finite(samples: NDArray[Any], name: str, offset: int = 0) -> None:
     )
     raise AudioError(
         f"{name}: sample {offset + index} is {value}, expected finite values in [-1, 1], and none "
-        f"beyond ±{MAX_SAMPLE:g}, which overflow; {mend}"
+        f"beyond ±{MAX_SAMPLE:g}, which overflow; {mend}",
+        kind="samples that are not finite or overflow",
     )
 
 
@@ -120,12 +123,13 @@ def _check_type(audio: Any, name: str) -> NDArray[Any]:
 def _check_length(samples: int, source_rate: int, sample_rate: int, name: str) -> None:
     """Refuse a clip that holds not even one sample at ``sample_rate``."""
     if samples == 0:
-        raise AudioError(f"{name}: no samples, expected at least one")
+        raise AudioError(f"{name}: no samples, expected at least one", kind=NO_SAMPLES)
     # soxr rounds the length to the nearest integer, half up.
     if (2 * samples * sample_rate + source_rate) // (2 * source_rate) == 0:
         raise AudioError(
             f"{name}: {samples} samples at {source_rate} Hz are less than one at {sample_rate} "
-            "Hz; expected a longer clip"
+            "Hz; expected a longer clip",
+            kind=NO_SAMPLES,
         )
 
 

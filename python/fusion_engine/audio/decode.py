@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AudioError
-from .arrays import MAX_RATE, MIN_RATE, check_finite, check_rate
+from .arrays import MAX_RATE, MIN_RATE, NO_SAMPLES, check_finite, check_rate
 from .container import Contents, PatchedFile, examine
 from .ffmpeg import FfmpegSource, find_ffmpeg
 from .isolated import SndfileSource
@@ -20,6 +20,7 @@ from .recording import LOUDEST, Channel, check_channel, select
 from .source import BrokenError, CannotOpenError, Source
 
 _HEAD_BYTES = 1_024
+_UNDECODABLE = "cannot be decoded"
 
 
 class Decoding:
@@ -77,14 +78,18 @@ class Decoding:
             info = path.stat()
             if stat.S_ISDIR(info.st_mode):
                 raise AudioError(
-                    f"{path}: is a folder, expected an audio file; name the files in it"
+                    f"{path}: is a folder, expected an audio file; name the files in it",
+                    kind="no regular file",
                 )
             # Opening a pipe would wait for its writer.
             if not stat.S_ISREG(info.st_mode):
-                raise AudioError(f"{path}: is not a regular file, expected an audio file")
+                raise AudioError(
+                    f"{path}: is not a regular file, expected an audio file", kind="no regular file"
+                )
             if info.st_size == 0:
                 raise AudioError(
-                    f"{path}: is empty (0 bytes), expected audio; copy or record it again"
+                    f"{path}: is empty (0 bytes), expected audio; copy or record it again",
+                    kind=NO_SAMPLES,
                 )
             with PatchedFile(path) as file:
                 contents = examine(file, info.st_size)
@@ -94,12 +99,13 @@ class Decoding:
                 head = file.read(_HEAD_BYTES)
                 other = describe(head) if not contents.kind else None
                 if other is not None:
-                    raise AudioError(f"{path}: is {other}")
+                    raise AudioError(f"{path}: is {other}", kind="not audio")
                 file.seek(0)
                 return contents, self._open_source(path, file.fileno(), contents, head)
         except OSError as error:
             raise AudioError(
-                f"{path}: {error.strerror or error}, expected a readable audio file"
+                f"{path}: {error.strerror or error}, expected a readable audio file",
+                kind=error.strerror or "cannot be read",
             ) from error
 
     def _open_source(self, path: Path, file: int, contents: Contents, head: bytes) -> Source:
@@ -120,31 +126,38 @@ class Decoding:
                 except CannotOpenError as error:
                     reason = f"{reason}; ffmpeg: {error}" if reason else f"ffmpeg: {error}"
                 raise AudioError(
-                    f"{path}: cannot be decoded ({reason}), expected audio; copy or record it again"
+                    f"{path}: cannot be decoded ({reason}), expected audio; copy or record it "
+                    "again",
+                    kind=_UNDECODABLE,
                 )
         except BrokenError as error:
-            raise AudioError(f"{path}: cannot be decoded ({error})") from error
+            raise AudioError(f"{path}: cannot be decoded ({error})", kind=_UNDECODABLE) from error
         cause = reason or f"{contents.kind or 'its format'} is not for libsndfile"
         raise AudioError(
             f"{path}: cannot be decoded ({cause}), expected WAV, FLAC, OGG or MP3; install ffmpeg, "
-            "which reads more formats (M4A, AAC, WebM, WMA), or convert it"
+            "which reads more formats (M4A, AAC, WebM, WMA), or convert it",
+            kind=f"{_UNDECODABLE}; ffmpeg is not installed",
         )
 
     def _check_format(self) -> None:
         rate, channels = self._source.rate, self._source.channels
         if not MIN_RATE <= rate <= MAX_RATE:
             raise AudioError(
-                f"{self.name}: its sample rate is {rate} Hz, expected {MIN_RATE} to {MAX_RATE} Hz"
+                f"{self.name}: its sample rate is {rate} Hz, expected {MIN_RATE} to {MAX_RATE} Hz",
+                kind="sample rate out of range",
             )
         if isinstance(self.channel, int) and self.channel > channels:
             raise AudioError(
                 f"{self.name}: has {channels} channel{'s' if channels > 1 else ''}, channel "
-                f"{self.channel} was asked for"
+                f"{self.channel} was asked for",
+                kind="without the channel asked for",
             )
 
     def _damaged(self, fault: str) -> None:
         if not self._take_partial:
-            raise AudioError(f"{self.name}: {fault}; copy or record it again")
+            raise AudioError(
+                f"{self.name}: {fault}; copy or record it again", kind="damaged or contradictory"
+            )
         self.partial = True
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
@@ -170,7 +183,9 @@ class Decoding:
             if len(out):
                 yield out
         if given == 0:
-            raise AudioError(f"{self.name}: {done} samples at {rate} Hz, expected a longer clip")
+            raise AudioError(
+                f"{self.name}: {done} samples at {rate} Hz, expected a longer clip", kind=NO_SAMPLES
+            )
 
     def _frames(self) -> Iterator[NDArray[np.float32]]:
         """All channels, to where the decoder stops."""

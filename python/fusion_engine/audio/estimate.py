@@ -19,6 +19,8 @@ from .nonaudio import describe
 MAX_SAMPLE = 2_000
 # Bytes per second assumed of a file whose header has neither length nor bit rate: 128 kbit/s.
 ASSUMED_RATE = 16_000
+# No audio has fewer bytes per second, but silence in FLAC.
+_LEAST_RATE = 100
 # A look waits for the disk or the network most of its time.
 _THREADS = 16
 _HEAD_BYTES = 1_024
@@ -82,7 +84,7 @@ def survey(
     for item in items:
         entry = item if isinstance(item, Listed) else Listed(item)
         parts.setdefault(entry.path, []).append(entry)
-    sample = _spread(list(parts))
+    sample = _spread(list(parts), MAX_SAMPLE)
     unreadable, guessed, size, seconds = Counter[str](), 0, 0, 0.0
     rows, names = 0, 0
     # Where `advance` ends the work, `map` drops the files that are not looked at yet.
@@ -114,17 +116,40 @@ def survey(
     )
 
 
-def _spread(paths: Sequence[Path]) -> Sequence[Path]:
-    """One of each of ``MAX_SAMPLE`` stretches of about the same length; all where there are less.
+def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
+    """One of each of ``most`` stretches of about the same length; all where there are less.
 
     Chance chooses in the stretch: files at equal distances may have more in common.
     """
     count = len(paths)
-    if count <= MAX_SAMPLE:
+    if count <= most:
         return paths
     chance = random.Random(0)
-    edges = [i * count // MAX_SAMPLE for i in range(MAX_SAMPLE + 1)]
+    edges = [i * count // most for i in range(most + 1)]
     return [paths[chance.randrange(start, end)] for start, end in itertools.pairwise(edges)]
+
+
+def stated_seconds(path: str | os.PathLike[str]) -> float | None:
+    """How long a file is by its header alone; None if that does not say it.
+
+    A damaged header may state years: no more is believed than the bytes can hold.
+    """
+    try:
+        info = os.stat(path)  # noqa: PTH116 (a path of a million)
+        # Opening a pipe would wait for its writer.
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        with PatchedFile(path) as file:
+            seen = glance(file, info.st_size)
+    except OSError:
+        return None
+    return None if seen is None else min(seen.seconds, info.st_size / _LEAST_RATE)
+
+
+def spread_lengths(paths: Sequence[Path], most: int) -> list[float | None]:
+    """``stated_seconds`` of up to ``most`` files in order, spread evenly over all."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(stated_seconds, _spread(paths, most)))
 
 
 @dataclass(frozen=True)

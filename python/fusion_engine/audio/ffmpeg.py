@@ -133,7 +133,7 @@ class FfmpegSource:
         for line in self._said.decode(errors="replace").splitlines():
             said = re.sub(r"^(\[[^]]*\] )+", "", line.strip()).replace(f"{self._name}: ", "")
             if said:
-                return said
+                return re.sub(r" whitelist '.*'$", " whitelist", said)  # a long list
         return f"ffmpeg: exit status {code}" if code else ""
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:

@@ -12,6 +12,8 @@ from .recording import Channel, Recording
 
 # The most samples believed of a header before they are seen: 1 GiB, not touched until needed.
 _BELIEVED = 2**28
+# A kind of ``AudioError``.
+TOO_LARGE = "too large for the memory"
 
 
 def load(
@@ -75,5 +77,6 @@ def collect(decoding: Decoding, blocks: Iterable[NDArray[np.float32]]) -> Record
         held = f"{4 * end * width / 1e9:.1f} GB ({end / decoding.sample_rate:.0f} s)"
         raise AudioError(
             f"{decoding.name}: does not fit into memory, {held} were decoded and it goes on; split "
-            "it, or give the program more memory"
+            "it, or give the program more memory",
+            kind=TOO_LARGE,
         ) from error

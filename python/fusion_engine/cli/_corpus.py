@@ -4,16 +4,20 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..audio import Channel
+from ..audio.estimate import spread_lengths
 from ..audio.folders import Found
 from ..errors import FusionEngineError
-from ..job import Completed, Job
+from ..job import Job
 from ..output import Row
 from ..spec import Head
-from ._app import as_options, print_message, progress_bar
+from ._app import print_message
+from ._failures import FailureReport
 from ._findings import Findings
+from ._pace import Pace
+from ._progress import EmbedProgress
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -21,13 +25,32 @@ if TYPE_CHECKING:
     from ..engine.windows import Windows
 
 Part = tuple[float | None, float | None]
+_WHOLE: Part = (None, None)
+# Headers that are read before the run, to tell how long it will take: 0.2 ms each.
+_LOOKED_AT = 200
+
+
+class Outcome(NamedTuple):
+    """What a run has made.
+
+    Attributes:
+        rows: of the table.
+        removed: there is none, and that of an earlier run was removed.
+        audio: seconds of recordings that this run has embedded.
+        elapsed: seconds that it took.
+    """
+
+    rows: int
+    removed: bool
+    audio: float
+    elapsed: float
 
 
 def parts_of(found: Found) -> dict[Path, list[Part]]:
     """The parts to embed of every file; of a file without a list, the whole."""
     parts = dict[Path, list[Part]]()
     if not found.listed:
-        return {path: [(None, None)] for path in found.paths}
+        return {path: [_WHOLE] for path in found.paths}
     for entry in found.listed:
         parts.setdefault(entry.path, []).append((entry.start, entry.end))
     return parts
@@ -43,7 +66,8 @@ def embed_files(
     channel: Channel,
     partial: bool,
     findings: Findings,
-) -> Completed:
+    failed: FailureReport,
+) -> Outcome:
     """Embed the files that an earlier run did not, and write the table of all.
 
     Raises:
@@ -53,8 +77,14 @@ def embed_files(
 
     todo = [path for path in files if not job.is_done(path)]
     _say_what_is_done(job, len(files) - len(todo), len(files))
+    rate = engine.sample_rate
+    gap = 0.0 if windows is None else max(0, windows.start(1) - windows.length) / rate
+    # Of parts a header tells nothing.
+    whole = all(parts == [_WHOLE] for parts in files.values())
+    lengths = spread_lengths(todo, _LOOKED_AT) if whole else []
+    pace = Pace(len(files), len(files) - len(todo), lengths=lengths, gap=gap)
     with (
-        progress_bar("Embedding", len(files)) as advance,
+        EmbedProgress(pace, todo) as progress,
         # Closed here: a thread that a signal caught starting is known to nobody else at exit.
         closing(
             engine.embed_items(
@@ -66,29 +96,30 @@ def embed_files(
             )
         ) as events,
     ):
-        if len(todo) < len(files):
-            advance(len(files) - len(todo))
         reason: FusionEngineError | None = None
         for event, result in events:
             if isinstance(event, Clip):
                 if isinstance(result, FusionEngineError):
                     reason = reason or _of_channel(event, result)
                 elif result is not None and reason is None:
-                    job.add(event.key, [_row(event, engine.sample_rate)], result[None])
+                    job.add(event.key, [_row(event, rate)], result[None])
+                progress.clip(event.start / rate, event.end / rate)
                 continue
             if not isinstance(event, End):
                 continue
             reason = event.error or reason
             if reason is not None:
-                findings.failed.add(os.fspath(event.key))
-                print_message(f"failed: {as_options(str(reason))}")
+                failed.add(event.key, reason)
                 job.fail(event.key, str(reason))
+                progress.fail()
             else:
-                duration = event.samples / engine.sample_rate
+                duration = event.samples / rate
                 job.finish(event.key, duration=duration, partial=event.partial)
+                progress.end(duration if files[event.key] == [_WHOLE] else None)
             reason = None
-            advance(1)
-    return job.complete(files, seen=findings.add)
+        elapsed = pace.elapsed
+    completed = job.complete(files, seen=findings.add)
+    return Outcome(completed.rows, completed.removed, pace.audio, elapsed)
 
 
 def _say_what_is_done(job: Job, done: int, total: int) -> None:
@@ -120,4 +151,6 @@ def _row(clip: "Clip", sample_rate: int) -> Row:
 def _of_channel(clip: "Clip", error: FusionEngineError) -> FusionEngineError:
     if clip.channel is None:
         return error
-    return type(error)(f"{error} (channel {clip.channel})")
+    named = type(error)(f"{error} (channel {clip.channel})")
+    named.kind = error.kind
+    return named

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ..audio.estimate import ASSUMED_RATE, Survey
 from ._app import counted
 from ._columns import print_wrapped
-from ._plain import about
+from ._plain import about, times_real
 
 
 def print_survey(survey: Survey, speed: float | None = None) -> None:
@@ -40,7 +40,7 @@ def _fields(survey: Survey, speed: float | None) -> Iterator[tuple[str, str]]:
     yield "rows", f"{near}{survey.rows}"
     yield "output", f"about {_bytes(survey.output_size)}"
     if speed is not None:
-        yield "time", f"about {about(survey.seconds / speed)}, at {speed:.0f} s of audio per second"
+        yield "time", f"about {about(survey.seconds / speed)} ({times_real(speed)})"
 
 
 def _length(seconds: float) -> str:

@@ -10,7 +10,7 @@ from ..output import Row
 from ._app import counted
 
 
-class _Files:
+class Files:
     """A number of files, and the first of them; rows of one file come one after the other."""
 
     def __init__(self) -> None:
@@ -27,17 +27,14 @@ class _Files:
 
 
 class Findings:
-    """Counts the rows written, and the files that something is to be said about."""
+    """Counts the files in the table that something is to be said about."""
 
     def __init__(self, *, mixed: bool) -> None:
         self._mixed = mixed
-        self._flagged = {"silent": _Files(), "clipped_scale": _Files(), "partial": _Files()}
-        self.failed = _Files()
-        self.rows = 0
+        self._flagged = {"silent": Files(), "clipped_scale": Files(), "partial": Files()}
 
     def add(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            self.rows += 1
             for flag, files in self._flagged.items():
                 if getattr(row, flag):
                     files.add(row.path)

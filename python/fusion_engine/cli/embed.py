@@ -25,9 +25,11 @@ from ..output import Dtype, check_format, written_beside
 from ..spec import Head
 from ._app import app, as_options, check_writable, counted, print_message, progress_bar
 from ._artifact import check_weights, find_artifact
-from ._corpus import Part, embed_files, parts_of
+from ._corpus import Outcome, Part, embed_files, parts_of
 from ._dry_run import print_survey
+from ._failures import FailureReport
 from ._findings import Findings, notes
+from ._plain import hours, span, times_real
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -210,10 +212,11 @@ def embed(
         fresh=fresh,
         overwrite=overwrite,
     ) as job:
+        failed = FailureReport(job.failures.path)
         for folder, reason in found.failures:
-            print_message(f"failed: {as_options(str(reason))}")
+            failed.say(reason)
             job.fail(folder, str(reason))
-        completed = embed_files(
+        done = embed_files(
             engine,
             job,
             files,
@@ -222,23 +225,35 @@ def embed(
             channel=chosen,
             partial=partial,
             findings=findings,
+            failed=failed,
         )
-        failures = job.failures
-    if completed.rows:
-        embeddings = counted(completed.rows, "embedding")
-        print_message(f"{output}: {embeddings} of {engine.embedding_dim}")
+        failures, going_on = job.failures, any(job.going_on)
+    if done.rows:
+        embeddings = counted(done.rows, "embedding")
+        of = counted(len(files) - failed.count, "file")
+        print_message(f"{output}: {embeddings} of {engine.embedding_dim} from {of}")
+    if done.audio:
+        print_message(_speed(done, going_on=going_on))
     for line in findings.warnings():
         print_message(f"warning: {line}")
     for line in notes(found):
         print_message(line)
     if failures.count:
-        if completed.removed:
+        if done.removed:
             print_message(f"{output}: of an earlier run, removed, since this one has no embeddings")
-        parts = [f"{findings.failed.count} of {counted(len(files), 'file')} failed"]
+        parts = [f"{failed.count} of {counted(len(files), 'file')} failed"]
         if found.failures:
             parts.append(f"{counted(len(found.failures), 'folder')} gave nothing or not all")
         print_message(f"{', '.join(parts)}: {failures.path}")
+        for line in failed.kinds():
+            print_message(line)
         raise typer.Exit(1)
+
+
+def _speed(done: Outcome, *, going_on: bool) -> str:
+    took = f"{hours(done.audio)} of audio in {span(done.elapsed)}"
+    speed = f" ({times_real(done.audio / done.elapsed)})" if done.elapsed >= 1 else ""
+    return f"{'this run: ' if going_on else ''}{took}{speed}"
 
 
 def _channel(text: str) -> Channel:
