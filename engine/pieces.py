@@ -231,7 +231,8 @@ class _Cutter:
             raise AudioError(
                 f"{self._name}: {frames} frames ({frames * hop:.1f} s){more}, and this artifact "
                 f"takes at most {spec.max_frames} ({spec.max_frames * hop:.1f} s), since {reason}. "
-                "Cut the audio, or export again with a larger --seconds."
+                "Cut the audio, or export again with a larger --seconds.",
+                kind="longer than the artifact takes",
             )
         core = core_frames(spec.max_frames, margin, step)
         if core < step:

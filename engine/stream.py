@@ -440,7 +440,8 @@ class _Part:
         elif self._end == 0:
             raise AudioError(
                 f"{self._name}: has no samples from {self.first / self._rate:g} s on, it is "
-                f"{total / self._rate:g} s long"
+                f"{total / self._rate:g} s long",
+                kind="shorter than the part of it",
             )
         elif self._windows is not None and self._number == 0:
             raise self._windows.too_short(self._name, self._end)

@@ -64,7 +64,8 @@ class Windows:
         seconds = self.length / self._rate
         return AudioError(
             f"{name}: {total / self._rate:g} s give no window of {seconds:g} s (tail: "
-            f"{self._tail}); keep or pad the tail, or take shorter windows"
+            f"{self._tail}); keep or pad the tail, or take shorter windows",
+            kind="shorter than a window",
         )
 
 

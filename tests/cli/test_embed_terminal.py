@@ -66,6 +66,14 @@ def test_lines_of_progress_elsewhere(shell, artifact):
     assert result.stderr.splitlines()[-2] == f"out.csv: 70 embeddings of {DIM} from 70 files"
 
 
+def test_progress_within_a_long_clip(shell, artifact):
+    write_clip(Path("long.wav"), seconds=200)
+    result = shell("embed", artifact, "long.wav", "-o", "out.parquet", before=AT_ONCE)
+    percents = [int(name.split(" % of ")[0]) for _, _, name in lines_of(result)[1:-1]]
+    assert percents == sorted(percents)
+    assert len(set(percents)) > 5
+
+
 def test_progress_within_a_long_recording(shell, artifact):
     write_clip(Path("long.wav"), seconds=200)
     write_clip(Path("next.wav"), seconds=5)

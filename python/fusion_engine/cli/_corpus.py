@@ -73,7 +73,7 @@ def embed_files(
     Raises:
         FusionEngineError: the table cannot be written; what was embedded is kept.
     """
-    from ..engine.stream import Clip, End
+    from ..engine.stream import Clip, Progress
 
     todo = [path for path in files if not job.is_done(path)]
     _say_what_is_done(job, len(files) - len(todo), len(files))
@@ -105,7 +105,8 @@ def embed_files(
                     job.add(event.key, [_row(event, rate)], result[None])
                 progress.clip(event.start / rate, event.end / rate)
                 continue
-            if not isinstance(event, End):
+            if isinstance(event, Progress):
+                progress.clip(0.0, event.samples / rate)
                 continue
             reason = event.error or reason
             if reason is not None:
