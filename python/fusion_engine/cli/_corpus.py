@@ -6,18 +6,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._rows import of_channel, row_of
 from ..audio import Channel
 from ..audio.folders import Found
 from ..errors import FusionEngineError
 from ..job import Completed, Job
-from ..output import Row
 from ..spec import Head
 from ._app import as_options, print_message, progress_bar
 from ._findings import Findings
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..engine.stream import Clip, Item
+    from ..engine.stream import Item
     from ..engine.windows import Windows
 
 Part = tuple[float | None, float | None]
@@ -72,9 +72,9 @@ def embed_files(
         for event, result in events:
             if isinstance(event, Clip):
                 if isinstance(result, FusionEngineError):
-                    reason = reason or _of_channel(event, result)
+                    reason = reason or of_channel(event, result)
                 elif result is not None and reason is None:
-                    job.add(event.key, [_row(event, engine.sample_rate)], result[None])
+                    job.add(event.key, [row_of(event, engine.sample_rate)], result[None])
                 continue
             reason = event.error or reason
             if reason is not None:
@@ -100,22 +100,3 @@ def _items(job: Job, files: dict[Path, list[Part]], todo: Sequence[Path]) -> "It
 
     for path in todo:
         yield Item(key=path, audio=path, parts=files[path], skip=job.rows_done(path))
-
-
-def _row(clip: "Clip", sample_rate: int) -> Row:
-    """Of a clip; what is of the whole file comes at its end."""
-    return Row(
-        path=os.fspath(clip.key),
-        channel=clip.channel,
-        start=clip.start / sample_rate,
-        end=clip.end / sample_rate,
-        duration=0.0,
-        silent=clip.silent,
-        clipped_scale=clip.clipped_scale,
-    )
-
-
-def _of_channel(clip: "Clip", error: FusionEngineError) -> FusionEngineError:
-    if clip.channel is None:
-        return error
-    return type(error)(f"{error} (channel {clip.channel})")
