@@ -1,11 +1,11 @@
 """A corpus of short recordings, and the table that the command line makes of one."""
 
-import subprocess
-import sys
-
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import typer
+
+from fusion_engine.cli import app
 
 from .. import signals
 
@@ -21,7 +21,7 @@ def corpus(tmp_path_factory):
     for number in range(FILES):
         make = signals.silence if number == 7 else signals.speech_like
         clip = make(0.5 + number % 6 * 0.5, RATE, seed=number)
-        soundfile.write(folder / ("more" if number % 3 == 0 else ".") / f"{number}.wav", clip, RATE)
+        soundfile.write(folder / ("more" if number % 3 == 0 else "") / f"{number}.wav", clip, RATE)
     (folder / "broken.wav").write_bytes(b"RIFF, or so it says")
     return folder
 
@@ -30,12 +30,16 @@ def corpus(tmp_path_factory):
 def of_one_process(cnn14_artifact, tmp_path_factory):
     """``of_one_process(folder, "--window", "1")`` is the table of ``fusion-engine embed``."""
 
-    def run(folder, *options):
+    def run(*arguments):
         output = tmp_path_factory.mktemp("one") / "table.parquet"
-        arguments = ["embed", cnn14_artifact, folder, "-o", output, *options]
-        subprocess.run(
-            [sys.executable, "-m", "fusion_engine", *map(str, arguments)], capture_output=True
-        )
+        arguments = ["embed", cnn14_artifact, "-o", output, *arguments]
+        typer.main.get_command(app).main(list(map(str, arguments)), standalone_mode=False)
         return pq.read_table(output)
 
     return run
+
+
+@pytest.fixture(scope="package")
+def windows_of_corpus(of_one_process, corpus):
+    """Many rows of the corpus: ``--window 0.5 --hop 0.02``."""
+    return of_one_process(corpus, "--window", "0.5", "--hop", "0.02")

@@ -46,8 +46,7 @@ def embedder(cnn14_artifact, tmp_path):
 def write(tmp_path):
     def write(name, seconds=2.0, channels=1, scale=1.0):
         clip = signals.speech_like(seconds, RATE) * np.float32(scale)
-        path = os.path.join(os.fsencode(tmp_path), os.fsencode(name))  # noqa: PTH118
-        with open(path, "wb") as file:
+        with (tmp_path / os.fsdecode(name)).open("wb") as file:
             soundfile.write(
                 file, np.stack([clip] * channels, 1), RATE, format="WAV", subtype="FLOAT"
             )

@@ -53,14 +53,16 @@ def write(
     Args:
         dataset: as ``embed`` gave it, or filtered.
         folder: new or empty, on a file system that this process and all nodes share.
-        rows_per_file: about; of a file in the folder, which a task holds in memory.
+        rows_per_file: about; a task holds so many in memory.
 
     Raises:
-        FusionEngineError: the folder is there and not empty, or cannot be written.
-        ValueError: ``rows_per_file`` below 1, or a dataset that ``embed`` did not make.
+        FusionEngineError: the folder is there and not empty, or cannot be written; or the job
+            failed, and what a worker said: of a dataset that ``embed`` did not make too.
+        ValueError: ``rows_per_file`` is below 1.
     """
     import_ray()
     from ray.data import Datasink
+    from ray.exceptions import RayError
 
     if rows_per_file < 1:
         raise ValueError(f"rows_per_file is {rows_per_file}, expected at least 1")
@@ -79,7 +81,12 @@ def write(
             def on_write_complete(self, write_result: Any) -> None:
                 parts.extend(write_result.write_returns)
 
-        dataset.write_datasink(Folder())
+        try:
+            dataset.write_datasink(Folder())
+        except RayError as error:
+            # Ray's message is the worker's traceback, whose last line says what it was.
+            reason = str(error).rstrip().rpartition("\n")[2]
+            raise FusionEngineError(f"the Ray job failed, and wrote nothing: {reason}") from error
         found = sorted({failure for part in parts for failure in part.failures})
         for failed, reason in found:
             failures.add(failed, reason)
