@@ -41,5 +41,5 @@ def of_one_process(cnn14_artifact, tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def windows_of_corpus(of_one_process, corpus):
-    """Many rows of the corpus: ``--window 0.5 --hop 0.02``."""
-    return of_one_process(corpus, "--window", "0.5", "--hop", "0.02")
+    """Many rows of the corpus: ``--window 0.5 --hop 0.04``."""
+    return of_one_process(corpus, "--window", "0.5", "--hop", "0.04")

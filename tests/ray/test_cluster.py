@@ -58,7 +58,7 @@ def assert_equal_tables(got, expected):
 def test_a_folder_is_as_one_process_writes_it(
     cluster, corpus, cnn14_artifact, windows_of_corpus, tmp_path
 ):
-    dataset = embed(corpus, cnn14_artifact, window=0.5, hop=0.02, batch_size=8, **ACTORS)
+    dataset = embed(corpus, cnn14_artifact, window=0.5, hop=0.04, batch_size=8, **ACTORS)
     written = write(dataset, tmp_path / "out", rows_per_file=500)
     expected = windows_of_corpus
     assert written.rows == len(expected)
@@ -133,7 +133,7 @@ def kill(cluster, node, folder):
 def test_a_node_that_dies(cluster, corpus, cnn14_artifact, windows_of_corpus, tmp_path):
     """The last one: there is one node less."""
     cluster, nodes = cluster
-    dataset = embed(corpus, cnn14_artifact, window=0.5, hop=0.02, batch_size=1, **ACTORS)
+    dataset = embed(corpus, cnn14_artifact, window=0.5, hop=0.04, batch_size=1, **ACTORS)
     with ThreadPoolExecutor() as pool:
         killed = pool.submit(kill, cluster, nodes[0], tmp_path)
         written = write(dataset, tmp_path / "out", rows_per_file=1)

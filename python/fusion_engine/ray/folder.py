@@ -1,6 +1,7 @@
 """A Ray dataset of embeddings as a folder of Parquet files."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -84,14 +85,21 @@ def write(
         try:
             dataset.write_datasink(Folder())
         except RayError as error:
-            # Ray's message is the worker's traceback, whose last line says what it was.
-            reason = str(error).rstrip().rpartition("\n")[2]
-            raise FusionEngineError(f"the Ray job failed, and wrote nothing: {reason}") from error
+            raise FusionEngineError(
+                f"the Ray job failed, and wrote nothing: {_reason(error)}"
+            ) from error
         found = sorted({failure for part in parts for failure in part.failures})
         for failed, reason in found:
             failures.add(failed, reason)
         _put_in_place(staged, path)
     return Written(rows=sum(part.rows for part in parts), failures=found)
+
+
+def _reason(error: Exception) -> str:
+    """What a worker raised, out of its traceback, which is Ray's message."""
+    text = str(error)
+    raised = re.search(r"^[\w.]*(?:Error|Exception): (.+)$", text, re.MULTILINE)
+    return raised[1] if raised else text
 
 
 def _check_new(folder: Path) -> None:
