@@ -112,6 +112,7 @@ def test_the_command(cluster, corpus, cnn14_artifact, of_one_process, tmp_path, 
     assert json.loads(line)["path"] == "broken.wav"
 
 
+@pytest.mark.slow
 def test_errors_may_end_the_job(cluster, corpus, cnn14_artifact, tmp_path):
     dataset = embed(corpus, cnn14_artifact, errors="raise", batch_size=8, **ACTORS)
     with pytest.raises(fe.FusionEngineError, match=r"the Ray job failed.*broken\.wav"):
