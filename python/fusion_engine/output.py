@@ -37,7 +37,7 @@ _ROW_GROUP_BYTES = 2**24
 Columns = dict[str, list[Any]]
 
 
-def _text(path: str) -> str:
+def as_text(path: str) -> str:
     """``path`` as valid Unicode: file names may hold bytes that are none."""
     return path.encode("utf-8", "backslashreplace").decode()
 
@@ -141,6 +141,64 @@ def _check_half(rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
         )
 
 
+def _as_kept(
+    table: Table, rows: Sequence[Row], embeddings: NDArray[np.float32]
+) -> tuple[Columns, NDArray[Any]]:
+    """Rows by column, and a copy of their embeddings.
+
+    Raises:
+        ValueError, FusionEngineError: as ``Table.check``.
+    """
+    table.check(rows, embeddings)
+    columns = {name: [getattr(row, name) for row in rows] for name in table.columns}
+    columns["path"] = [as_text(path) for path in columns["path"]]
+    return columns, table.cast(embeddings)
+
+
+def arrow_schema(table: Table, metadata: Mapping[str, str] | None = None) -> Any:
+    """The ``pyarrow.Schema`` of a Parquet file; ``metadata`` in place of the table's."""
+    import pyarrow as pa
+
+    types = {"path": pa.string(), "channel": pa.int32()} | dict.fromkeys(TIMES, pa.float64())
+    types |= dict.fromkeys(FLAGS, pa.bool_())
+    value = pa.float16() if table.dtype == "float16" else pa.float32()
+    vector = pa.list_(value, table.spec.embedding_dim)
+    return pa.schema(
+        [
+            *(pa.field(name, types[name], nullable=False) for name in table.columns),
+            pa.field("embedding", vector, nullable=False),
+        ],
+        metadata=dict(table.metadata if metadata is None else metadata),
+    )
+
+
+def arrow_batch(
+    table: Table, schema: Any, rows: Sequence[Row], embeddings: NDArray[np.float32]
+) -> Any:
+    """n rows as a ``pyarrow.RecordBatch``.
+
+    Args:
+        table: what the rows are of.
+        schema: ``arrow_schema`` of it.
+        rows: n clips.
+        embeddings: [n, D] float32.
+
+    Raises:
+        ValueError, FusionEngineError: as ``Table.check``.
+    """
+    return _arrow_batch(schema, *_as_kept(table, rows, embeddings))
+
+
+def _arrow_batch(schema: Any, columns: Columns, embeddings: NDArray[Any]) -> Any:
+    import pyarrow as pa
+
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(embeddings.reshape(-1)), type=schema.field("embedding").type
+    )
+    arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
+    return pa.record_batch([*arrays, vectors], schema=schema)
+
+
 class EmbeddingWriter(ABC):
     """Takes rows as they come; made by ``open_writer``.
 
@@ -162,10 +220,7 @@ class EmbeddingWriter(ABC):
             FusionEngineError: more clips than the format is for, a value beyond the range of
                 float16 where that is written, or a full disk.
         """
-        self._table.check(rows, embeddings)
-        columns = {name: [getattr(row, name) for row in rows] for name in self._table.columns}
-        columns["path"] = [_text(path) for path in columns["path"]]
-        self._write(columns, self._table.cast(embeddings))
+        self._write(*_as_kept(self._table, rows, embeddings))
 
     def __enter__(self) -> Self:
         return self
@@ -218,21 +273,10 @@ class ParquetWriter(EmbeddingWriter):
         metadata: Mapping[str, str] | None = None,
         group_bytes: int | None = None,
     ) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         super().__init__(table)
-        types = {"path": pa.string(), "channel": pa.int32()} | dict.fromkeys(TIMES, pa.float64())
-        types |= dict.fromkeys(FLAGS, pa.bool_())
-        value = pa.float16() if table.dtype == "float16" else pa.float32()
-        vector = pa.list_(value, table.spec.embedding_dim)
-        self._schema = pa.schema(
-            [
-                *(pa.field(name, types[name], nullable=False) for name in table.columns),
-                pa.field("embedding", vector, nullable=False),
-            ],
-            metadata=dict(table.metadata if metadata is None else metadata),
-        )
+        self._schema = arrow_schema(table, metadata)
         # Neither a dictionary nor compression makes floats smaller.
         self._file = pq.ParquetWriter(
             path,
@@ -246,17 +290,16 @@ class ParquetWriter(EmbeddingWriter):
         self._held: list[Any] = []
         self._held_rows = 0
 
-    def _write(self, columns: Columns, embeddings: NDArray[Any]) -> None:
-        import pyarrow as pa
+    def write_arrow(self, rows: Any) -> None:
+        """Append rows that ``arrow_batch`` made: a ``pyarrow.Table`` with the file's columns."""
+        self._hold(rows.cast(self._schema).to_batches())
 
-        vectors = pa.FixedSizeListArray.from_arrays(
-            pa.array(embeddings.reshape(-1)), type=self._schema.field("embedding").type
-        )
-        arrays = [
-            pa.array(values, self._schema.field(name).type) for name, values in columns.items()
-        ]
-        self._held.append(pa.record_batch([*arrays, vectors], schema=self._schema))
-        self._held_rows += len(embeddings)
+    def _write(self, columns: Columns, embeddings: NDArray[Any]) -> None:
+        self._hold([_arrow_batch(self._schema, columns, embeddings)])
+
+    def _hold(self, batches: Sequence[Any]) -> None:
+        self._held += batches
+        self._held_rows += sum(map(len, batches))
         while self._held_rows >= self._group_rows:
             self._write_group()
 
@@ -568,7 +611,7 @@ class Failures:
             temporary = self._stack.enter_context(atomic_path(self.path))
             self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
         try:
-            self._file.write(json.dumps({"path": _text(path), "reason": _text(reason)}) + "\n")
+            self._file.write(json.dumps({"path": as_text(path), "reason": as_text(reason)}) + "\n")
         except OSError as error:
             raise write_error(self.path, error) from error
         self.count += 1

@@ -1,17 +1,16 @@
 """The run of ``embed`` over its files: what is done already, the rest, and the table."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._rows import of_channel, row_of
 from ..audio import Channel
 from ..audio.estimate import spread_lengths
 from ..audio.folders import Found
 from ..errors import FusionEngineError
 from ..job import Job
-from ..output import Row
 from ..spec import Head
 from ._app import print_message
 from ._failures import FailureReport
@@ -21,7 +20,7 @@ from ._progress import EmbedProgress
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..engine.stream import Clip, Item
+    from ..engine.stream import Item
     from ..engine.windows import Windows
 
 Part = tuple[float | None, float | None]
@@ -100,9 +99,9 @@ def embed_files(
         for event, result in events:
             if isinstance(event, Clip):
                 if isinstance(result, FusionEngineError):
-                    reason = reason or _of_channel(event, result)
+                    reason = reason or of_channel(event, result)
                 elif result is not None and reason is None:
-                    job.add(event.key, [_row(event, rate)], result[None])
+                    job.add(event.key, [row_of(event, rate)], result[None])
                 progress.clip(event.start / rate, event.end / rate)
                 continue
             if isinstance(event, Progress):
@@ -134,24 +133,3 @@ def _items(job: Job, files: dict[Path, list[Part]], todo: Sequence[Path]) -> "It
 
     for path in todo:
         yield Item(key=path, audio=path, parts=files[path], skip=job.rows_done(path))
-
-
-def _row(clip: "Clip", sample_rate: int) -> Row:
-    """Of a clip; what is of the whole file comes at its end."""
-    return Row(
-        path=os.fspath(clip.key),
-        channel=clip.channel,
-        start=clip.start / sample_rate,
-        end=clip.end / sample_rate,
-        duration=0.0,
-        silent=clip.silent,
-        clipped_scale=clip.clipped_scale,
-    )
-
-
-def _of_channel(clip: "Clip", error: FusionEngineError) -> FusionEngineError:
-    if clip.channel is None:
-        return error
-    named = type(error)(f"{error} (channel {clip.channel})")
-    named.kind = error.kind
-    return named

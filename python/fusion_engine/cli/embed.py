@@ -30,6 +30,7 @@ from ._dry_run import print_survey
 from ._failures import FailureReport
 from ._findings import Findings, notes
 from ._plain import hours, span, times_real
+from ._ray import check_cluster_options, embed_on_cluster
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -142,6 +143,14 @@ def embed(
             metavar="MEAN STD", help="AST: of the task's log-mel; the artifact's by default."
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed on the Ray cluster at ADDRESS (auto, HOST:PORT of its head, or local) into "
+            "FOLDER/. Every node must see the files and the artifact under the same paths.",
+        ),
+    ] = None,
 ) -> None:
     """Embed audio files into one table.
 
@@ -180,6 +189,33 @@ def embed(
     _check_output(Path(output), given, found)
     if not found.paths:
         raise FusionEngineError("\n".join(str(error) for _, error in found.failures))
+    if ray is not None:
+        check_cluster_options(
+            output,
+            device,
+            weights=weights,
+            shard=share,
+            dry_run=dry_run,
+            fresh=fresh,
+            overwrite=overwrite,
+        )
+        embed_on_cluster(
+            ray,
+            found,
+            artifact,
+            output,
+            device=device,
+            threads=threads,
+            window=window,
+            hop=hop,
+            tail=tail,
+            head=head,
+            channel=chosen,
+            partial=partial,
+            dtype=dtype,
+            normalization=normalization,
+        )
+        return
     path = find_artifact(artifact, weights)
     try:
         engine = Engine(path, device=device, threads=threads, normalization=normalization)
