@@ -59,7 +59,7 @@ def test_a_folder_is_as_one_process_writes_it(
     cluster, corpus, cnn14_artifact, windows_of_corpus, tmp_path
 ):
     dataset = embed(corpus, cnn14_artifact, window=0.5, hop=0.04, batch_size=8, **ACTORS)
-    written = write(dataset, tmp_path / "out", rows_per_file=500)
+    written = write(dataset, tmp_path / "out", rows_per_file=100)
     expected = windows_of_corpus
     assert written.rows == len(expected)
     files = sorted((tmp_path / "out").iterdir())
