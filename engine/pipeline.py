@@ -132,7 +132,8 @@ class Engine:
         runner = self._open
         # In the right order also where nobody closes the engine.
         self._finalizer = weakref.finalize(self, runner.close)
-        self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
+        self._spec = replace(runner.spec, frontend=_normalized(runner.spec.frontend, normalization))
+        self._device, self._backend = runner.device, runner.name
         self._cutting = runner.cutting()
         watch_forks(self)
         try:
@@ -196,7 +197,7 @@ class Engine:
 
     @property
     def spec(self) -> Spec:
-        """The artifact's spec."""
+        """The artifact's spec, with the normalisation that was asked for."""
         return self._spec
 
     @property

@@ -74,13 +74,15 @@ def read(path):
         values = table["embedding"].combine_chunks()
         vectors = values.values.to_numpy().reshape(len(table), values.type.list_size)
         spec = table.schema.metadata[b"fusion_engine"].decode()
+        assert table.schema.metadata[b"fusion_engine_space"].decode() == Spec.from_json(spec).space
         times = zip(*(table[name].to_pylist() for name in TIMES), strict=True)
         return table["path"].to_pylist(), list(times), vectors, spec
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             assert sorted(archive.files) == sorted(
-                ["paths", "starts", "ends", "durations", *FLAGS, "embeddings", "spec"]
+                ["paths", "starts", "ends", "durations", *FLAGS, "embeddings", "spec", "space"]
             )
+            assert str(archive["space"]) == Spec.from_json(str(archive["spec"])).space
             return (
                 archive["paths"].tolist(),
                 list(zip(*(archive[f"{name}s"].tolist() for name in TIMES), strict=True)),

@@ -1,11 +1,11 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from fusion_engine import ArtifactError
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import PRESETS, Frontend, FrontendSpec
 from fusion_engine.spec import FORMAT_VERSION, LayerSpec, SegmentRule, Spec, WeightsSource
 
 SPEC = Spec(
@@ -303,3 +303,28 @@ def test_frame_counts_of_the_presets():
             least = spec.samples(frames)
             assert spec.frames(least) == frames
             assert least == 0 or spec.frames(least - 1) == frames - 1
+
+
+def test_the_space_is_of_what_an_embedding_means():
+    """Only what may not be compared has another space; a change of it would orphan all tables."""
+    assert SPEC.space == "f7ebbf880f55d9b7"
+    other = FrontendSpec(**asdict(SPEC.frontend) | {"mean": 1.0, "std": 2.0})
+    for change in (
+        {"head": "max"},
+        {"frontend": other},
+        {"weights": WeightsSource(source=SPEC.weights.source, sha256="1" * 64)},
+        {"layers": SPEC.layers[::-1]},
+        {"segment": SegmentRule(frames=960, last="pad")}
+        | {"min_frames": 960, "max_frames": 960, "chunk_margin": None},
+    ):
+        assert replace(SPEC, **change).space != SPEC.space, change
+    for change in (
+        {"precision": "fp16"},
+        {"max_frames": 5000},
+        {"min_frames": 64},
+        {"chunk_margin": 256},
+        {"producer_version": "9"},
+        {"weights": WeightsSource(source="a.pth", sha256=SPEC.weights.sha256)},
+        {"frontend": replace(SPEC.frontend, preset="own")},
+    ):
+        assert replace(SPEC, **change).space == SPEC.space, change

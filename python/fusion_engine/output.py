@@ -26,6 +26,7 @@ from .spec import METADATA_KEY, Spec
 
 NPZ_MAX_CLIPS = 100_000
 JOB_KEY = "fusion_engine_job"
+SPACE_KEY = "fusion_engine_space"
 
 Dtype = Literal["float32", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -76,7 +77,7 @@ class Table:
     """What holds for every row of an output.
 
     Args:
-        spec: of the artifact that makes the embeddings.
+        spec: of the embeddings: the artifact's, with the head and the normalisation that were used.
         channels: the rows are of channels, and have a column for it.
         dtype: of the embeddings as they are kept.
         job: JSON about the run that writes it; ``None``: nothing is said.
@@ -96,7 +97,7 @@ class Table:
     def metadata(self) -> dict[str, str]:
         """Text that goes along with the rows, by name."""
         job = {} if self.job is None else {JOB_KEY: self.job}
-        return {METADATA_KEY: self.spec.to_json()} | job
+        return {METADATA_KEY: self.spec.to_json(), SPACE_KEY: self.spec.space} | job
 
     @property
     def row_bytes(self) -> int:
@@ -351,7 +352,8 @@ class _NpzWriter(EmbeddingWriter):
                 names.get(name, name): np.array(values, dtype=types.get(name, np.bool_))
                 for name, values in self._held.items()
             }
-            texts = {"spec": self._table.spec.to_json(), "job": self._table.job}
+            spec = self._table.spec
+            texts = {"spec": spec.to_json(), "space": spec.space, "job": self._table.job}
             arrays |= {name: np.array(text) for name, text in texts.items() if text is not None}
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -462,10 +464,11 @@ def open_writer(
 
     - ``.parquet``: ``path: string``, ``start``, ``end`` and ``duration: double``, ``partial``,
       ``silent`` and ``clipped_scale: bool``, ``embedding: fixed_size_list<float>``, and the spec in
-      the file's metadata under ``fusion_engine``. Written as rows come in.
+      the file's metadata under ``fusion_engine``, ``Spec.space`` under ``fusion_engine_space``.
+      Written as rows come in.
     - ``.npz``: ``paths`` [n] text, ``starts``, ``ends`` and ``durations`` [n] float64, ``partial``,
-      ``silent`` and ``clipped_scale`` [n] bool, ``embeddings`` [n, D] float32, ``spec`` JSON text;
-      for ``numpy.load`` without pickle. At most 100 000 clips.
+      ``silent`` and ``clipped_scale`` [n] bool, ``embeddings`` [n, D] float32, ``spec`` JSON text,
+      ``space``; for ``numpy.load`` without pickle. At most 100 000 clips.
     - ``.csv``: ``path,start,end,duration,partial,silent,clipped_scale,e0,e1,…`` in UTF-8, with
       ``true`` or ``false``, and numbers that read back to the same float32. CSV has no place for
       metadata: the spec goes to ``PATH.spec.json``, and ``job`` to ``PATH.job.json``.
@@ -475,7 +478,7 @@ def open_writer(
 
     Args:
         path: the file; its folder must exist.
-        spec: of the artifact that makes the embeddings.
+        spec: of the embeddings: the artifact's, with the head and the normalisation that were used.
         clips: how many there will be, if known; too many for ``.npz`` are then refused at once.
         channels: the rows are of channels.
         dtype: of the embeddings in the file.

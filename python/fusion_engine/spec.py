@@ -1,5 +1,6 @@
 """The spec: the contract stored inside every artifact, all that the engine knows about a model."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,18 @@ FORMAT_VERSION = 1
 METADATA_KEY = "fusion_engine"
 # Characters of a spec's JSON; the longest that is allowed needs half of them.
 MAX_JSON = 2**20
+
+# Fields of a spec that change no embedding's meaning.
+_MEANINGLESS = (
+    "format_version",
+    "chunk_margin",
+    "min_frames",
+    "max_frames",
+    "precision",
+    "masked",
+    "producer",
+    "producer_version",
+)
 
 Head = Literal["mean_max", "mean", "max"]
 HEADS: tuple[Head, ...] = get_args(Head)
@@ -144,6 +157,24 @@ class Spec:
         """T_o, the frame features of ``frames`` frames of log-mel; 1 without a time axis."""
         step = self.frames_per_step
         return 1 if step is None else (frames + self.step_offset) // step
+
+    @property
+    def space(self) -> str:
+        """The embedding space, 16 hex digits: of all that changes what an embedding means.
+
+        Only embeddings of one space may be compared. Precision, lengths and library do not change
+        it: they change how exact an embedding is, and what clips are taken.
+        """
+        # Without what is None, so that a field that is new and not used changes nothing.
+        meaning = {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and name not in _MEANINGLESS
+        }
+        meaning["weights"] = self.weights.sha256
+        del meaning["frontend"]["preset"]
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import soundfile
 
 import fusion_engine as fe
 from fusion_engine.cli import _artifact
+from fusion_engine.spec import Spec
 
 from .. import signals
 from .conftest import RATE, write_clip
@@ -120,6 +122,10 @@ def test_a_head(cli, artifact, engine):
     write_clip(Path("a.wav"))
     assert cli("embed", artifact, "a.wav", "-o", "out.npz", "--head", "max").status == 0
     np.testing.assert_array_equal(read("out.npz")[2][0], engine.embed("a.wav", head="max"))
+    with np.load("out.npz") as archive:
+        spec = Spec.from_json(str(archive["spec"]))
+        assert spec == replace(engine.spec, head="max")
+        assert str(archive["space"]) == spec.space != engine.spec.space
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

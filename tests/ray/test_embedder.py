@@ -95,7 +95,8 @@ def test_columns_and_flags(embedder, write):
     assert table["channel"].to_pylist() == [1, 2, 1, 2, 1, 1]
     assert table["clipped_scale"].to_pylist() == [False] * 4 + [True] * 2
     assert set(table["duration"].to_pylist()) == {2.0}
-    assert set(table.schema.metadata) == {b"fusion_engine", b"fusion_engine_job"}
+    keys = {b"fusion_engine", b"fusion_engine_job", b"fusion_engine_space"}
+    assert set(table.schema.metadata) == keys
 
 
 def test_an_embedding_beyond_float16_is_an_error_of_its_file(embedder, write, monkeypatch):

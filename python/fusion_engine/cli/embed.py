@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -227,12 +228,13 @@ def embed(
     if dry_run:
         _survey(engine, found, windows, dtype, all_channels=chosen == "all")
         return
+    spec = replace(engine.spec, head=head or engine.spec.head)
     settings = {
         "artifact": file_sha256(path),
         "backend": engine.backend,
-        "head": head,
+        "head": spec.head,
         "normalization": normalization,
-        "window": None if windows is None else [window, hop, tail],
+        "window": None if windows is None else [window, hop or window, tail],
         "channel": chosen,
         "partial": partial,
         "parts": _parts_digest(files),
@@ -240,7 +242,7 @@ def embed(
     findings = Findings(mixed=chosen == "mix")
     with open_job(
         output,
-        engine.spec,
+        spec,
         settings,
         command=_command(),
         channels=chosen == "all",

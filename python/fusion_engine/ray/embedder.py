@@ -94,7 +94,9 @@ class Embedder:
         self._engine.embed([], head=wanted.head)  # refuses a head that does not fit
         self._windows = self._engine.windows(wanted.window, wanted.hop, wanted.tail)
         self._wanted, self._errors, self._base = wanted, errors, base
-        table = Table(spec=self._engine.spec, channels=wanted.channel == "all", dtype=wanted.dtype)
+        spec = self._engine.spec
+        spec = replace(spec, head=wanted.head or spec.head)
+        table = Table(spec=spec, channels=wanted.channel == "all", dtype=wanted.dtype)
         settings = all_settings({"artifact": file_sha256(path), **asdict(wanted)}, table)
         self._table = replace(table, job=describe(settings, "fusion_engine.ray.embed"))
         self._schema = arrow_schema(self._table)
