@@ -20,7 +20,7 @@ import pyarrow.parquet
 import soundfile
 from numpy.typing import NDArray
 
-from . import corpora
+from . import corpora, report_corpus
 from .corpus_jobs import BATCH, Work
 from .corpus_networks import exported
 from .harness import Case, Check, Comparison, Contender, WrongAnswerError
@@ -44,7 +44,7 @@ OURS = "fusion_engine"
 PEERS = {
     "loop": "soundfile, soxr, PyTorch in a loop",
     "batched": f"the same, {BATCH} windows at once",
-    DECODED: "fusion_engine on decoded samples",
+    DECODED: report_corpus.ALONE,
 }
 
 
@@ -207,7 +207,8 @@ def compare(ours: Job, peer: Job) -> Comparison:
 
     def figures() -> dict[str, Any]:
         _, seconds = ours.corpus.length()
-        return {"audio_seconds": seconds, "ours": ours.figures(), "theirs": peer.figures()}
+        processes = {"ours_process": ours.figures(), "peer_process": peer.figures()}
+        return {"audio_seconds": seconds, **processes}
 
     return Comparison(
         Contender(OURS, lambda: ours.sample),

@@ -1,6 +1,6 @@
 """Embedding a corpus, by one contender in a process of its own, which says what it took.
 
-``cases_corpus`` runs it as ``python -m benchmarks.corpus_jobs JOB WORK``. A job imports no more than
+``cases_corpus`` runs it as ``python -m benchmarks.corpus_jobs JOB WORK``. A job imports only what
 it needs, since its memory is reported.
 """
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 
 from fusion_engine.export import export_module
 from fusion_engine.export.backbones.cnn14 import FRAMES_PER_STEP
+from tests import oracles
 
 from . import cases_cpu, peers
 
@@ -32,10 +34,24 @@ class Tiny(torch.nn.Module):
 class EagerTiny:
     """``Tiny`` run eagerly behind PANNs' own frontend, torchlibrosa."""
 
+    def __init__(self) -> None:
+        window, hop, f_max = oracles.PANNS_SETTINGS[cases_cpu.RATE]
+        self.spectrogram_extractor = Spectrogram(window, hop, freeze_parameters=True)
+        self.logmel_extractor = LogmelFilterBank(
+            cases_cpu.RATE,
+            window,
+            n_mels=64,
+            fmin=50,
+            fmax=f_max,
+            top_db=None,
+            freeze_parameters=True,
+        )
+        self._model = _tiny()
+
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Samples [B, N] to embeddings [B, D]."""
         with torch.inference_mode():
-            layer = _tiny()(peers.log_mel(cases_cpu.cnn14(), samples))
+            layer = self._model(peers.log_mel(self, samples))
             return peers.to_numpy(peers.fuse_reduced_first([layer], [1]))
 
 

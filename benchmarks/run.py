@@ -143,8 +143,8 @@ def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
         "--pairs",
         type=_positive,
         help="pairs of samples per comparison, ours and the peer's in turn (default "
-        f"{DEFAULT_PAIRS}, {cases_corpus.PAIRS} of the corpus suite); the gpu suite has a number of "
-        "its own",
+        f"{DEFAULT_PAIRS}, {cases_corpus.PAIRS} of the corpus suite); the gpu suite has a number "
+        "of its own",
     )
     parser.add_argument(
         "--output",
