@@ -20,9 +20,11 @@ import pyarrow.parquet
 import soundfile
 from numpy.typing import NDArray
 
-from . import corpora, report_corpus
+from fusion_engine.export import export_module
+from fusion_engine.export.backbones.cnn14 import FRAMES_PER_STEP
+
+from . import cases_cpu, corpora, peers, report_corpus
 from .corpus_jobs import BATCH, Work
-from .corpus_networks import exported
 from .harness import Case, Check, Comparison, Contender, WrongAnswerError
 from .machine import ROOT, usable_cores
 
@@ -32,6 +34,7 @@ PAIRS = 3
 CLIPS, RECORDINGS, RECORDING_SECONDS, WINDOW_SECONDS = 3_000, 20, 600, 5.0
 # The first of them are for CNN14, which is no faster or slower on all, and would take hours.
 CNN14_CLIPS, CNN14_RECORDINGS = 300, 4
+CNN14_LAYERS = (3, 6)
 # The answers to the first files are compared, some of every format.
 CHECKED_CLIPS, CHECKED_RECORDINGS = 30, 1
 
@@ -77,7 +80,7 @@ class Job:
     Args:
         name: see ``corpus_jobs``.
         corpus: its files.
-        network: see ``corpus_networks``.
+        network: ``cnn14`` or ``tiny``.
         folder: scratch space, where the artifact is or comes to be.
         took: by every run so far, as ``corpus_jobs`` prints it.
     """
@@ -160,20 +163,20 @@ def cases() -> tuple[Case, ...]:
     )
 
 
-def clips(network: str, count: int, peers: Sequence[str], folder: Path) -> list[Comparison]:
+def clips(network: str, count: int, against: Sequence[str], folder: Path) -> list[Comparison]:
     """Short mixed clips, one embedding each."""
     made = once(folder / "clips", lambda path: corpora.short_clips(path, CLIPS))
-    return comparisons(Corpus(made[:count], None, CHECKED_CLIPS), network, peers, folder)
+    return comparisons(Corpus(made[:count], None, CHECKED_CLIPS), network, against, folder)
 
 
-def recordings(network: str, count: int, peers: Sequence[str], folder: Path) -> list[Comparison]:
+def recordings(network: str, count: int, against: Sequence[str], folder: Path) -> list[Comparison]:
     """Long recordings, an embedding for each window."""
     made = once(
         folder / "recordings",
         lambda path: corpora.long_recordings(path, RECORDINGS, RECORDING_SECONDS),
     )
     corpus = Corpus(made[:count], WINDOW_SECONDS, CHECKED_RECORDINGS)
-    return comparisons(corpus, network, peers, folder)
+    return comparisons(corpus, network, against, folder)
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> list[Path]:
@@ -185,12 +188,12 @@ def once(folder: Path, make: Callable[[Path], None]) -> list[Path]:
 
 
 def comparisons(
-    corpus: Corpus, network: str, peers: Sequence[str], folder: Path
+    corpus: Corpus, network: str, against: Sequence[str], folder: Path
 ) -> list[Comparison]:
     """The command against each peer."""
     return [
         compare(Job(COMMAND, corpus, network, folder), Job(peer, corpus, network, folder))
-        for peer in peers
+        for peer in against
     ]
 
 
@@ -216,6 +219,22 @@ def compare(ours: Job, peer: Job) -> Comparison:
         check,
         figures,
     )
+
+
+def exported(network: str, folder: Path) -> Path:
+    """The network's artifact, made once per run."""
+    if network == "cnn14":
+        return cases_cpu.exported(CNN14_LAYERS, folder)
+    artifact = folder / "tiny.onnx"
+    if not artifact.exists():
+        export_module(
+            peers.Tiny().eval(),
+            artifact,
+            layers=["conv"],
+            frontend=cases_cpu.CNN14.frontend,
+            dynamic_from=FRAMES_PER_STEP,
+        )
+    return artifact
 
 
 def run_alone(name: str, work: Work) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Work:
 
     Args:
         files: a list of paths, one a line.
-        network: see ``corpus_networks``.
+        network: ``cnn14`` or ``tiny``.
         artifact: the network's.
         window: seconds; ``None``: a file is one clip.
         threads: of the network.
@@ -99,10 +99,8 @@ def loop(work: Work, batch: int = 1) -> Run:
     import soxr
     import torch
 
-    from .corpus_networks import eager
-
     torch.set_num_threads(work.threads)
-    embed = eager(work.network)
+    embed = _eager(work)
 
     def run() -> None:
         rows: list[Samples] = []
@@ -125,6 +123,17 @@ def batched(work: Work) -> Run:
 JOBS: dict[str, Callable[[Work], Run]] = {
     job.__name__: job for job in (command, decoded, loop, batched)
 }
+
+
+def _eager(work: Work) -> Callable[[Samples], Samples]:
+    from fusion_engine.artifact import read_spec
+    from tests.oracles import panns_cnn14
+
+    from .peers import EagerCnn14, EagerTiny
+
+    if work.network == "tiny":
+        return EagerTiny(RATE)
+    return EagerCnn14(panns_cnn14(RATE), read_spec(work.artifact).layers)
 
 
 def _windows(samples: Samples, seconds: float | None) -> Iterator[Samples]:

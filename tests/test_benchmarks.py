@@ -230,7 +230,7 @@ def test_too_much_memory_is_a_wrong_answer(monkeypatch, tmp_path):
 
 @pytest.fixture
 def small_corpora(monkeypatch):
-    """The corpora at a size for tests; CNN14, whose cases are the same, is left out."""
+    """The corpora at a size for tests."""
     sizes = {"CLIPS": 6, "RECORDINGS": 2, "RECORDING_SECONDS": 10, "CHECKED_CLIPS": 6}
     for name, value in sizes.items():
         monkeypatch.setattr(cases_corpus, name, value)
@@ -259,37 +259,38 @@ def test_a_corpus_is_the_same_each_time(make, small_corpora, tmp_path):
         assert formats == {subtype for _, subtype in corpora.FORMATS}
 
 
-def test_a_corpus_of_clips_is_timed(small_corpora, tmp_path):
-    case = Case("toy", "6 clips", lambda folder: cases_corpus.clips("tiny", 6, ["loop"], folder))
+def test_a_corpus_is_timed(small_corpora, tmp_path):
+    case = Case("toy", "a toy", lambda folder: cases_corpus.clips("tiny", 6, ["decoded"], folder))
     (record,) = harness.run_case(case, tmp_path, 1)
-    assert 0 < record["check"]["error"] <= record["check"]["tolerance"]
     assert 6 <= record["audio_seconds"] <= 60
     for side in ("ours", "peer"):
         assert 0 < record[f"{side}_process"]["cpu_utilisation"] <= 1.1
         assert 0.05 < record[f"{side}_process"]["peak_gib"] < 4
-    # What a contender does not import is not in its memory: PyTorch, here.
-    assert record["ours_process"]["peak_gib"] < 0.5 * record["peer_process"]["peak_gib"]
     real_time = f"{record['audio_seconds'] / record['ours_ms']['median'] * 1e3:.0f}"
-    assert f"| 6 clips | {real_time} | " in report_corpus.table([record])
+    assert f"| a toy | {real_time} | " in report_corpus.table([record])
     described = {"machine": machine.describe(1), "date": "2022-08-29", "results": [record]}
-    assert f"- 6 clips: {real_time} times real time" in report_corpus.summary(described)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["clips"]
+    percent = f"{100 * record['speed_up']['median']:.0f} % of the engine's speed"
+    assert f"- a toy: {real_time} times real time" in report_corpus.summary(described)
+    assert percent in report_corpus.summary(described)
 
 
-@pytest.mark.parametrize("peer", ["batched", "decoded"])
-def test_every_window_of_a_recording_is_compared(peer, small_corpora, tmp_path):
-    (comparison,) = cases_corpus.recordings("tiny", 1, [peer], tmp_path)
-    assert comparison.check().passed
+@pytest.mark.parametrize("network", ["tiny", pytest.param("cnn14", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("make", "peer"), [("clips", "loop"), ("recordings", "batched")])
+def test_a_loop_gives_our_embeddings(make, peer, network, small_corpora, tmp_path):
+    (comparison,) = getattr(cases_corpus, make)(network, 6, [peer], tmp_path)
+    check = comparison.check()
+    assert check.passed
+    assert check.error > 0  # from another library
 
 
-def test_answers_in_another_order_are_wrong(small_corpora, tmp_path, monkeypatch):
-    right = cases_corpus.read
-    monkeypatch.setattr(
-        cases_corpus,
-        "read",
-        lambda folder: right(folder)[:: -1 if (folder / "table.parquet").exists() else 1],
-    )
-    (comparison,) = cases_corpus.recordings("tiny", 1, ["decoded"], tmp_path)
+def test_embeddings_in_another_order_are_wrong(small_corpora, tmp_path, monkeypatch):
+    def reversed_by_a_peer(name, work):
+        rows = np.arange(6 * 128, dtype=np.float32).reshape(6, 128)
+        np.save(f"{work.folder}/embeddings.npy", rows if name == "command" else rows[::-1])
+        return {}
+
+    (comparison,) = cases_corpus.clips("tiny", 6, ["loop"], tmp_path)
+    monkeypatch.setattr(cases_corpus, "run_alone", reversed_by_a_peer)
     assert not comparison.check().passed
 
 
