@@ -5,7 +5,6 @@ it needs, since its memory is reported.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .machine import peak_gib
+from .machine import cpu_seconds, peak_gib
 
 RATE = 16_000
 BATCH = 16
@@ -150,17 +149,12 @@ def _write(work: Work, rows: list[Any]) -> None:
 def main(name: str, work: Work) -> None:
     """Run one job, and print what it took as JSON."""
     run = JOBS[name](work)
-    wall, cpu = time.perf_counter(), _cpu_seconds()
+    wall, cpu = time.perf_counter(), cpu_seconds()
     with suppress(SystemExit):  # the command's; without a table its run is found to have failed
         run()
     seconds = time.perf_counter() - wall
-    took = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - cpu, "peak_gib": peak_gib()}
+    took = {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu, "peak_gib": peak_gib()}
     print(json.dumps(took))
-
-
-def _cpu_seconds() -> float:
-    """Of this process, all its threads, and its finished children."""
-    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import math
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,25 @@ def test_own_cpu_time_is_not_that_of_others(in_child, monkeypatch):
     with harness.CpuOfOthers() as others:
         own[in_child] += 1.0  # of the 3 s in which a core was busy
     assert others.cores == 0.5
+
+
+def test_a_child_that_still_runs_counts():
+    """The decoders of a command do, when it says what it took."""
+    program = (
+        "import sys, time\nx = b'x' * 2**28\nwhile time.process_time() < 0.5: pass\n"
+        "print(flush=True)\nsys.stdin.read()"
+    )
+    cpu, peak = machine.cpu_seconds(), machine.peak_gib()
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        child.stdout.read(1)
+        assert 0.45 < machine.cpu_seconds() - cpu < 5
+        assert 0.25 < machine.peak_gib() - peak < 1
+        child.stdin.close()
+    assert 0.45 < machine.cpu_seconds() - cpu < 5
 
 
 def test_records_of_a_case(tmp_path):
