@@ -16,6 +16,8 @@ LIBRARIES = (
     "torch",
     "torchlibrosa",
     "panns-inference",
+    "soundfile",
+    "soxr",
 )
 
 GPU_LIBRARIES = (
