@@ -34,7 +34,7 @@ SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tes
 SANITIZE_NOT = fp64 or torchlibrosa or transformers or planted or windows_and_hops
 SANITIZE_PIP = $(PIP) install -q --no-deps --no-build-isolation --upgrade -C cmake.build-type=None
 
-.PHONY: demo test lint types unit slow cuda sanitize-cpu bench gpu sanitize bench-gpu clean
+.PHONY: demo test lint types unit slow cuda sanitize-cpu bench bench-corpus gpu sanitize bench-gpu clean
 
 demo: export FUSION_ENGINE_CUDA ?= OFF
 demo: $(VENV)/demo
@@ -88,6 +88,11 @@ sanitize-cpu: $(VENV)/test
 bench: $(VENV)/test
 	$(PIP) install -q -c constraints.txt openvino
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/report.py --readme
+
+# Takes about 40 minutes and 4 GB of disk in $$TMPDIR.
+bench-corpus: $(VENV)/test
+	$(BIN)/python benchmarks/run.py --suite corpus
 	$(BIN)/python benchmarks/report.py --readme
 
 gpu: $(GPU_SITE)/built

@@ -22,7 +22,7 @@ from fusion_engine.probe.linear import (
 from fusion_engine.probe.tasks.base import Split
 
 from .harness import Case, Check, Comparison, Measurement, WrongAnswerError, calls
-from .machine import ROOT, usable_cores
+from .machine import ROOT, peak_gib, usable_cores
 
 THREADS = usable_cores()
 # The embeddings of a large task by the fused CNN14.
@@ -164,15 +164,6 @@ def evaluate_here() -> None:
             }
         )
     )
-
-
-def peak_gib() -> float:
-    """The most memory this process has held, of Linux alone."""
-    # Not getrusage: there a child begins with the peak of its parent.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**20
-    raise OSError("/proc/self/status has no line VmHWM")
 
 
 @functools.cache

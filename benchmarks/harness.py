@@ -64,11 +64,13 @@ class Comparison:
 
     Args:
         check: compares the two answers; called before anything is timed.
+        figures: what else is worth keeping; called after both were timed.
     """
 
     ours: Contender
     peer: Contender
     check: Callable[[], Check]
+    figures: Callable[[], dict[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def run_case(case: Case, folder: Path, pairs: int) -> Iterator[dict[str, Any]]:
         with CpuOfOthers() as others:
             samples = time_pairs(comparison.ours, comparison.peer, pairs)
         record["other_cores"] = others.cores
-        yield record | summary(*samples)
+        yield record | summary(*samples) | comparison.figures()
 
 
 class CpuOfOthers:

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 
 from fusion_engine.engine.fusion import fuse
 from fusion_engine.frontend import Frontend
 from fusion_engine.spec import LayerSpec, Spec
+from tests.oracles import PANNS_SETTINGS
 
 LAST_BLOCK = 6
 
@@ -40,6 +42,45 @@ class EagerCnn14:
                 maps[number] = x = block(x, pool_size=pool, pool_type="avg")
             chosen = [maps[number] for number in self._numbers]
             return to_numpy(fuse_reduced_first(chosen, self._pools))
+
+
+class Tiny(torch.nn.Module):
+    """Hardly any work, with seeded weights, so that decoding is what takes the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = torch.nn.Conv2d(1, 8, kernel_size=4, stride=4)
+
+    def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Log-mel [B, 1, T, M] to [B, 8, T // 4, M // 4]."""
+        x: torch.Tensor = self.conv(log_mel)
+        return x
+
+
+class EagerTiny:
+    """``Tiny`` run eagerly behind PANNs' own frontend, torchlibrosa, then the fusion."""
+
+    def __init__(self, rate: int) -> None:
+        window, hop, f_max = PANNS_SETTINGS[rate]
+        self.spectrogram_extractor = Spectrogram(window, hop, freeze_parameters=True)
+        self.logmel_extractor = LogmelFilterBank(
+            rate,
+            window,
+            n_mels=64,
+            fmin=50,
+            fmax=f_max,
+            top_db=None,
+            freeze_parameters=True,
+        )
+        self._model = Tiny().eval()
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Samples [B, N] to embeddings [B, D]."""
+        with torch.inference_mode():
+            layer = self._model(log_mel(self, samples))
+            return to_numpy(fuse_reduced_first([layer], [1]))
 
 
 def to_numpy(x: torch.Tensor) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Print the results as Markdown tables, or put them into README.md between their markers."""
+"""Print the results as Markdown tables, or put them into the pages between their markers."""
 
 import argparse
 import json
@@ -9,16 +9,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report_gpu
+from benchmarks import report_corpus, report_gpu
 from fusion_engine._atomic import atomic_path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
+CORPUS = HERE.parent / "docs" / "corpus.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 1 where README.md lacks a suite's markers."""
+    """Exit status 0, or 1 where a page lacks a suite's markers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "results",
@@ -27,21 +28,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="JSON",
         help="what run.py wrote; all of benchmarks/results if absent",
     )
-    parser.add_argument("--readme", action="store_true", help="update README.md in place")
+    parser.add_argument("--readme", action="store_true", help="update README.md and docs in place")
     arguments = parser.parse_args(argv)
     reports = [json.loads(path.read_text()) for path in arguments.results] or committed()
     if not arguments.readme:
         print("\n".join(block(report) for report in reports), end="")
         return 0
-    text = README.read_text()
+    texts: dict[Path, str] = {}
     try:
         for report in reports:
-            text = with_block(text, report)
+            for page, content in pages(report).items():
+                text = texts.get(page) or page.read_text()
+                texts[page] = with_block(text, report["suite"], content)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"{page.name}: {error}", file=sys.stderr)
         return 1
-    with atomic_path(README) as temporary:
-        temporary.write_text(text)
+    for page, text in texts.items():
+        with atomic_path(page) as temporary:
+            temporary.write_text(text)
     return 0
 
 
@@ -53,25 +57,34 @@ def committed() -> list[dict[str, Any]]:
     return reports
 
 
-def with_block(text: str, report: dict[str, Any]) -> str:
-    """``text`` with the suite's block replaced.
+def pages(report: dict[str, Any]) -> dict[Path, str]:
+    """What each page shows of a report."""
+    shown = {README: block(report)}
+    if report["suite"] == "corpus":
+        shown[CORPUS] = report_corpus.summary(report)
+    return shown
+
+
+def with_block(text: str, suite: str, content: str) -> str:
+    """``text`` with the suite's block replaced by ``content``.
 
     Raises:
         ValueError: a marker is missing.
     """
-    first, last = (f"<!-- {slash}benchmarks:{report['suite']} -->\n" for slash in ("", "/"))
+    first, last = (f"<!-- {slash}benchmarks:{suite} -->\n" for slash in ("", "/"))
     before, found_first, rest = text.partition(first)
     _, found_last, after = rest.partition(last)
     if not found_first or not found_last:
-        raise ValueError(f"README.md: expected the lines {first.strip()} and {last.strip()}")
-    return before + first + block(report) + last + after
+        raise ValueError(f"expected the lines {first.strip()} and {last.strip()}")
+    return before + first + content + last + after
 
 
 def block(report: dict[str, Any]) -> str:
     """The table, and under it what it was measured on."""
     if report["suite"] == "gpu":
         return report_gpu.block(report)
-    return f"{table(report['results'])}\n{footnote(report)}\n"
+    rows = report_corpus.table if report["suite"] == "corpus" else table
+    return f"{rows(report['results'])}\n{footnote(report)}\n"
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

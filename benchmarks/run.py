@@ -11,12 +11,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import cases_cpu, cases_gpu, cases_probe, machine, report_gpu
+from benchmarks import cases_corpus, cases_cpu, cases_gpu, cases_probe, machine, report_gpu
 from benchmarks.harness import Case, WrongAnswerError, run_case
 from fusion_engine._atomic import atomic_path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SUITES = {"cpu": cases_cpu, "probe": cases_probe, "gpu": cases_gpu}
+SUITES = {"cpu": cases_cpu, "probe": cases_probe, "corpus": cases_corpus, "gpu": cases_gpu}
 DEFAULT_PAIRS = 15
 # More than this used by others is said, and has no place among the committed results.
 QUIET_CORES = 0.1
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = RESULTS / f"{arguments.suite}.json"
     if output is not None and not output.parent.is_dir():
         parser.error(f"argument --output: {output.parent} is not a folder: create it first")
+    pairs = arguments.pairs or (
+        cases_corpus.PAIRS if arguments.suite == "corpus" else DEFAULT_PAIRS
+    )
     on_gpu = arguments.suite == "gpu"
     reason = cases_gpu.missing() if on_gpu else None
     if reason is not None:
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = {
         "suite": arguments.suite,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "pairs": arguments.pairs,
+        "pairs": pairs,
     }
 
     def save(results: list[dict[str, Any]]) -> None:
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(report | {"machine": described, "results": results}, output)
 
     try:
-        results = run(chosen, arguments.pairs, save if on_gpu and output is not None else None)
+        results = run(chosen, pairs, save if on_gpu and output is not None else None)
     except WrongAnswerError as error:
         print(f"wrong answer, nothing is written: {error}", file=sys.stderr)
         return 1
@@ -139,9 +142,9 @@ def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--pairs",
         type=_positive,
-        default=DEFAULT_PAIRS,
-        help="pairs of samples per comparison, ours and the peer's in turn (default %(default)s); "
-        "the gpu suite has a number of its own",
+        help="pairs of samples per comparison, ours and the peer's in turn (default "
+        f"{DEFAULT_PAIRS}, {cases_corpus.PAIRS} of the corpus suite); the gpu suite has a number "
+        "of its own",
     )
     parser.add_argument(
         "--output",

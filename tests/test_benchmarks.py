@@ -3,12 +3,24 @@ import math
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from benchmarks import cases_cpu, cases_probe, harness, machine, report, run
+from benchmarks import (
+    cases_corpus,
+    cases_cpu,
+    cases_probe,
+    corpora,
+    harness,
+    machine,
+    report,
+    report_corpus,
+    run,
+)
 from benchmarks.harness import (
     Case,
     Check,
@@ -105,6 +117,25 @@ def test_own_cpu_time_is_not_that_of_others(in_child, monkeypatch):
     with harness.CpuOfOthers() as others:
         own[in_child] += 1.0  # of the 3 s in which a core was busy
     assert others.cores == 0.5
+
+
+def test_a_child_that_still_runs_counts():
+    """The decoders of a command do, when it says what it took."""
+    program = (
+        "import sys, time\nx = b'x' * 2**28\nwhile time.process_time() < 0.5: pass\n"
+        "print(flush=True)\nsys.stdin.read()"
+    )
+    cpu, peak = machine.cpu_seconds(), machine.peak_gib()
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        child.stdout.read(1)
+        assert 0.45 < machine.cpu_seconds() - cpu < 5
+        assert 0.25 < machine.peak_gib() - peak < 1
+        child.stdin.close()
+    assert 0.45 < machine.cpu_seconds() - cpu < 5
 
 
 def test_records_of_a_case(tmp_path):
@@ -217,6 +248,96 @@ def test_too_much_memory_is_a_wrong_answer(monkeypatch, tmp_path):
         measurement.measure()
 
 
+@pytest.fixture
+def small_corpora(monkeypatch):
+    """The corpora at a size for tests."""
+    sizes = {"CLIPS": 6, "RECORDINGS": 2, "RECORDING_SECONDS": 10, "CHECKED_CLIPS": 6}
+    for name, value in sizes.items():
+        monkeypatch.setattr(cases_corpus, name, value)
+    monkeypatch.setattr(cases_corpus, "THREADS", 1)
+
+
+@pytest.mark.parametrize("make", ["clips", "recordings"])
+def test_a_corpus_is_the_same_each_time(make, small_corpora, tmp_path):
+    def made(folder):
+        if make == "clips":
+            corpora.short_clips(folder, 6)
+        else:
+            corpora.long_recordings(folder, 1, 31.0)
+        return {path.name: soundfile.read(path, dtype="float32") for path in folder.iterdir()}
+
+    first, second = made(tmp_path / "first"), made(tmp_path / "second")
+    assert len(first) == (6 if make == "clips" else 1)
+    for name, (samples, rate) in first.items():
+        again, same_rate = second[name]
+        assert np.array_equal(samples, again)
+        assert rate == same_rate
+        seconds = len(samples) / rate
+        assert 1.0 <= seconds < 10.1 if make == "clips" else seconds == 31.0
+    if make == "clips":
+        formats = {soundfile.info(path).subtype for path in (tmp_path / "first").iterdir()}
+        assert formats == {subtype for _, subtype in corpora.FORMATS}
+
+
+def test_a_corpus_is_timed(small_corpora, tmp_path):
+    case = Case("toy", "a toy", lambda folder: cases_corpus.clips("tiny", 6, ["decoded"], folder))
+    (record,) = harness.run_case(case, tmp_path, 1)
+    assert 6 <= record["audio_seconds"] <= 60
+    for side in ("ours", "peer"):
+        assert 0 < record[f"{side}_process"]["cpu_utilisation"] <= 1.1
+        assert 0.05 < record[f"{side}_process"]["peak_gib"] < 4
+    real_time = f"{record['audio_seconds'] / record['ours_ms']['median'] * 1e3:.0f}"
+    assert f"| a toy | {real_time} | " in report_corpus.table([record])
+    described = {"machine": machine.describe(1), "date": "2022-08-29", "results": [record]}
+    percent = f"{100 * record['speed_up']['median']:.0f} % of the engine's speed"
+    assert f"- a toy: {real_time} times real time" in report_corpus.summary(described)
+    assert percent in report_corpus.summary(described)
+
+
+@pytest.mark.parametrize("network", ["tiny", pytest.param("cnn14", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("make", "peer"), [("clips", "loop"), ("recordings", "batched")])
+def test_a_loop_gives_our_embeddings(make, peer, network, small_corpora, tmp_path):
+    (comparison,) = getattr(cases_corpus, make)(network, 6, [peer], tmp_path)
+    check = comparison.check()
+    assert check.passed
+    assert check.error > 0  # from another library
+
+
+def test_embeddings_in_another_order_are_wrong(small_corpora, tmp_path, monkeypatch):
+    def reversed_by_a_peer(name, work):
+        rows = np.arange(6 * 128, dtype=np.float32).reshape(6, 128)
+        np.save(f"{work.folder}/embeddings.npy", rows if name == "command" else rows[::-1])
+        return {}
+
+    (comparison,) = cases_corpus.clips("tiny", 6, ["loop"], tmp_path)
+    monkeypatch.setattr(cases_corpus, "run_alone", reversed_by_a_peer)
+    assert not comparison.check().passed
+
+
+def test_a_run_without_all_rows_is_not_timed(small_corpora, tmp_path, monkeypatch):
+    def three_rows(name, work):
+        np.save(f"{work.folder}/embeddings.npy", np.zeros((3, 128), np.float32))
+        return {"seconds": 1.0}
+
+    (comparison,) = cases_corpus.recordings("tiny", 2, ["loop"], tmp_path)
+    monkeypatch.setattr(cases_corpus, "run_alone", three_rows)
+    with pytest.raises(WrongAnswerError, match="tiny, loop: 3 rows, expected 4"):
+        comparison.peer.prepare()()
+
+
+def test_a_job_that_fails_says_why(tmp_path):
+    work = cases_corpus.Work(
+        files=str(tmp_path / "missing.txt"),
+        network="tiny",
+        artifact="missing.onnx",
+        window=None,
+        threads=1,
+        folder=str(tmp_path),
+    )
+    with pytest.raises(RuntimeError, match=r"the job decoded failed:(\n|.)*missing\.onnx"):
+        cases_corpus.run_alone("decoded", work)
+
+
 @pytest.mark.parametrize("form", ["fuse_textbook", "fuse_reduced_first"])
 def test_a_wrong_peer_fails_the_check(form, tmp_path, monkeypatch):
     right = getattr(cases_cpu.peers, form)
@@ -252,12 +373,13 @@ def test_the_committed_results_are_whole():
                 assert math.isclose(again[key]["median"], record[key]["median"], rel_tol=1e-12)
 
 
-def test_the_readme_shows_the_committed_results():
-    text = report.README.read_text()
+def test_the_pages_show_the_committed_results():
     for committed in report.committed():
-        assert report.with_block(text, committed) == text, (
-            "run: python benchmarks/report.py --readme"
-        )
+        for page, content in report.pages(committed).items():
+            text = page.read_text()
+            assert report.with_block(text, committed["suite"], content) == text, (
+                "run: python benchmarks/report.py --readme"
+            )
 
 
 def test_the_report_puts_the_table_between_the_markers(tmp_path, monkeypatch, capsys):
