@@ -1,6 +1,7 @@
-"""Parts: Parquet files of rows, with the events of their files in the metadata."""
+"""Parts: Parquet files of rows, with the events of their keys in the metadata."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from .._atomic import atomic_path, write_error
 from .._sync import sync
 from ..errors import FusionEngineError
-from ..output import ParquetWriter, Row, Table
-from . import events as events_module
-from .events import Event
+from ..output import Layout, ParquetWriter, Row
+from .events import Added, Event, from_text, to_text
 from .index import Place
 
 _KEY = "fusion_engine_part"
+_NAME = re.compile(r"part-(\d{6,})\.parquet")
 # Small, for rows may be wanted in any order.
 _GROUP_BYTES = 2**18
 _OPEN_PARTS = 8
@@ -26,8 +27,21 @@ _OPEN_PARTS = 8
 Batch = tuple[Sequence[Row], NDArray[np.float32]]
 
 
-class DamagedPart(Exception):
-    """A part that was not written to its end, or has changed since."""
+class DamagedPart(FusionEngineError):
+    """A part that was not written to its end, or has changed since.
+
+    Attributes:
+        path: of the part.
+        part: its number.
+        reason: what was found.
+    """
+
+    def __init__(self, folder: Path, part: int, reason: object) -> None:
+        self.path, self.part, self.reason = part_path(folder, part), part, reason
+        super().__init__(
+            f"cannot read {self.path}: {reason}; remove it and run the same command again: what "
+            "it held is then done again"
+        )
 
 
 class Rows(NamedTuple):
@@ -37,27 +51,32 @@ class Rows(NamedTuple):
     embeddings: NDArray[np.float32]
 
 
-def write_part(path: Path, table: Table, events: Sequence[Event], batches: Sequence[Batch]) -> None:
-    """Put rows, and the events of their files, on disk.
+def write_part(
+    folder: Path, part: int, layout: Layout, events: Sequence[Event], batches: Sequence[Batch]
+) -> None:
+    """Put rows, and the events of their keys, on disk.
 
     Raises:
         FusionEngineError: it cannot be written.
     """
-    metadata = {_KEY: events_module.to_json(events)}
+    path = part_path(folder, part)
+    metadata = {_KEY: to_text(events)}
     with atomic_path(path) as temporary:
-        with ParquetWriter(temporary, table, metadata=metadata, group_bytes=_GROUP_BYTES) as writer:
+        with ParquetWriter(
+            temporary, layout, metadata=metadata, group_bytes=_GROUP_BYTES
+        ) as writer:
             if batches:
                 # In one piece: most batches are small.
                 rows = list(chain.from_iterable(rows for rows, _ in batches))
                 writer.write(rows, np.concatenate([embeddings for _, embeddings in batches]))
         sync(temporary)
     try:
-        sync(path.parent)
+        sync(folder)
     except OSError as error:
         raise write_error(path, error) from error
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(folder: Path, part: int) -> list[Event]:
     """The events of a part.
 
     Raises:
@@ -67,24 +86,20 @@ def read_events(path: Path) -> list[Event]:
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_metadata(path)
-        events = events_module.from_json((metadata.metadata or {})[_KEY.encode()].decode())
+        metadata = pq.read_metadata(part_path(folder, part))
+        events = from_text((metadata.metadata or {})[_KEY.encode()].decode())
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _reason(path, error) from error
-    rows = sum(event.rows for event in events if isinstance(event, events_module.Added))
+        # pyarrow's own findings are an OSError without a number.
+        if isinstance(error, OSError) and error.errno:
+            raise FusionEngineError(
+                f"cannot read {part_path(folder, part)}: {os.strerror(error.errno)}, expected the "
+                "rows of an earlier run; make it readable, or remove it"
+            ) from error
+        raise DamagedPart(folder, part, error) from error
+    rows = sum(event.rows for event in events if isinstance(event, Added))
     if rows != metadata.num_rows:
-        raise DamagedPart(f"{path}: {metadata.num_rows} rows, expected {rows}")
+        raise DamagedPart(folder, part, f"{metadata.num_rows} rows, expected {rows}")
     return events
-
-
-def _reason(path: Path, error: Exception) -> Exception:
-    # pyarrow's own findings are an OSError without a number.
-    if isinstance(error, OSError) and error.errno:
-        return FusionEngineError(
-            f"cannot read {path}: {os.strerror(error.errno)}, expected the rows of an earlier run; "
-            "make it readable, or start anew with --fresh"
-        )
-    return DamagedPart(f"{path}: {error}")
 
 
 class PartReader:
@@ -102,19 +117,15 @@ class PartReader:
         """Rows that are all in one part.
 
         Raises:
-            FusionEngineError: the part is damaged.
+            DamagedPart: it is damaged, or gone.
         """
-        path = part_path(self._folder, place.part)
         try:
             file = self._open(place.part)
             size = file.metadata.row_group(0).num_rows  # of all groups, but the last may be smaller
             first, last = place.first // size, (place.first + place.rows - 1) // size
             groups = file.read_row_groups(range(first, last + 1))
         except (OSError, ValueError) as error:
-            raise FusionEngineError(
-                f"cannot read {path}: {error}; remove it and run the same command again: the files "
-                "whose rows it held are then done again"
-            ) from error
+            raise DamagedPart(self._folder, place.part, error) from error
         table = groups.slice(place.first - first * size, place.rows)
         vectors = table.column("embedding").combine_chunks()
         embeddings = vectors.flatten().to_numpy(zero_copy_only=False).reshape(place.rows, -1)
@@ -132,3 +143,10 @@ class PartReader:
 def part_path(folder: Path, part: int) -> Path:
     """The part of number ``part``, from 1 on."""
     return folder / f"part-{part:06d}.parquet"
+
+
+def part_numbers(folder: Path) -> list[int]:
+    """Of the parts in a folder, in order."""
+    with os.scandir(folder) as entries:
+        matches = [_NAME.fullmatch(entry.name) for entry in entries]
+    return sorted(int(match[1]) for match in matches if match)
