@@ -37,7 +37,7 @@ _ROW_GROUP_BYTES = 2**24
 Columns = dict[str, list[Any]]
 
 
-def _text(path: str) -> str:
+def valid_text(path: str) -> str:
     """``path`` as valid Unicode: file names may hold bytes that are none."""
     return path.encode("utf-8", "backslashreplace").decode()
 
@@ -175,7 +175,7 @@ class EmbeddingWriter(ABC):
         """
         self._layout.check(rows, embeddings)
         columns = {name: [getattr(row, name) for row in rows] for name in self._layout.columns}
-        columns["path"] = [_text(path) for path in columns["path"]]
+        columns["path"] = [valid_text(path) for path in columns["path"]]
         self._write(columns, self._layout.cast(embeddings))
 
     def __enter__(self) -> Self:
@@ -229,21 +229,10 @@ class ParquetWriter(EmbeddingWriter):
         metadata: Mapping[str, str],
         group_bytes: int | None = None,
     ) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         super().__init__(layout)
-        types = {"path": pa.string(), "channel": pa.int32()} | dict.fromkeys(TIMES, pa.float64())
-        types |= dict.fromkeys(FLAGS, pa.bool_())
-        value = pa.float16() if layout.dtype == "float16" else pa.float32()
-        vector = pa.list_(value, layout.embedding_dim)
-        self._schema = pa.schema(
-            [
-                *(pa.field(name, types[name], nullable=False) for name in layout.columns),
-                pa.field("embedding", vector, nullable=False),
-            ],
-            metadata=dict(metadata),
-        )
+        self._schema = parquet_schema(layout).with_metadata(dict(metadata))
         # Neither a dictionary nor compression makes floats smaller.
         self._file = pq.ParquetWriter(
             path,
@@ -291,6 +280,18 @@ class ParquetWriter(EmbeddingWriter):
         # It writes a footer, which on a full disk fails once more.
         with suppress(OSError):
             self._file.close()
+
+
+def parquet_schema(layout: Layout) -> Any:
+    """What ``ParquetWriter`` writes, as Arrow sees it, without the metadata."""
+    import pyarrow as pa
+
+    types = {"path": pa.string(), "channel": pa.int32()} | dict.fromkeys(TIMES, pa.float64())
+    types |= dict.fromkeys(FLAGS, pa.bool_())
+    value = pa.float16() if layout.dtype == "float16" else pa.float32()
+    types["embedding"] = pa.list_(value, layout.embedding_dim)
+    names = (*layout.columns, "embedding")
+    return pa.schema([pa.field(name, types[name], nullable=False) for name in names])
 
 
 class _NpzWriter(EmbeddingWriter):
@@ -580,7 +581,9 @@ class Failures:
             temporary = self._stack.enter_context(atomic_path(self.path))
             self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
         try:
-            self._file.write(json.dumps({"path": _text(path), "reason": _text(reason)}) + "\n")
+            self._file.write(
+                json.dumps({"path": valid_text(path), "reason": valid_text(reason)}) + "\n"
+            )
         except OSError as error:
             raise write_error(self.path, error) from error
         self.count += 1

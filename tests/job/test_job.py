@@ -737,9 +737,9 @@ def count_reads(monkeypatch):
         opened.append(number)
         return open_part(self, number)
 
-    def reading(self, place):
+    def reading(self, place, keys):
         read.append(place.rows)
-        return read_rows(self, place)
+        return read_rows(self, place, keys)
 
     monkeypatch.setattr(part_module.PartReader, "_open_part", opening)
     monkeypatch.setattr(part_module.PartReader, "read", reading)

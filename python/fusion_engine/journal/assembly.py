@@ -40,8 +40,8 @@ def assemble(
         DamagedPart: one is damaged, or gone.
     """
     for stretch in _stretches(index, order, most_rows):
-        columns, embeddings = reader.read(stretch.place)
-        shares = chain.from_iterable([share] * share.rows for share in stretch.shares)
+        shares = [share for share in stretch.shares for _ in range(share.rows)]
+        columns, embeddings = reader.read(stretch.place, [share.key for share in shares])
         rows = []
         for share, *values in zip(shares, *columns.values(), strict=True):
             fields = dict(zip(columns, values, strict=True))

@@ -156,7 +156,7 @@ class Journal:
         """
         self.flush()
         most_rows = max(1, _READ_BYTES // self.layout.row_bytes)
-        return assemble(self._index, order, PartReader(self._folder), most_rows)
+        return assemble(self._index, order, PartReader(self._folder, self.layout), most_rows)
 
     def drop(self, damaged: DamagedPart) -> None:
         """Remove a part of an earlier run, and forget the keys that had rows in it.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .._atomic import atomic_path, write_error
 from .._sync import sync
 from ..errors import FusionEngineError
-from ..output import Layout, ParquetWriter, Row
+from ..output import Layout, ParquetWriter, Row, parquet_schema, valid_text
 from .events import Added, Event, from_text, to_text
 from .index import Place
 
@@ -88,7 +88,7 @@ def read_events(folder: Path, part: int) -> list[Event]:
     try:
         metadata = pq.read_metadata(part_path(folder, part))
         events = from_text((metadata.metadata or {})[_KEY.encode()].decode())
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         # pyarrow's own findings are an OSError without a number.
         if isinstance(error, OSError) and error.errno:
             raise FusionEngineError(
@@ -107,14 +107,15 @@ class PartReader:
 
     Args:
         folder: of the parts.
+        layout: of their rows.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, layout: Layout) -> None:
+        self._folder, self._schema = folder, parquet_schema(layout)
         self._open = lru_cache(maxsize=_OPEN_PARTS)(self._open_part)
 
-    def read(self, place: Place) -> Rows:
-        """Rows that are all in one part.
+    def read(self, place: Place, keys: Sequence[str]) -> Rows:
+        """Rows that are all in one part, each of its key.
 
         Raises:
             DamagedPart: it is damaged, or gone.
@@ -124,9 +125,12 @@ class PartReader:
             size = file.metadata.row_group(0).num_rows  # of all groups, but the last may be smaller
             first, last = place.first // size, (place.first + place.rows - 1) // size
             groups = file.read_row_groups(range(first, last + 1))
-        except (OSError, ValueError) as error:
+        except (OSError, NotImplementedError, ValueError) as error:
             raise DamagedPart(self._folder, place.part, error) from error
         table = groups.slice(place.first - first * size, place.rows)
+        # Only the pages have checksums, not what says where they are.
+        if table.column("path").to_pylist() != [valid_text(key) for key in keys]:
+            raise DamagedPart(self._folder, place.part, "its rows are others than it says")
         vectors = table.column("embedding").combine_chunks()
         embeddings = vectors.flatten().to_numpy(zero_copy_only=False).reshape(place.rows, -1)
         columns = table.drop_columns(["path", "embedding"]).to_pydict()
@@ -135,9 +139,11 @@ class PartReader:
     def _open_part(self, part: int) -> Any:
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(
-            part_path(self._folder, part), page_checksum_verification=True, pre_buffer=False
-        )
+        path = part_path(self._folder, part)
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        if not file.schema_arrow.equals(self._schema):
+            raise ValueError(f"it has columns {file.schema_arrow.names} or types of its own")
+        return file
 
 
 def part_path(folder: Path, part: int) -> Path:
