@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +42,6 @@ class DamagedPart(FusionEngineError):
             f"cannot read {self.path}: {reason}; remove it and run the same command again: what "
             "it held is then done again"
         )
-
-
-class Rows(NamedTuple):
-    """Some rows of a part: columns beside the path by name, and embeddings [n, D] float32."""
-
-    columns: dict[str, list[Any]]
-    embeddings: NDArray[np.float32]
 
 
 def write_part(
@@ -114,8 +107,13 @@ class PartReader:
         self._folder, self._schema = folder, parquet_schema(layout)
         self._open = lru_cache(maxsize=_OPEN_PARTS)(self._open_part)
 
-    def read(self, place: Place, keys: Sequence[str]) -> Rows:
+    def read(
+        self, place: Place, keys: Sequence[str]
+    ) -> tuple[dict[str, list[Any]], NDArray[np.float32]]:
         """Rows that are all in one part, each of its key.
+
+        Returns:
+            The columns beside the path by name, and embeddings [n, D].
 
         Raises:
             DamagedPart: it is damaged, or gone.
@@ -134,7 +132,7 @@ class PartReader:
         vectors = table.column("embedding").combine_chunks()
         embeddings = vectors.flatten().to_numpy(zero_copy_only=False).reshape(place.rows, -1)
         columns = table.drop_columns(["path", "embedding"]).to_pydict()
-        return Rows(columns, embeddings.astype(np.float32, copy=False))
+        return columns, embeddings.astype(np.float32, copy=False)
 
     def _open_part(self, part: int) -> Any:
         import pyarrow.parquet as pq

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,8 +153,8 @@ def extract(
         NumericalError, ValueError: as ``Engine.embed``.
     """
     cache = Path(cache)
-    if progress is not None:
-        progress(0, len(task.examples))  # the digests of new files take a while
+    tell = progress or (lambda done, total: None)
+    tell(0, len(task.examples))  # the digests of new files take a while
     files = audio_files([example.path for example in task.examples], cache / "audio")
     dim, rate = embedder.embedding_dim, embedder.sample_rate
     length = None if task.seconds is None else max(1, round(task.seconds * rate))
@@ -172,12 +172,13 @@ def extract(
     clips = []
     for example, file in zip(task.examples, files, strict=True):
         from_start = length is None or example.split in (None, "test")
-        clips.append(_Clip.of(settings, file, "start" if from_start else f"random:{crop_seed}"))
+        rule = "start" if from_start else f"random:{crop_seed}"
+        clips.append(_Clip(file, rule, key_of([settings, file.sha256, rule])))
     folder = cache / "embeddings" / settings
     create_folder(folder)
     with Journal(folder, Layout(embedding_dim=dim), shared=True) as journal:
         while True:
-            _embed_missing(embedder, clips, length, journal, head, progress)
+            _embed_missing(embedder, clips, length, journal, head, tell)
             kept = (rows for _, rows in journal.read(clip.key for clip in clips))
             try:
                 return mapped(kept, (len(clips), dim), cache)
@@ -192,10 +193,6 @@ class _Clip:
     file: AudioFile
     rule: str
     key: str
-
-    @classmethod
-    def of(cls, settings: str, file: AudioFile, rule: str) -> Self:
-        return cls(file, rule, key_of([settings, file.sha256, rule]))
 
     def __str__(self) -> str:
         return str(self.file.path)
@@ -219,7 +216,7 @@ def _embed_missing(
     length: int | None,
     journal: Journal,
     head: Head | None,
-    progress: Progress | None,
+    tell: Progress,
 ) -> None:
     """Embed the clips that are not in the journal; files of one content only once."""
     missing = {clip.key: clip for clip in clips if journal.get(clip.key) is None}
@@ -231,8 +228,7 @@ def _embed_missing(
     with decode_ahead(() if length is None else paths, embedder.sample_rate) as files:
         audio = paths if length is None else _crops(todo, files, length, failed)
         items = zip(todo, audio, strict=False)
-        if progress is not None:
-            progress(done, len(clips))
+        tell(done, len(clips))
         for clip, _, end, result in embedder.embed_stream(items, head=head):
             if isinstance(result, FusionEngineError):
                 raise result
@@ -244,8 +240,7 @@ def _embed_missing(
                 (Finished(clip.key, "", 1, end, False), None),
             )
             done += copies[clip.key]
-            if progress is not None:
-                progress(done, len(clips))
+            tell(done, len(clips))
     if failed:
         raise failed[0]
 
