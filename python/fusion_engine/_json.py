@@ -1,5 +1,6 @@
 """JSON that others wrote, read strictly into dataclasses: bounded time, memory and messages."""
 
+import hashlib
 import json
 import math
 import reprlib
@@ -40,6 +41,24 @@ def parse(text: str, *, most: int) -> Any:
         )
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def seal(value: Any) -> str:
+    """``value`` as JSON, behind a line with its SHA-256."""
+    text = json.dumps(value)
+    return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def unseal(sealed: str) -> Any:
+    """What ``seal`` was given.
+
+    Raises:
+        ValueError: the text is not what it gave.
+    """
+    checksum, _, text = sealed.partition("\n")
+    if checksum != hashlib.sha256(text.encode()).hexdigest():
+        raise ValueError("its checksum is another one")
+    return json.loads(text)
 
 
 def _refuse_constant(name: str) -> float:

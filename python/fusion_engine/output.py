@@ -38,7 +38,7 @@ _ROW_GROUP_BYTES = 2**24
 Columns = dict[str, list[Any]]
 
 
-def as_text(path: str) -> str:
+def valid_text(path: str) -> str:
     """``path`` as valid Unicode: file names may hold bytes that are none."""
     return path.encode("utf-8", "backslashreplace").decode()
 
@@ -73,20 +73,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """What holds for every row of an output.
+class Layout:
+    """How rows are kept.
 
     Args:
-        spec: of the embeddings: the artifact's, with the head and the normalisation that were used.
+        embedding_dim: D.
         channels: the rows are of channels, and have a column for it.
         dtype: of the embeddings as they are kept.
-        job: JSON about the run that writes it; ``None``: nothing is said.
     """
 
-    spec: Spec
+    embedding_dim: int
     channels: bool = False
     dtype: Dtype = "float32"
-    job: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -94,15 +92,9 @@ class Table:
         return ("path", *(("channel",) if self.channels else ()), *TIMES, *FLAGS)
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """Text that goes along with the rows, by name."""
-        job = {} if self.job is None else {JOB_KEY: self.job}
-        return {METADATA_KEY: self.spec.to_json(), SPACE_KEY: self.spec.space} | job
-
-    @property
     def row_bytes(self) -> int:
         """Of an embedding."""
-        return self.spec.embedding_dim * np.dtype(self.dtype).itemsize
+        return self.embedding_dim * np.dtype(self.dtype).itemsize
 
     def check(self, rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
         """Refuse rows that do not fit.
@@ -111,7 +103,7 @@ class Table:
             ValueError: another shape or dtype, or a channel with or without a column for it.
             FusionEngineError: a value beyond the range of ``dtype``.
         """
-        expected = (len(rows), self.spec.embedding_dim)
+        expected = (len(rows), self.embedding_dim)
         if embeddings.shape != expected:
             raise ValueError(
                 f"{len(rows)} rows and embeddings of shape {list(embeddings.shape)}, expected "
@@ -129,6 +121,25 @@ class Table:
         return embeddings.astype(self.dtype, order="C")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(Layout):
+    """What holds for every row of an output.
+
+    Args:
+        spec: of the embeddings: the artifact's, with the head and the normalisation that were used.
+        job: JSON about the run that writes it; ``None``: nothing is said.
+    """
+
+    spec: Spec
+    job: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Text that goes along with the rows, by name."""
+        job = {} if self.job is None else {JOB_KEY: self.job}
+        return {METADATA_KEY: self.spec.to_json(), SPACE_KEY: self.spec.space} | job
+
+
 def _check_half(rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
     with np.errstate(over="ignore"):
         beyond = np.isinf(embeddings.astype(np.float16)) & np.isfinite(embeddings)
@@ -143,51 +154,50 @@ def _check_half(rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
 
 
 def _as_kept(
-    table: Table, rows: Sequence[Row], embeddings: NDArray[np.float32]
+    layout: Layout, rows: Sequence[Row], embeddings: NDArray[np.float32]
 ) -> tuple[Columns, NDArray[Any]]:
     """Rows by column, and a copy of their embeddings.
 
     Raises:
-        ValueError, FusionEngineError: as ``Table.check``.
+        ValueError, FusionEngineError: as ``Layout.check``.
     """
-    table.check(rows, embeddings)
-    columns = {name: [getattr(row, name) for row in rows] for name in table.columns}
-    columns["path"] = [as_text(path) for path in columns["path"]]
-    return columns, table.cast(embeddings)
+    layout.check(rows, embeddings)
+    columns = {name: [getattr(row, name) for row in rows] for name in layout.columns}
+    columns["path"] = [valid_text(path) for path in columns["path"]]
+    return columns, layout.cast(embeddings)
 
 
-def arrow_schema(table: Table, metadata: Mapping[str, str] | None = None) -> Any:
-    """The ``pyarrow.Schema`` of a Parquet file; ``metadata`` in place of the table's."""
+def arrow_schema(layout: Layout) -> Any:
+    """The ``pyarrow.Schema`` of a Parquet file, without its metadata."""
     import pyarrow as pa
 
     types = {"path": pa.string(), "channel": pa.int32()} | dict.fromkeys(TIMES, pa.float64())
     types |= dict.fromkeys(FLAGS, pa.bool_())
-    value = pa.float16() if table.dtype == "float16" else pa.float32()
-    vector = pa.list_(value, table.spec.embedding_dim)
+    value = pa.float16() if layout.dtype == "float16" else pa.float32()
+    vector = pa.list_(value, layout.embedding_dim)
     return pa.schema(
         [
-            *(pa.field(name, types[name], nullable=False) for name in table.columns),
+            *(pa.field(name, types[name], nullable=False) for name in layout.columns),
             pa.field("embedding", vector, nullable=False),
-        ],
-        metadata=dict(table.metadata if metadata is None else metadata),
+        ]
     )
 
 
 def arrow_batch(
-    table: Table, schema: Any, rows: Sequence[Row], embeddings: NDArray[np.float32]
+    layout: Layout, schema: Any, rows: Sequence[Row], embeddings: NDArray[np.float32]
 ) -> Any:
     """n rows as a ``pyarrow.RecordBatch``.
 
     Args:
-        table: what the rows are of.
+        layout: of the rows.
         schema: ``arrow_schema`` of it.
         rows: n clips.
         embeddings: [n, D] float32.
 
     Raises:
-        ValueError, FusionEngineError: as ``Table.check``.
+        ValueError, FusionEngineError: as ``Layout.check``.
     """
-    return _arrow_batch(schema, *_as_kept(table, rows, embeddings))
+    return _arrow_batch(schema, *_as_kept(layout, rows, embeddings))
 
 
 def _arrow_batch(schema: Any, columns: Columns, embeddings: NDArray[Any]) -> Any:
@@ -206,8 +216,8 @@ class EmbeddingWriter(ABC):
     A context manager: the file is finished, or let go of where the block raises.
     """
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
 
     def write(self, rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
         """Append n rows.
@@ -221,7 +231,7 @@ class EmbeddingWriter(ABC):
             FusionEngineError: more clips than the format is for, a value beyond the range of
                 float16 where that is written, or a full disk.
         """
-        self._write(*_as_kept(self._table, rows, embeddings))
+        self._write(*_as_kept(self._layout, rows, embeddings))
 
     def __enter__(self) -> Self:
         return self
@@ -261,23 +271,23 @@ class ParquetWriter(EmbeddingWriter):
 
     Args:
         path: the file.
-        table: what it holds.
-        metadata: of the file; the table's by default.
+        layout: of the rows.
+        metadata: of the file.
         group_bytes: of the embeddings of a row group, about.
     """
 
     def __init__(
         self,
         path: Path,
-        table: Table,
+        layout: Layout,
         *,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str],
         group_bytes: int | None = None,
     ) -> None:
         import pyarrow.parquet as pq
 
-        super().__init__(table)
-        self._schema = arrow_schema(table, metadata)
+        super().__init__(layout)
+        self._schema = arrow_schema(layout).with_metadata(dict(metadata))
         # Neither a dictionary nor compression makes floats smaller.
         self._file = pq.ParquetWriter(
             path,
@@ -287,7 +297,7 @@ class ParquetWriter(EmbeddingWriter):
             version="2.6",
             write_page_checksum=True,
         )
-        self._group_rows = max(1, (group_bytes or _ROW_GROUP_BYTES) // table.row_bytes)
+        self._group_rows = max(1, (group_bytes or _ROW_GROUP_BYTES) // layout.row_bytes)
         self._held: list[Any] = []
         self._held_rows = 0
 
@@ -331,7 +341,7 @@ class _NpzWriter(EmbeddingWriter):
 
     def __init__(self, path: Path, table: Table) -> None:
         super().__init__(table)
-        self._path = path
+        self._path, self._table = path, table
         self._held: Columns = {name: [] for name in table.columns}
         self._embeddings: list[NDArray[Any]] = []
 
@@ -342,7 +352,7 @@ class _NpzWriter(EmbeddingWriter):
         check_clips(self._path, len(self._held["path"]))
 
     def _finish(self) -> None:
-        shape = (len(self._held["path"]), self._table.spec.embedding_dim)
+        shape = (len(self._held["path"]), self._table.embedding_dim)
         dtype = np.dtype(self._table.dtype).newbyteorder("<")
         names = {"path": "paths"} | {name: f"{name}s" for name in TIMES}
         types = {"path": np.str_, "channel": np.int32} | dict.fromkeys(TIMES, np.float64)
@@ -376,7 +386,7 @@ class _CsvWriter(EmbeddingWriter):
         self._file = path.open("w", encoding="utf-8", newline="")
         self._rows = csv.writer(self._file, lineterminator="\n")
         try:
-            values = (f"e{i}" for i in range(table.spec.embedding_dim))
+            values = (f"e{i}" for i in range(table.embedding_dim))
             self._rows.writerow([*table.columns, *values])
         except OSError:
             self._abandon()
@@ -401,7 +411,7 @@ class _CsvWriter(EmbeddingWriter):
 
 
 _WRITERS: dict[str, Callable[[Path, Table], EmbeddingWriter]] = {
-    ".parquet": ParquetWriter,
+    ".parquet": lambda path, table: ParquetWriter(path, table, metadata=table.metadata),
     ".npz": _NpzWriter,
     ".csv": _CsvWriter,
 }
@@ -493,7 +503,8 @@ def open_writer(
     check_format(path, dtype)
     if clips is not None:
         check_clips(path, clips)
-    table = Table(spec=spec, channels=channels, dtype=dtype, job=job)
+    dim = spec.embedding_dim
+    table = Table(spec=spec, embedding_dim=dim, channels=channels, dtype=dtype, job=job)
     suffix = path.suffix.lower()
     with atomic_path(path) as temporary:
         with _WRITERS[suffix](temporary, table) as writer:
@@ -614,7 +625,9 @@ class Failures:
             temporary = self._stack.enter_context(atomic_path(self.path))
             self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
         try:
-            self._file.write(json.dumps({"path": as_text(path), "reason": as_text(reason)}) + "\n")
+            self._file.write(
+                json.dumps({"path": valid_text(path), "reason": valid_text(reason)}) + "\n"
+            )
         except OSError as error:
             raise write_error(self.path, error) from error
         self.count += 1

@@ -105,16 +105,17 @@ def replay(parts: Path):
     """The rows on disk, by number, and the complete files: read from the parts by itself."""
     import pyarrow.parquet as pq
 
-    rows, stats, complete = {}, {}, set()
+    rows, versions, complete = {}, {}, set()
     for part in sorted(parts.glob("part-*.parquet")):
         metadata = pq.read_metadata(part)
-        for event in json.loads(metadata.metadata[b"fusion_engine_part"]):
-            path, kind = event["path"], event["event"]
-            stat = event.get("size"), event.get("mtime_ns")
+        checksum, text = metadata.metadata[b"fusion_engine_part"].split(b"\n")
+        assert checksum.decode() == hashlib.sha256(text).hexdigest()
+        for event in json.loads(text):
+            path, kind, version = event["key"], event["event"], event.get("version")
             if kind == "failed" or (kind == "added" and event["first"] == 0):
-                rows[path], stats[path] = 0, stat
+                rows[path], versions[path] = 0, version
                 complete.discard(path)
-            if kind == "added" and (stats[path], rows[path]) == (stat, event["first"]):
+            if kind == "added" and (versions[path], rows[path]) == (version, event["first"]):
                 rows[path] += event["rows"]
             if kind == "finished":
                 assert rows.get(path, 0) == event["rows"]

@@ -19,9 +19,10 @@ import pytest
 
 from fusion_engine import FusionEngineError
 from fusion_engine import output as output_module
-from fusion_engine.job import dataset, journal, open_job
-from fusion_engine.job import part as part_module
+from fusion_engine.job import dataset, open_job
 from fusion_engine.job.folder import JobFolder
+from fusion_engine.journal import journal
+from fusion_engine.journal import part as part_module
 from fusion_engine.output import Row
 from fusion_engine.spec import LayerSpec
 
@@ -231,7 +232,7 @@ def test_finished_rows_are_on_disk_by_themselves(out, paths, monkeypatch):
         fake.run(job, paths[:3])
         assert written.wait(60)
         monkeypatch.undo()
-    assert not [t for t in threading.enumerate() if t.name == "fusion_engine-job"]
+    assert not [t for t in threading.enumerate() if t.name == "fusion_engine-journal"]
 
 
 def test_many_bytes_are_not_held(out, paths, monkeypatch):
@@ -256,7 +257,7 @@ def test_torn_parts_are_removed(out, paths, damage, caplog):
         }[damage]
     )
     with caplog.at_level(logging.WARNING), job_of(out) as job:
-        assert f"removed, for it was not written to its end: {part}" in caplog.text
+        assert f"removed, for it is damaged: {part}" in caplog.text
         assert not part.exists()
         assert [job.is_done(path) for path in paths[:6]] == [False, True, *[False] * 3, True]
         fake.run(job, paths)
@@ -709,8 +710,8 @@ def test_a_hundred_thousand_files(out, monkeypatch):
             vector[0] = number
             job.add(name, [Row(path=name, end=1.0, duration=0.0)], vector)
             job.finish(name, duration=1.0, partial=False)
-            assert len(job._held) <= 2**22 // 200
-        assert not job._stats
+            assert len(job._journal._held) <= 2**22 // 200
+        assert not job._versions
         assert not job._rows
         job.flush()
         tracemalloc.start()
@@ -736,9 +737,9 @@ def count_reads(monkeypatch):
         opened.append(number)
         return open_part(self, number)
 
-    def reading(self, place):
+    def reading(self, place, keys):
         read.append(place.rows)
-        return read_rows(self, place)
+        return read_rows(self, place, keys)
 
     monkeypatch.setattr(part_module.PartReader, "_open_part", opening)
     monkeypatch.setattr(part_module.PartReader, "read", reading)

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusion_engine.job import journal, open_job
+from fusion_engine.job import open_job
+from fusion_engine.journal import journal
 from fusion_engine.output import Row
 
 from . import fake

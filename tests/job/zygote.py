@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow.parquet  # noqa: F401 (before the forks)
 
 from fusion_engine import FusionEngineError
-from fusion_engine.job import journal, open_job
+from fusion_engine.job import open_job
+from fusion_engine.journal import journal
 
 from . import fake
 

@@ -16,14 +16,18 @@ import fusion_engine.probe.cache as cache_module
 import fusion_engine.probe.embeddings as embeddings_module
 from fusion_engine import AudioError, Engine, FusionEngineError
 from fusion_engine.artifact import file_sha256
+from fusion_engine.audio import load
+from fusion_engine.engine.stream import Embedded
+from fusion_engine.journal import journal
 from fusion_engine.probe import Example, Task, extract, layer_columns, open_engine
-from fusion_engine.probe.cache import BlockStore, audio_files
+from fusion_engine.probe.cache import audio_files
 
 from ..signals import chirp, noise
 
 RATE = 16_000
 SECONDS = 0.4
-CLIPS = 150  # two blocks and a part of one
+CLIPS = 150
+PART_CLIPS = 64
 SPLITS = ("train", "valid", "test")
 
 
@@ -36,16 +40,13 @@ class Recorder:
     def __init__(self):
         self.clips = []
 
-    def embed(self, audio, *, head=None):
-        first = len(self.clips)
-        self.clips += [np.asarray(clip).copy() for clip in audio]
-        return np.array(
-            [
-                [len(clip), clip[0], clip[-1], clip.sum(dtype=np.float64), first + place]
-                for place, clip in enumerate(audio)
-            ],
-            np.float32,
-        )
+    def embed_stream(self, items, *, head=None):
+        for key, audio in items:
+            clip = load(audio, RATE).samples if isinstance(audio, Path) else audio
+            place = len(self.clips)
+            self.clips.append(clip)
+            values = [len(clip), clip[0], clip[-1], clip.sum(dtype=np.float64), place]
+            yield Embedded(key, 0.0, len(clip) / RATE, np.array(values, np.float32))
 
 
 def write_clips(folder, count, seconds=SECONDS):
@@ -86,8 +87,21 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
-def blocks(cache):
-    return sorted((cache / "embeddings").rglob("*.block"))
+@pytest.fixture(autouse=True)
+def _no_timer(monkeypatch):
+    """When embeddings are put on disk depends on their number alone."""
+    monkeypatch.setattr(journal, "_FLUSH_SECONDS", 1e6)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """A part for every 64 clips of a ``Recorder``."""
+    # Of a clip: its embedding, and two events of a key of 64 characters.
+    monkeypatch.setattr(journal, "_HELD_BYTES", PART_CLIPS * (4 * 5 + 2 * (200 + 6 * 64)))
+
+
+def parts(cache):
+    return sorted((cache / "embeddings").rglob("part-*.parquet"))
 
 
 def computed(task, cache, **options):
@@ -114,7 +128,7 @@ def test_embeddings_are_those_of_the_engine(cnn14_artifact, clips, cache):
         assert isinstance(got, np.memmap)
         assert not got.flags.writeable
         np.testing.assert_array_equal(got, expected)
-    assert len(blocks(cache)) == 3
+    assert len(parts(cache)) == 1
     assert seen[0] == (0, CLIPS)
     # The second time there was nothing to do.
     assert seen[-3:] == [(CLIPS, CLIPS), (0, CLIPS), (CLIPS, CLIPS)]
@@ -166,7 +180,7 @@ def test_the_place_of_a_crop_follows_from_seed_and_content(own_clips, tmp_path, 
     differs = (first[:, 1:4] != other[:, 1:4]).any(axis=1)
     assert differs[training].mean() > 0.9
     assert not differs[~training].any()
-    assert count == CLIPS
+    assert count == training.sum()  # the others are cropped as before
     # Elsewhere and under other names the files are cropped alike, and need not be read again.
     moved = tmp_path / "elsewhere"
     own_clips.rename(moved)
@@ -199,10 +213,12 @@ def test_other_settings_are_other_embeddings(clips, cache):
     task = make_task(clips)
     assert computed(task, cache)[1] == CLIPS
     assert computed(task, cache)[1] == 0
-    for options in ({"identity": "y"}, {"head": "max"}, {"crop_seed": 1}):
+    for options in ({"identity": "y"}, {"head": "max"}):
         assert computed(task, cache, **options)[1] == CLIPS
     assert computed(make_task(clips, seconds=0.3), cache)[1] == CLIPS
-    assert computed(make_task(clips, folds=True), cache)[1] == CLIPS
+    # The test clips, a third, are cropped from their start in any case.
+    assert computed(task, cache, crop_seed=1)[1] == CLIPS * 2 // 3
+    assert computed(make_task(clips, folds=True), cache)[1] == CLIPS * 2 // 3
     assert computed(task, cache)[1] == 0
 
 
@@ -265,7 +281,7 @@ def settle(folder):
 
 @pytest.mark.parametrize("kept", [False, True], ids=["hashed", "digests kept"])
 def test_changed_audio_is_never_served(kept, own_clips, cache, monkeypatch):
-    """Of the same size and with the time of modification set back: only its block is computed."""
+    """Of the same size and with the time of modification set back: it alone is computed."""
     if kept:
         monkeypatch.setattr(cache_module, "_SETTLED_NS", 0)
     task = make_task(own_clips)
@@ -278,7 +294,7 @@ def test_changed_audio_is_never_served(kept, own_clips, cache, monkeypatch):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     second, count = computed(task, cache)
-    assert count == embeddings_module.BLOCK_CLIPS
+    assert count == 1
     differs = (first[:, :4] != second[:, :4]).any(axis=1)
     assert np.flatnonzero(differs).tolist() == [70]
     expected, _ = computed(task, cache.with_name("another"))
@@ -325,9 +341,9 @@ def test_audio_that_changes_meanwhile(own_clips, cache, monkeypatch):
     victim = task.examples[100].path
 
     class Meddler(Recorder):
-        def embed(self, audio, *, head=None):
+        def embed_stream(self, items, *, head=None):
             victim.touch()
-            return super().embed(audio, head=head)
+            return super().embed_stream(items, head=head)
 
     with pytest.raises(AudioError, match=r"100\.wav: changed while"):
         extract(Meddler(), task, identity="x", cache=cache)
@@ -345,37 +361,88 @@ def longer(content):
     return content + b"\0\0\0\0"
 
 
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("damage", [cut, flip, longer, lambda content: b""])
-def test_a_damaged_block_is_computed_anew(damage, clips, cache):
+def test_a_damaged_part_is_computed_anew(damage, clips, cache, caplog):
     task = make_task(clips)
     first, _ = computed(task, cache)
-    path = max(blocks(cache), key=lambda path: (path.stat().st_size, path.name))
-    whole = path.read_bytes()
-    path.write_bytes(damage(whole))
+    path = max(parts(cache), key=lambda path: (path.stat().st_size, path.name))
+    path.write_bytes(damage(path.read_bytes()))
     second, count = computed(task, cache)
-    assert count == embeddings_module.BLOCK_CLIPS
+    assert count == PART_CLIPS
     np.testing.assert_array_equal(second[:, :4], first[:, :4])
-    assert len(path.read_bytes()) == len(whole)
+    assert f"removed, for it is damaged: {path}" in caplog.text
+    assert not path.exists()
     assert computed(task, cache)[1] == 0
 
 
-def test_a_block_in_the_place_of_another_is_noticed(tmp_path):
-    store = BlockStore(tmp_path)
-    block = np.ones((2, 3), np.float32)
-    store.save("aa", block)
-    np.testing.assert_array_equal(store.load("aa", (2, 3)), block)
-    store.path("bb").parent.mkdir()
-    store.path("aa").rename(store.path("bb"))
-    assert store.load("bb", (2, 3)) is None
-    assert store.load("aa", (2, 3)) is None
+def test_an_embedding_that_was_flipped_is_computed_anew(clips, cache):
+    """In a page of the part, which is found as the embeddings are read."""
+    task = make_task(clips)
+    first, _ = computed(task, cache)
+    (path,) = parts(cache)
+    content = bytearray(path.read_bytes())
+    content[content.index(first[70].tobytes())] ^= 1
+    path.write_bytes(content)
+    second, count = computed(task, cache)
+    assert count == CLIPS
+    np.testing.assert_array_equal(second, first)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_the_parts_of_other_settings_are_not_served(clips, cache):
+    """Not even where somebody put them into the folder of these ones."""
+    task = make_task(clips)
+    computed(task, cache)
+    before = parts(cache)
+    assert computed(task, cache, head="max")[1] == CLIPS
+    (folder,) = {path.parent for path in parts(cache)} - {before[0].parent}
+    for path in folder.iterdir():
+        path.unlink()
+    for path in before:
+        path.rename(folder / path.name)
+    assert computed(task, cache, head="max")[1] == CLIPS
+
+
+def test_files_of_one_content_are_embedded_once(own_clips, cache):
+    shutil.copy(own_clips / "003.wav", own_clips / "999.wav")
+    seen = []
+    task = make_task(own_clips, folds=True)
+    rows, count = computed(task, cache, progress=lambda *at: seen.append(at))
+    assert count == CLIPS
+    np.testing.assert_array_equal(rows[-1], rows[3])
+    assert seen[-1] == (CLIPS + 1, CLIPS + 1)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_several_runs_fill_one_cache_at_a_time(clips, cache):
+    """One within the other: both are right, and what both kept is found."""
+    task = make_task(clips)
+    expected, _ = computed(task, cache.with_name("another"))
+    inner = []
+
+    class Outer(Recorder):
+        def embed_stream(self, items, *, head=None):
+            for number, result in enumerate(super().embed_stream(items, head=head)):
+                if number == 100:
+                    inner.append(computed(task, cache))
+                yield result
+
+    outer = extract(Outer(), task, identity="x", cache=cache)
+    np.testing.assert_array_equal(outer[:, :4], expected[:, :4])
+    np.testing.assert_array_equal(inner[0][0][:, :4], expected[:, :4])
+    assert inner[0][1] == CLIPS - PART_CLIPS
+    assert computed(task, cache)[1] == 0
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from fusion_engine.journal import journal
 from fusion_engine.probe import extract, open_engine
 from tests.probe.test_embeddings import make_task
 
+journal._FLUSH_SECONDS, journal._HELD_BYTES = 1e6, 64 * 4 * 2048
 engine, identity = open_engine(sys.argv[1], device="cpu", threads=1)
 def progress(done, total):
     if done > int(sys.argv[4]):
@@ -386,21 +453,24 @@ extract(engine, make_task(Path(sys.argv[2])), identity=identity, cache=sys.argv[
 
 
 def test_a_killed_extraction_is_resumed(cnn14_artifact, clips, cache, tmp_path):
-    """Killed in its first block, then in its last one; then the rest, with the same bits."""
+    """Killed before its first part, then in its last one; then the rest, with the same bits."""
     for after, left in ((0, 0), (130, 2)):
         done = subprocess.run(
             [sys.executable, "-c", KILLED, cnn14_artifact, clips, cache, str(after)],
             cwd=Path(__file__).parents[2],
         )
         assert done.returncode == -signal.SIGKILL
-        assert len(blocks(cache)) == left
+        assert len(parts(cache)) == left
     engine, identity = open_engine(cnn14_artifact, device="cpu", threads=1)
     task = make_task(clips)
     seen = []
     resumed = extract(
         engine, task, identity=identity, cache=cache, progress=lambda *at: seen.append(at)
     )
-    assert seen[:2] == [(0, CLIPS), (128, CLIPS)]
+    assert seen[0] == (0, CLIPS)
+    kept, total = seen[1]
+    assert 100 < kept <= 128
+    assert total == CLIPS
     whole = extract(engine, task, identity=identity, cache=tmp_path / "another")
     np.testing.assert_array_equal(resumed, whole)
     assert not [path for path in cache.iterdir() if path.name not in ("embeddings", "audio")]
@@ -411,10 +481,11 @@ def test_a_file_that_cannot_be_embedded_is_named(own_clips, cache):
     task.examples[80].path.write_text("no audio")
     with pytest.raises(AudioError, match=r"080\.wav: is text"):
         computed(task, cache)
-    assert len(blocks(cache)) == 1  # what was done before is kept
     task.examples[80].path.unlink()
     with pytest.raises(AudioError, match=r"080\.wav: No such file"):
         computed(task, cache)
+    shutil.copy(task.examples[79].path, task.examples[80].path)
+    assert computed(task, cache)[1] == CLIPS - 80  # what was done before is kept
 
 
 def test_a_cache_that_cannot_be_written(clips, tmp_path):
@@ -423,21 +494,18 @@ def test_a_cache_that_cannot_be_written(clips, tmp_path):
         computed(make_task(clips), tmp_path / "file" / "cache")
 
 
-def test_memory_does_not_grow_with_long_clips(tmp_path, cache):
-    """Long clips go to the engine a few at a time, short ones in batches."""
+def test_long_clips_are_not_held(tmp_path, cache):
+    """Of whole files the engine gets the paths: it holds few of them at a time."""
     folder = tmp_path / "set"
-    folder.mkdir()
-    for number in range(6):
-        soundfile.write(folder / f"{number}.wav", noise(50, 8_000, number), 8_000)
-    sizes = []
+    write_clips(folder, 3)
+    given = []
 
-    class Sizes(Recorder):
-        sample_rate = 8_000
-
-        def embed(self, audio, *, head=None):
-            sizes.append(len(audio))
-            return super().embed(audio, head=head)
+    class Paths(Recorder):
+        def embed_stream(self, items, *, head=None):
+            items = list(items)
+            given.extend(audio for _, audio in items)
+            return super().embed_stream(items, head=head)
 
     task = make_task(folder, seconds=None)
-    extract(Sizes(), task, identity="x", cache=cache)
-    assert sizes == [3, 3]
+    extract(Paths(), task, identity="x", cache=cache)
+    assert given == [example.path for example in task.examples]

@@ -4,7 +4,7 @@ Rows are put on disk as they come, in parts beside the output, and the output is
 end. The same call again goes on from the parts that it finds.
 """
 
-from .journal import Completed, Job
+from .job import Completed, Job
 from .opening import open_job
 
 __all__ = ["Completed", "Job", "open_job"]

@@ -49,7 +49,8 @@ class DatasetWriter:
         self._path = self._folder / f"part-{self._files:06d}.parquet"
         self._files += 1
         self._room = self._file_rows
-        return self._stack.enter_context(ParquetWriter(self._path, self._table))
+        writer = ParquetWriter(self._path, self._table, metadata=self._table.metadata)
+        return self._stack.enter_context(writer)
 
     def _finish_file(self) -> None:
         self._stack.close()

@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import os
-import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Self
 
 from .._atomic import write_error
 from ..errors import FusionEngineError
-from .part import part_path
+from ..journal.part import part_numbers, part_path
 
 logger = logging.getLogger(__name__)
 
-_PART = re.compile(r"part-(\d{6,})\.parquet")
 _TEMPORARY = ".fusion_engine-*"
 
 
@@ -50,9 +48,7 @@ class JobFolder:
 
     def parts(self) -> list[int]:
         """The numbers of the parts that are there, in order."""
-        with os.scandir(self.path) as entries:
-            matches = [_PART.fullmatch(entry.name) for entry in entries]
-        return sorted(int(match[1]) for match in matches if match)
+        return part_numbers(self.path)
 
     def remove_parts(self) -> None:
         """Remove every part, the last one first: those before it stay of use till the end.

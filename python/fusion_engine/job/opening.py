@@ -1,24 +1,18 @@
 """Opens a job: begins one, or goes on with what an earlier run left."""
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from .._atomic import write_error
-from ..errors import FusionEngineError
+from ..journal import Journal
 from ..output import Dtype, Failures, Table
 from ..spec import Spec
 from .destination import destination
 from .folder import JobFolder
-from .index import Index
-from .journal import Job
-from .part import DamagedPart, part_path, read_events
+from .job import Job
 from .settings import all_settings, describe, hold_settings
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,7 +49,8 @@ def open_job(
         FusionEngineError: another process has the job; parts, or an output, of other settings;
             nothing can be written.
     """
-    table = Table(spec=spec, channels=channels, dtype=dtype)
+    dim = spec.embedding_dim
+    table = Table(spec=spec, embedding_dim=dim, channels=channels, dtype=dtype)
     wanted = all_settings(settings, table)
     table = replace(table, job=describe(wanted, command))
     target = destination(output, dtype, wanted, overwrite=overwrite)
@@ -65,38 +60,5 @@ def open_job(
         if fresh:
             folder.remove_parts()
         hold_settings(folder, wanted)
-        index, next_part = _load(folder)
-        with Failures(target.given) as failures:
-            job = Job(target, folder, table, index, next_part, failures)
-            try:
-                yield job
-            except BaseException:
-                _rescue(job)
-                raise
-            job.close()
-
-
-def _rescue(job: Job) -> None:
-    """Keep what can be kept of a job that ends with another error."""
-    try:
-        job.close()
-    except FusionEngineError as error:
-        logger.warning("the last rows are not kept: %s", error)
-
-
-def _load(folder: JobFolder) -> tuple[Index, int]:
-    """What the parts hold, and the number of the next one; damaged ones are removed."""
-    index, number = Index(), 0
-    for number in folder.parts():
-        path = part_path(folder.path, number)
-        try:
-            events = read_events(path)
-        except DamagedPart as error:
-            logger.warning("removed, for it was not written to its end: %s", error)
-            try:
-                path.unlink()
-            except OSError as reason:
-                raise write_error(path, reason) from reason
-            continue
-        index.apply(number, events)
-    return index, number + 1
+        with Failures(target.given) as failures, Journal(folder.path, table) as journal:
+            yield Job(target, folder, table, journal, failures)

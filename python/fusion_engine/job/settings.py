@@ -23,7 +23,7 @@ def all_settings(given: Mapping[str, Any], table: Table) -> Settings:
         TypeError, ValueError: something that JSON does not know.
     """
     own = {
-        "embedding_dim": table.spec.embedding_dim,
+        "embedding_dim": table.embedding_dim,
         "channels": table.channels,
         "dtype": table.dtype,
     }

@@ -1,15 +1,15 @@
-"""The probe's cache on disk: blocks of embeddings named by what they are made of.
+"""Names of what is in the probe's cache: digests of all that an embedding depends on.
 
-A block's name is the SHA-256 of everything that its numbers depend on, the content of the audio
-files included. So nothing that has changed can be served, and no list of what is there needs to be
-kept: a run that was stopped is resumed by asking for the same names again.
+The content of the audio files is part of it. So nothing that has changed can be served, and a run
+that was stopped is resumed by asking for the same names again.
 """
 
 import hashlib
 import json
 import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._atomic import atomic_path, write_error
+from .._json import seal, unseal
 from ..artifact import file_sha256
 from ..errors import AudioError
 
 # Raised when the same name would mean other numbers.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
-_DIGEST_BYTES = 32
 # A file that was changed so shortly before it was hashed could change again with the same time
 # stamp (2 s is the coarsest in use), so its digest is not kept.
 _SETTLED_NS = 2_000_000_000
@@ -48,51 +48,6 @@ def signature(path: Path) -> Signature:
     """
     info = path.stat()
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_dev
-
-
-class BlockStore:
-    """Blocks of embeddings, a file each: SHA-256 of name and rows, then the rows, float32 LE.
-
-    Args:
-        folder: created when the first block is written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self, key: str) -> Path:
-        """Where the block ``key`` is kept."""
-        return self._folder / key[:2] / f"{key}.block"
-
-    def load(self, key: str, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-        """The block, or ``None`` where it is missing or damaged."""
-        try:
-            content = self.path(key).read_bytes()
-        except OSError:
-            return None
-        rows = content[_DIGEST_BYTES:]
-        if len(rows) != 4 * shape[0] * shape[1] or content[:_DIGEST_BYTES] != _checksum(key, rows):
-            return None
-        return np.frombuffer(rows, "<f4").reshape(shape)
-
-    def save(self, key: str, block: NDArray[np.float32]) -> None:
-        """Keep the block [n, D].
-
-        Raises:
-            FusionEngineError: it cannot be written.
-        """
-        rows = np.ascontiguousarray(block, "<f4").tobytes()
-        path = self.path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(path, error) from error
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(_checksum(key, rows) + rows)
-
-
-def _checksum(key: str, rows: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + rows).digest()
 
 
 @dataclass(frozen=True)
@@ -159,22 +114,49 @@ def _signature(path: Path) -> Signature:
 def _read_index(path: Path) -> dict[str, Any]:
     """The entries of an index; none where it is missing or damaged."""
     try:
-        checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
-    except (OSError, UnicodeDecodeError):
+        entries: dict[str, Any] = unseal(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    if checksum != hashlib.sha256(text.encode()).hexdigest():
-        return {}
-    entries: dict[str, Any] = json.loads(text)
     return entries
 
 
 def _write_index(path: Path, entries: dict[str, Any]) -> None:
-    text = json.dumps(entries)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
+    create_folder(path.parent)
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8"
-        )
+        temporary.write_text(seal(entries), encoding="utf-8")
+
+
+def create_folder(folder: Path) -> None:
+    """Create a folder, and those that it is in, where it is missing.
+
+    Raises:
+        FusionEngineError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def mapped(
+    chunks: Iterable[NDArray[np.float32]], shape: tuple[int, int], folder: Path
+) -> NDArray[np.float32]:
+    """Rows [n, D] in a file without a name in ``folder``: memory does not grow with them.
+
+    Args:
+        chunks: runs of rows.
+        shape: of all together.
+        folder: nothing is left behind in it, however the program ends.
+
+    Raises:
+        FusionEngineError: the file cannot be written.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for chunk in chunks:
+                # Not through a map: there a full disk would end the program.
+                file.write(np.ascontiguousarray(chunk).data)
+            file.flush()
+            return np.memmap(file, np.float32, "r", shape=shape)
+    except OSError as error:
+        raise write_error(folder, error) from error

@@ -1,31 +1,35 @@
 """Embeddings of a task's clips, computed once and kept on disk."""
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._atomic import write_error
 from .._version import __version__
 from ..artifact import file_sha256
 from ..audio import decode_ahead
 from ..audio.ahead import DecodeAhead
 from ..engine import Engine
-from ..errors import ArtifactError
+from ..engine.stream import Embedded
+from ..errors import ArtifactError, AudioError, FusionEngineError
+from ..journal import Added, DamagedPart, Finished, Journal
+from ..output import Layout, Row
 from ..spec import Head, Spec
-from .cache import CACHE_VERSION, AudioFile, BlockStore, audio_files, key_of, signature
-from .tasks.base import Example, Task
-
-# Clips of a block: what a run that is stopped may lose.
-BLOCK_CLIPS = 64
-# Clips embedded together: enough to fill a batch, few enough for the memory of long ones.
-_WINDOW_CLIPS = 32
-_WINDOW_SECONDS = 120.0
+from .cache import (
+    CACHE_VERSION,
+    AudioFile,
+    audio_files,
+    create_folder,
+    key_of,
+    mapped,
+    signature,
+)
+from .tasks.base import Task
 
 Progress = Callable[[int, int], None]
 """Called with the clips that are done and the clips that there are."""
@@ -42,8 +46,14 @@ class Embedder(Protocol):
     def embedding_dim(self) -> int:
         """D."""
 
-    def embed(self, audio: Any, *, head: Head | None = None) -> NDArray[np.float32]:
-        """The embeddings [B, D] of a list of clips [N]; a clip's does not depend on the others."""
+    def embed_stream(
+        self, items: Iterable[tuple[Hashable, Any]], *, head: Head | None = None
+    ) -> Iterator[Embedded]:
+        """The embedding [D], or the error, of each item: a key, and samples [N] or a path.
+
+        In order; an embedding does not depend on the other items. Items are taken as they are
+        needed, so that few are held.
+        """
 
 
 def open_engine(
@@ -116,17 +126,18 @@ def extract(
     and the file's content, in test from its start. In a task with folds every example is in test
     once, and its one embedding serves training too: it is cropped from its start.
 
-    What is in the cache is read, the rest is computed, and kept in blocks of 64 clips as it goes:
-    a run that was stopped, by whatever means, is resumed by calling this again, with the same
-    result. A block is found by the digest of the identity, the settings, the version of this
-    package and the content of its audio files, and carries a checksum: one that is damaged is
-    computed anew.
+    What is in the cache is read, the rest is computed, and on disk within seconds: a run that was
+    stopped, by whatever means, is resumed by calling this again, with the same result. An
+    embedding is found by the digest of the identity, the settings, the version of this package and
+    the content of its audio file; a part of the cache that is damaged is removed, and what was in
+    it computed anew. Any number of processes may use one cache at a time.
 
     Args:
         embedder: what embeds clips.
         task: its examples.
         identity: of the embedder: another one wherever it might give other numbers.
-        cache: a folder, created where it is missing. Nothing is ever removed from it.
+        cache: a folder, created where it is missing. Nothing is ever removed from it but what is
+            damaged.
         head: pooling over time; ``None``: the artifact's.
         crop_seed: of the random starts.
         progress: told about clips as they are done.
@@ -136,122 +147,112 @@ def extract(
         array does: memory does not grow with N.
 
     Raises:
-        AudioError: a file that is missing, cannot be decoded or changes meanwhile.
+        AudioError: a file that is missing, cannot be decoded or changes meanwhile; what was
+            embedded before is kept.
         FusionEngineError: the cache cannot be written.
         NumericalError, ValueError: as ``Engine.embed``.
     """
     cache = Path(cache)
-    store = BlockStore(cache / "embeddings")
-    if progress is not None:
-        progress(0, len(task.examples))  # the digests of new files take a while
+    tell = progress or (lambda done, total: None)
+    tell(0, len(task.examples))  # the digests of new files take a while
     files = audio_files([example.path for example in task.examples], cache / "audio")
-    total, dim = len(files), embedder.embedding_dim
-    cropper = _Cropper(task, embedder.sample_rate, crop_seed)
-    clips = list(zip(task.examples, files, strict=True))
-    blocks = [clips[first : first + BLOCK_CLIPS] for first in range(0, total, BLOCK_CLIPS)]
-    settings = {
-        "cache": CACHE_VERSION,
-        "package": __version__,
-        "embedder": identity,
-        "head": head,
-        "samples": cropper.samples,
-        "sample_rate": embedder.sample_rate,
-        "dim": dim,
-    }
-    keys = [
-        key_of(settings | {"clips": [[file.sha256, cropper.rule(clip)] for clip, file in block]})
-        for block in blocks
-    ]
-    done, missing = 0, []
-    with _open_rows(cache) as rows:
-        for number, block in enumerate(blocks):
-            kept = store.load(keys[number], (len(block), dim))
-            if kept is None:
-                missing.append(number)
-                continue
-            _write_rows(rows, cache, number * BLOCK_CLIPS, kept)
-            done += len(block)
-        if progress is not None:
-            progress(done, total)
-        todo = [file.path for number in missing for _, file in blocks[number]]
-        with decode_ahead(todo, embedder.sample_rate) as decoded:
-            for number in missing:
-                computed = np.empty((len(blocks[number]), dim), np.float32)
-                place = 0
-                for window in _windows(decoded, blocks[number], cropper, embedder.sample_rate):
-                    computed[place : place + len(window)] = embedder.embed(window, head=head)
-                    place += len(window)
-                    if progress is not None:
-                        progress(done + place, total)
-                store.save(keys[number], computed)
-                _write_rows(rows, cache, number * BLOCK_CLIPS, computed)
-                done += place
-        return np.memmap(rows, np.float32, "r", shape=(total, dim))
+    dim, rate = embedder.embedding_dim, embedder.sample_rate
+    length = None if task.seconds is None else max(1, round(task.seconds * rate))
+    settings = key_of(
+        {
+            "cache": CACHE_VERSION,
+            "package": __version__,
+            "embedder": identity,
+            "head": head,
+            "samples": length,
+            "sample_rate": rate,
+            "dim": dim,
+        }
+    )
+    clips = []
+    for example, file in zip(task.examples, files, strict=True):
+        from_start = length is None or example.split in (None, "test")
+        rule = "start" if from_start else f"random:{crop_seed}"
+        clips.append(_Clip(file, rule, key_of([settings, file.sha256, rule])))
+    folder = cache / "embeddings" / settings
+    create_folder(folder)
+    with Journal(folder, Layout(embedding_dim=dim), shared=True) as journal:
+        while True:
+            _embed_missing(embedder, clips, length, journal, head, tell)
+            kept = (rows for _, rows in journal.read(clip.key for clip in clips))
+            try:
+                return mapped(kept, (len(clips), dim), cache)
+            except DamagedPart as damaged:
+                journal.drop(damaged)
 
 
-class _Cropper:
-    """Gives clips the task's length."""
+@dataclass(frozen=True, eq=False)
+class _Clip:
+    """A file, cropped from its start or, by ``rule``, from a random one."""
 
-    def __init__(self, task: Task, sample_rate: int, seed: int) -> None:
-        self._seed = seed
-        self.samples = None if task.seconds is None else max(1, round(task.seconds * sample_rate))
+    file: AudioFile
+    rule: str
+    key: str
 
-    def rule(self, example: Example) -> str:
-        """What the place of a crop follows from, beside the file's content."""
-        if self.samples is None or example.split in (None, "test"):
-            return "start"
-        return f"random:{self._seed}"
+    def __str__(self) -> str:
+        return str(self.file.path)
 
-    def __call__(
-        self, clip: NDArray[np.float32], example: Example, file: AudioFile
-    ) -> NDArray[np.float32]:
-        if self.samples is None:
-            return clip
-        spare = len(clip) - self.samples
+    def crop(self, samples: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+        """``length`` of the file's samples, with zeros behind them where it is shorter."""
+        spare = len(samples) - length
         if spare <= 0:
-            return np.pad(clip, (0, -spare))
-        rule, start = self.rule(example), 0
-        if rule != "start":
+            return np.pad(samples, (0, -spare))
+        start = 0
+        if self.rule != "start":
             # Of the content, not of the place in a list: files may be added, moved and renamed.
-            start = int(key_of([rule, file.sha256])[:16], 16) % (spare + 1)
-        # A copy, so that the rest of the clip is not kept in memory.
-        return clip[start : start + self.samples].copy()
+            start = int(key_of([self.rule, self.file.sha256])[:16], 16) % (spare + 1)
+        # A copy, so that the rest of the file is not kept in memory.
+        return samples[start : start + length].copy()
 
 
-def _windows(
-    files: DecodeAhead,
-    block: Sequence[tuple[Example, AudioFile]],
-    cropper: _Cropper,
-    sample_rate: int,
-) -> Iterator[list[NDArray[np.float32]]]:
-    """The clips of a block, cropped, some at a time."""
-    window, samples = list[NDArray[np.float32]](), 0
-    for (example, file), decoded in zip(block, islice(files, len(block)), strict=True):
-        recording = decoded.recording()
-        file.check_unchanged()
-        window.append(cropper(recording.samples, example, file))
-        samples += len(window[-1])
-        if len(window) == _WINDOW_CLIPS or samples >= _WINDOW_SECONDS * sample_rate:
-            yield window
-            window, samples = [], 0
-    if window:
-        yield window
+def _embed_missing(
+    embedder: Embedder,
+    clips: Sequence[_Clip],
+    length: int | None,
+    journal: Journal,
+    head: Head | None,
+    tell: Progress,
+) -> None:
+    """Embed the clips that are not in the journal; files of one content only once."""
+    missing = {clip.key: clip for clip in clips if journal.get(clip.key) is None}
+    todo = list(missing.values())
+    copies = Counter(clip.key for clip in clips)
+    done = len(clips) - sum(copies[key] for key in missing)
+    failed = list[AudioError]()
+    paths = [clip.file.path for clip in todo]
+    with decode_ahead(() if length is None else paths, embedder.sample_rate) as files:
+        audio = paths if length is None else _crops(todo, files, length, failed)
+        items = zip(todo, audio, strict=False)
+        tell(done, len(clips))
+        for clip, _, end, result in embedder.embed_stream(items, head=head):
+            if isinstance(result, FusionEngineError):
+                raise result
+            assert isinstance(clip, _Clip)
+            clip.file.check_unchanged()
+            row = Row(path=clip.key, end=end, duration=end)
+            journal.note(
+                (Added(clip.key, "", 0, 1), ([row], result[np.newaxis])),
+                (Finished(clip.key, "", 1, end, False), None),
+            )
+            done += copies[clip.key]
+            tell(done, len(clips))
+    if failed:
+        raise failed[0]
 
 
-def _open_rows(cache: Path) -> IO[bytes]:
-    """A file of no name in ``cache``: nothing of it is left behind, however the program ends."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=cache)
-    except OSError as error:
-        raise write_error(cache, error) from error
-
-
-def _write_rows(rows: IO[bytes], cache: Path, first: int, block: NDArray[np.float32]) -> None:
-    # Not through a map: there a full disk would end the program.
-    try:
-        rows.seek(first * block.shape[1] * block.itemsize)
-        rows.write(np.ascontiguousarray(block).data)
-        rows.flush()
-    except OSError as error:
-        raise write_error(cache, error) from error
+def _crops(
+    clips: Iterable[_Clip], files: DecodeAhead, length: int, failed: list[AudioError]
+) -> Iterator[NDArray[np.float32]]:
+    """The samples of every clip; ends at a file that fails: those before are embedded first."""
+    for clip, decoded in zip(clips, files, strict=True):
+        try:
+            samples = decoded.recording().samples
+        except AudioError as error:
+            failed.append(error)
+            return
+        yield clip.crop(samples, length)

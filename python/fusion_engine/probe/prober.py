@@ -1,7 +1,6 @@
 """An artifact that is open for probing: any choice of its layers from one pass over the audio."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,11 +11,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .._atomic import write_error
 from .._cache import cache_folder
 from ..engine import Engine
 from ..errors import ArtifactError
 from ..spec import Head
+from .cache import mapped
 from .embeddings import extract, layer_columns, open_engine
 from .linear import MAX_EPOCHS, SEEDS
 from .protocol import check_trainable, evaluate
@@ -164,16 +163,9 @@ class Prober:
         if all(a.stop == b.start for a, b in pairwise(parts)):
             return embeddings[:, parts[0].start : parts[-1].stop]
         shape = (len(embeddings), sum(part.stop - part.start for part in parts))
-        try:
-            with tempfile.TemporaryFile(dir=self.cache) as file:
-                for first in range(0, len(embeddings), _CHUNK_ROWS):
-                    rows = embeddings[first : first + _CHUNK_ROWS]
-                    # Not through a map: there a full disk would end the program.
-                    file.write(np.concatenate([rows[:, part] for part in parts], axis=1).tobytes())
-                file.flush()
-                return np.memmap(file, np.float32, "r", shape=shape)
-        except OSError as error:
-            raise write_error(self.cache, error) from error
+        runs = (embeddings[n : n + _CHUNK_ROWS] for n in range(0, len(embeddings), _CHUNK_ROWS))
+        chosen = (np.concatenate([rows[:, part] for part in parts], axis=1) for rows in runs)
+        return mapped(chosen, shape, self.cache)
 
 
 def _folds(task: Task) -> tuple[int, ...] | None:

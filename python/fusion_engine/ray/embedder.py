@@ -15,7 +15,7 @@ from ..audio import Channel
 from ..errors import AudioError, FusionEngineError
 from ..job.settings import all_settings, describe
 from ..named import named_artifact
-from ..output import Dtype, Row, Table, arrow_batch, arrow_schema, as_text
+from ..output import Dtype, Row, Table, arrow_batch, arrow_schema, valid_text
 from ..spec import Head
 
 if TYPE_CHECKING:
@@ -96,10 +96,15 @@ class Embedder:
         self._wanted, self._errors, self._base = wanted, errors, base
         spec = self._engine.spec
         spec = replace(spec, head=wanted.head or spec.head)
-        table = Table(spec=spec, channels=wanted.channel == "all", dtype=wanted.dtype)
+        table = Table(
+            spec=spec,
+            embedding_dim=spec.embedding_dim,
+            channels=wanted.channel == "all",
+            dtype=wanted.dtype,
+        )
         settings = all_settings({"artifact": file_sha256(path), **asdict(wanted)}, table)
         self._table = replace(table, job=describe(settings, "fusion_engine.ray.embed"))
-        self._schema = arrow_schema(self._table)
+        self._schema = arrow_schema(self._table).with_metadata(self._table.metadata)
         self._output = _with_errors(self._schema) if errors == "column" else self._schema
 
     def __call__(self, batch: Any) -> Iterator[Any]:
@@ -207,7 +212,7 @@ class Embedder:
         if self._errors == "raise":
             raise outcome.error
         ((start, end),) = outcome.item.parts
-        text, reason = as_text(outcome.item.key), as_text(str(outcome.error))
+        text, reason = valid_text(outcome.item.key), valid_text(str(outcome.error))
         row = {"path": text, "start": start, "end": end, ERROR: reason}
         return pa.Table.from_pylist([row], schema=self._output)
 

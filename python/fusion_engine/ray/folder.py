@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._atomic import atomic_path, write_error
 from .._sync import sync
 from ..errors import FusionEngineError
-from ..output import JOB_KEY, Failures, ParquetWriter, Table
-from ..spec import METADATA_KEY, Spec
+from ..output import Failures, Layout, ParquetWriter
+from ..spec import METADATA_KEY
 from .embedder import ERROR
 from .library import import_ray
 
@@ -158,17 +158,18 @@ def _write_part(path: Path, blocks: Iterable[Any]) -> _Part:
         rows = rows.filter(pc.invert(bad)).drop_columns([ERROR])
     if rows.num_rows:
         with atomic_path(path) as temporary:
-            with ParquetWriter(temporary, _table_of(rows.schema)) as writer:
+            layout, metadata = _layout_of(rows.schema)
+            with ParquetWriter(temporary, layout, metadata=metadata) as writer:
                 writer.write_arrow(rows)
             sync(temporary)
     return _Part(rows.num_rows, failures)
 
 
-def _table_of(schema: Any) -> Table:
-    """What the rows are of, from what ``arrow_schema`` made of it.
+def _layout_of(schema: Any) -> tuple[Layout, dict[str, str]]:
+    """How the rows are kept, and the metadata that goes along.
 
     Raises:
-        ValueError: it did not.
+        ValueError: ``embed`` did not make the schema.
     """
     import pyarrow as pa
 
@@ -178,13 +179,13 @@ def _table_of(schema: Any) -> Table:
             f"the dataset has the columns {schema.names} without the spec of an artifact, expected "
             "one that fusion_engine.ray.embed gave, or filters of it that keep Arrow's blocks"
         )
-    value = schema.field("embedding").type.value_type
-    return Table(
-        spec=Spec.from_json(metadata[METADATA_KEY]),
+    vector = schema.field("embedding").type
+    layout = Layout(
+        embedding_dim=vector.list_size,
         channels="channel" in schema.names,
-        dtype="float16" if pa.types.is_float16(value) else "float32",
-        job=metadata.get(JOB_KEY),
+        dtype="float16" if pa.types.is_float16(vector.value_type) else "float32",
     )
+    return layout, metadata
 
 
 def _put_in_place(staged: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The rows of files in a given order, out of parts that came in another."""
+"""The rows of keys in a given order, out of parts that came in another."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from .part import Batch, PartReader
 
 
 class _Share(NamedTuple):
-    """How many rows of a stretch are of a file."""
+    """How many rows of a stretch are of a key."""
 
-    path: str
+    key: str
     kept: Kept
     rows: int
 
@@ -34,26 +34,26 @@ class _Stretch:
 def assemble(
     index: Index, order: Iterable[str], reader: PartReader, most_rows: int
 ) -> Iterator[Batch]:
-    """The rows of the complete files of ``order``, at most ``most_rows`` at a time.
+    """The rows of the complete keys of ``order``, at most ``most_rows`` at a time.
 
     Raises:
-        FusionEngineError: a part is damaged.
+        DamagedPart: one is damaged, or gone.
     """
     for stretch in _stretches(index, order, most_rows):
-        columns, embeddings = reader.read(stretch.place)
-        files = chain.from_iterable([share] * share.rows for share in stretch.shares)
+        shares = [share for share in stretch.shares for _ in range(share.rows)]
+        columns, embeddings = reader.read(stretch.place, [share.key for share in shares])
         rows = []
-        for share, *values in zip(files, *columns.values(), strict=True):
+        for share, *values in zip(shares, *columns.values(), strict=True):
             fields = dict(zip(columns, values, strict=True))
             final = {"duration": share.kept.duration, "partial": share.kept.partial}
-            rows.append(Row(path=share.path, **(fields | final)))
+            rows.append(Row(path=share.key, **(fields | final)))
         yield rows, embeddings
 
 
 def _stretches(index: Index, order: Iterable[str], most_rows: int) -> Iterator[_Stretch]:
     stretch: _Stretch | None = None
-    for path in order:
-        kept = index.get(path)
+    for key in order:
+        kept = index.get(key)
         if kept is None or kept.duration is None:
             continue
         for place in chain.from_iterable(_pieces(place, most_rows) for place in kept.places):
@@ -61,7 +61,7 @@ def _stretches(index: Index, order: Iterable[str], most_rows: int) -> Iterator[_
                 if stretch is not None:
                     yield stretch
                 stretch = _Stretch(place._replace(rows=0))
-            stretch.take(place, _Share(path, kept, place.rows))
+            stretch.take(place, _Share(key, kept, place.rows))
     if stretch is not None:
         yield stretch
 

@@ -1,9 +1,9 @@
-"""Where the rows of every file are among the parts."""
+"""Where the rows of every key are among the parts."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .events import Added, Event, Failed, Finished, Stat
+from .events import Added, Event, Failed, Finished
 
 
 class Place(NamedTuple):
@@ -15,9 +15,9 @@ class Place(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is on disk of a file; complete where its duration is known."""
+    """What is on disk of a key; complete where its duration is known."""
 
-    stat: Stat
+    version: str
     places: tuple[Place, ...] = ()
     rows: int = 0
     duration: float | None = None
@@ -25,24 +25,24 @@ class Kept(NamedTuple):
 
 
 class Index:
-    """What is on disk of every file: the events of the parts, one after the other.
+    """What is on disk of every key: the events of the parts, one after the other.
 
     The same event twice is as good as once, and what follows a part that is lost is void, because
-    rows of a file come in one order.
+    rows of a key come in one order.
 
     Attributes:
-        finished: files that are complete.
-        rows: of all files, complete or not.
+        finished: keys that are complete.
+        rows: of all keys, complete or not.
     """
 
     def __init__(self) -> None:
-        self._files = dict[str, Kept]()
+        self._keys = dict[str, Kept]()
         self.finished = 0
         self.rows = 0
 
-    def get(self, path: str) -> Kept | None:
-        """What is there of a file, as it was when it was read."""
-        return self._files.get(path)
+    def get(self, key: str) -> Kept | None:
+        """What is there of a key."""
+        return self._keys.get(key)
 
     def apply(self, part: int, events: Iterable[Event]) -> None:
         """Take in the events of the part of number ``part``."""
@@ -55,32 +55,40 @@ class Index:
                 case Finished():
                     self._finish(event)
                 case Failed():
-                    self._set(event.path, None)
+                    self._set(event.key, None)
+
+    def drop(self, part: int) -> None:
+        """Forget every key that has rows in the part of number ``part``."""
+        lost = [
+            key
+            for key, kept in self._keys.items()
+            if any(place.part == part for place in kept.places)
+        ]
+        for key in lost:
+            self._set(key, None)
 
     def _add(self, event: Added, place: Place) -> None:
-        stat = Stat(event.size, event.mtime_ns)
-        kept = Kept(stat) if event.first == 0 else self._files.get(event.path)
-        if kept is None or (kept.stat, kept.rows) != (stat, event.first):
+        kept = Kept(event.version) if event.first == 0 else self._keys.get(event.key)
+        if kept is None or (kept.version, kept.rows) != (event.version, event.first):
             return
         *before, last = kept.places or (Place(place.part, place.first, 0),)
         if (last.part, last.first + last.rows) == (place.part, place.first):
             places = (*before, last._replace(rows=last.rows + place.rows))
         else:
             places = (*kept.places, place)
-        self._set(event.path, kept._replace(places=places, rows=kept.rows + place.rows))
+        self._set(event.key, kept._replace(places=places, rows=kept.rows + place.rows))
 
     def _finish(self, event: Finished) -> None:
-        stat = Stat(event.size, event.mtime_ns)
-        kept = Kept(stat) if event.rows == 0 else self._files.get(event.path)
-        if kept is not None and (kept.stat, kept.rows) == (stat, event.rows):
+        kept = Kept(event.version) if event.rows == 0 else self._keys.get(event.key)
+        if kept is not None and (kept.version, kept.rows) == (event.version, event.rows):
             done = kept._replace(duration=event.duration, partial=event.partial)
-            self._set(event.path, done)
+            self._set(event.key, done)
 
-    def _set(self, path: str, kept: Kept | None) -> None:
-        before = self._files.pop(path, None)
+    def _set(self, key: str, kept: Kept | None) -> None:
+        before = self._keys.pop(key, None)
         for entry, sign in ((before, -1), (kept, 1)):
             if entry is not None:
                 self.rows += sign * entry.rows
                 self.finished += sign * (entry.duration is not None)
         if kept is not None:
-            self._files[path] = kept
+            self._keys[key] = kept

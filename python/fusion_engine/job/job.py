@@ -1,8 +1,6 @@
 """A job: rows in, parts on disk, an output in the end."""
 
-import atexit
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -10,19 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..journal import Added, Failed, Finished, Journal
 from ..output import Failures, Row, Table
-from .assembly import assemble
 from .destination import Destination
-from .events import Added, Event, Failed, Finished, Stat
 from .folder import JobFolder
-from .index import Index, Kept
-from .part import Batch, PartReader, part_path, write_part
-
-# A finished row is on disk after this and the time of a write.
-_FLUSH_SECONDS = 2.0
-# What is held in memory, and what is read for the output at a time.
-_HELD_BYTES = 2**25
-_READ_BYTES = 2**24
 
 Path = str | os.PathLike[str]
 
@@ -35,7 +24,7 @@ class Completed(NamedTuple):
 
 
 class Job:
-    """The journal of a run over many files; made by ``open_job``.
+    """A run over many files; made by ``open_job``. Its journal's keys are their paths.
 
     For one thread. Every method raises what went wrong in the thread that puts rows on disk.
 
@@ -50,31 +39,16 @@ class Job:
         destination: Destination,
         folder: JobFolder,
         table: Table,
-        index: Index,
-        next_part: int,
+        journal: Journal,
         failures: Failures,
     ) -> None:
         self._destination, self._folder, self._table = destination, folder, table
-        self._index, self._next_part = index, next_part
+        self._journal = journal
         self.failures = failures
-        self.going_on = (index.finished, index.rows)
+        self.going_on = journal.kept
         # As they were before they were read, and the rows that each has so far.
-        self._stats = dict[str, Stat]()
+        self._versions = dict[str, str]()
         self._rows = dict[str, int]()
-        self._held = list[tuple[Event, Batch | None]]()
-        self._ended = set[str]()  # files whose end is held
-        self._held_bytes = 0
-        self._lock = threading.Lock()  # of what is held, and the index
-        self._disk = threading.Lock()  # of the next part
-        self._error: Exception | None = None
-        self._stop = threading.Event()
-        self._owner = os.getpid()
-        # It would not keep the interpreter from ending, but must not be in a write then.
-        self._thread = threading.Thread(
-            target=self._keep_flushing, name="fusion_engine-job", daemon=True
-        )
-        atexit.register(self.close)
-        self._thread.start()
 
     def is_done(self, path: Path) -> bool:
         """Whether the rows of a file are all on disk, and it is as it was.
@@ -83,10 +57,10 @@ class Job:
         done again by the next run.
         """
         key = os.fspath(path)
-        kept = self._kept(key)
-        done = kept is not None and kept.duration is not None and kept.stat.still_of(key)
+        kept = self._journal.get(key)
+        done = kept is not None and kept.duration is not None and _is_still(kept.version, key)
         if not done:
-            self._stat(key)
+            self._version(key)
         return done
 
     def rows_done(self, path: Path) -> int:
@@ -95,11 +69,11 @@ class Job:
         When it was asked, ``add`` goes on behind them; a file that was not begins at its first row.
         """
         key = os.fspath(path)
-        kept = self._kept(key)
+        kept = self._journal.get(key)
         rows = 0
-        if kept is not None and kept.duration is None and kept.stat.still_of(key):
+        if kept is not None and kept.duration is None and _is_still(kept.version, key):
             rows = kept.rows
-        self._stat(key)
+        self._version(key)
         self._rows.setdefault(key, rows)
         return rows
 
@@ -115,18 +89,18 @@ class Job:
             ValueError: rows that do not fit the output, or of another file.
             FusionEngineError: a value beyond float16, rows beyond the format, or a full disk.
         """
-        self._check()
+        self._journal.check()
         key = os.fspath(path)
         if any(row.path != key for row in rows):
             raise ValueError(f"rows of another file, expected those of {key}")
         self._table.check(rows, embeddings)
-        self._destination.check_rows(self._index.rows)
+        self._destination.check_rows(self._journal.kept[1])
         if not len(rows):
             return
-        first, stat = self._rows.get(key, 0), self._stat(key)
+        first = self._rows.get(key, 0)
         batch = (tuple(rows), embeddings.copy())
         self._rows[key] = first + len(rows)
-        self._hold(Added(key, *stat, first, len(rows)), batch)
+        self._journal.note((Added(key, self._version(key), first, len(rows)), batch))
 
     def finish(self, path: Path, *, duration: float, partial: bool) -> None:
         """Say that a file is complete.
@@ -139,12 +113,11 @@ class Job:
         Raises:
             FusionEngineError: a full disk.
         """
-        self._check()
+        self._journal.check()
         key = os.fspath(path)
-        stat = self._stat(key)
-        rows = self._rows.get(key, 0)
+        version, rows = self._version(key), self._rows.get(key, 0)
         self._forget(key)
-        self._hold(Finished(key, *stat, rows, duration, partial))
+        self._journal.note((Finished(key, version, rows, duration, partial), None))
 
     def fail(self, path: Path, reason: str) -> None:
         """Say that a file, or a folder of files, failed: none of its rows are in the output.
@@ -152,13 +125,11 @@ class Job:
         Raises:
             FusionEngineError: a full disk.
         """
-        self._check()
+        self._journal.check()
         key = os.fspath(path)
-        with self._lock:
-            known = bool(self._held) or self._index.get(key) is not None
         self._forget(key)
-        if known:
-            self._hold(Failed(key))
+        if self._journal.knows(key):
+            self._journal.note((Failed(key), None))
         self.failures.add(key, reason)
 
     def flush(self) -> None:
@@ -167,25 +138,7 @@ class Job:
         Raises:
             FusionEngineError: a full disk; it is kept for the next time.
         """
-        if os.getpid() != self._owner:
-            return  # a fork's copy of what its parent will write
-        with self._disk:
-            with self._lock:
-                held = list(self._held)
-            if not held:
-                return
-            events = [event for event, _ in held]
-            batches = [batch for _, batch in held if batch is not None]
-            number = self._next_part
-            write_part(part_path(self._folder.path, number), self._table, events, batches)
-            with self._lock:
-                self._next_part = number + 1
-                self._index.apply(number, events)
-                del self._held[: len(held)]
-                self._held_bytes -= sum(_bytes_of(*item) for item in held)
-                ends = (event for event, batch in self._held if batch is None)
-                self._ended = {event.path for event in ends}
-            self._error = None
+        self._journal.flush()
 
     def complete(
         self,
@@ -207,10 +160,7 @@ class Job:
         """
         self.flush()
         self._destination.check_replaceable()
-        most_rows = max(1, _READ_BYTES // self._table.row_bytes)
-        reader = PartReader(self._folder.path)
-        paths = (os.fspath(path) for path in order)
-        batches = assemble(self._index, paths, reader, most_rows)
+        batches = self._journal.read(os.fspath(path) for path in order)
         first = next(batches, None)
         count, removed = 0, False
         if first is None:
@@ -227,56 +177,27 @@ class Job:
         self._folder.remove_parts()
         return Completed(count, removed)
 
-    def close(self) -> None:
-        """Put on disk what was added, and end the thread that does so; called by ``open_job``.
-
-        Raises:
-            FusionEngineError: a full disk.
-        """
-        self._stop.set()
-        self._thread.join()
-        atexit.unregister(self.close)
-        self.flush()
-
-    def _kept(self, key: str) -> Kept | None:
-        """What is on disk of a file; its end is put there first."""
-        if key in self._ended:
-            self.flush()
-        with self._lock:
-            return self._index.get(key)
-
-    def _stat(self, key: str) -> Stat:
+    def _version(self, key: str) -> str:
         """As the file was when it was first asked about."""
-        stat = self._stats.get(key)
-        if stat is None:
-            stat = self._stats[key] = Stat.of(key)
-        return stat
+        version = self._versions.get(key)
+        if version is None:
+            version = self._versions[key] = _version_of(key)
+        return version
 
     def _forget(self, key: str) -> None:
-        self._stats.pop(key, None)
+        self._versions.pop(key, None)
         self._rows.pop(key, None)
 
-    def _hold(self, event: Event, batch: Batch | None = None) -> None:
-        with self._lock:
-            self._held.append((event, batch))
-            self._held_bytes += _bytes_of(event, batch)
-            if batch is None:
-                self._ended.add(event.path)
-        if self._held_bytes >= _HELD_BYTES:
-            self.flush()
 
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _keep_flushing(self) -> None:
-        while not self._stop.wait(_FLUSH_SECONDS):
-            try:
-                self.flush()
-            except Exception as error:
-                self._error = error
+def _version_of(path: str) -> str:
+    """What changes with a file's content: bytes, and the time of the last change; "": no file."""
+    try:
+        info = os.stat(path)  # noqa: PTH116 (a path of a million)
+    except OSError:
+        return ""
+    return f"{info.st_size} {info.st_mtime_ns}"
 
 
-def _bytes_of(event: Event, batch: Batch | None) -> int:
-    """About, on disk: an escaped character of a path takes six."""
-    return 200 + 6 * len(event.path) + (0 if batch is None else batch[1].nbytes)
+def _is_still(version: str, path: str) -> bool:
+    """Whether the file is there, and as it was."""
+    return version != "" and version == _version_of(path)
