@@ -164,3 +164,15 @@ def test_several_processes_write_at_a_time(tmp_path):
     assert known == wanted
     np.testing.assert_array_equal(rows, expected(wanted))
     assert len(list(tmp_path.iterdir())) >= 90
+
+
+def test_rows_of_another_key_are_noticed(tmp_path):
+    """As when the metadata leads to the wrong page, whose checksum is right."""
+    with Journal(tmp_path, LAYOUT) as kept:
+        row = Row(path=KEYS[1], end=1.0, duration=1.0)
+        kept.note(
+            (Added(KEYS[0], "", 0, 1), ([row], vector(KEYS[1]))),
+            (Finished(KEYS[0], "", 1, 1.0, False), None),
+        )
+        with pytest.raises(DamagedPart, match="its rows are others than it says"):
+            list(kept.read(KEYS))
