@@ -11,6 +11,7 @@ from fusion_engine import export as exporters
 from fusion_engine.export import Preset
 
 from .conftest import write_clip
+from .tables import said
 
 
 @pytest.fixture(autouse=True)
@@ -27,15 +28,15 @@ def test_a_name_is_exported_once(cli, cache, cnn14_artifact):
     first = cli("embed", "small", "--weights", "random:0", "in", "-o", "first.npz")
     (path,) = (cache / "artifacts").glob("*.onnx")
     assert (first.status, first.stdout) == (0, "")
-    begun, *_, done, last = first.stderr.splitlines()
+    begun, *_, done, last = said(first)
     assert begun == "small: exporting it into the cache, once"
     assert re.fullmatch(
         rf"small: exported and certified in \d+\.\d s: {re.escape(str(path))}", done
     )
-    assert last == "first.npz: 1 embedding of 2048"
+    assert last == "first.npz: 1 embedding of 2048 from 1 file"
 
     second = cli("embed", "small", "-w", "random:0", "in", "-o", "second.npz")
-    assert second.stderr == "second.npz: 1 embedding of 2048\n"
+    assert said(second) == ["second.npz: 1 embedding of 2048 from 1 file"]
     expected = fe.Engine(cnn14_artifact).embed(["in/a.wav"])
     for output in ("first.npz", "second.npz"):
         np.testing.assert_array_equal(np.load(output)["embeddings"], expected)

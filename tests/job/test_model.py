@@ -171,7 +171,7 @@ class Subject:
 
 
 # On a busy machine the first draw and a copied folder take their time.
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(calls, max_size=25), st.permutations(range(FILES)))
 def test_any_sequence(tmp_path_factory, sequence, order):
     with (
