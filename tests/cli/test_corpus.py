@@ -192,7 +192,7 @@ def test_a_signal_leaves_nothing_half_written(artifact, number):
     args = command(
         "embed",
         artifact,
-        copies(5_000),
+        copies(1_500),
         *("-o", "out.parquet", "--overwrite"),
         before=f"import signal; {defaults}",
     )
