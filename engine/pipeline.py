@@ -298,9 +298,9 @@ class Engine:
     ) -> Iterator[Embedded]:
         """Embed recordings of any number and length, in order and in bounded memory.
 
-        Files are decoded ahead in threads. Without windows a recording is one clip, and its samples
-        are held; with them a few blocks are. A window's embedding is that of the same samples
-        embedded alone: on the CPU bit for bit for CNN14, VGGish and AST.
+        Files are decoded ahead in threads, and of a recording only a few blocks are held, also of
+        one that is a single long clip. A window's embedding is that of the same samples embedded
+        alone: on the CPU bit for bit for CNN14, VGGish and AST.
 
         Args:
             items: pairs of a key, which comes back, and audio: samples [N] at

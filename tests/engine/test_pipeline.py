@@ -218,7 +218,7 @@ def change_spec(source, target, **changes):
 
 
 @pytest.mark.slow
-def test_an_hour_needs_no_more_memory_than_its_samples_log_mel_and_a_chunk(artifacts):
+def test_an_hour_needs_no_more_memory_than_its_samples_and_a_chunk(artifacts):
     """Peak resident memory of a fresh process; the first block has the largest outputs."""
     program = r"""
 import re, sys
@@ -241,11 +241,10 @@ print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     short, hour = peak(1), peak(60)
-    samples_and_log_mel = 59 * 60 * (16_000 * 2 + 100 * 64 * 4)
+    samples = 59 * 60 * 16_000 * 2
     print(f"peak memory: 1 minute {short / 1e9:.2f} GB, 60 minutes {hour / 1e9:.2f} GB")
-    assert hour < 2.5e9
     # A chunk in the middle has a margin on both sides, which the single pass of a minute has not.
-    assert hour <= short + samples_and_log_mel + 0.2e9
+    assert hour <= short + samples + 0.2e9
 
 
 @pytest.mark.parametrize(
