@@ -31,7 +31,7 @@ BENCH_FLAGS ?=
 # What `make sanitize-cpu` runs on the host code, whose CUDA algorithms it covers.
 SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tests/csrc/test_frontend.py
 # Not those that compare with the models' own frontends, which take most of the time.
-SANITIZE_NOT = fp64 or torchlibrosa or transformers or planted or windows_and_hops
+SLOW_COMPARISONS = fp64 or torchlibrosa or transformers or planted or windows_and_hops
 SANITIZE_PIP = $(PIP) install -q --no-deps --no-build-isolation --upgrade -C cmake.build-type=None
 
 .PHONY: demo test lint types unit slow cuda sanitize-cpu bench bench-corpus gpu sanitize bench-gpu clean
@@ -60,13 +60,13 @@ unit: $(VENV)/test
 slow: $(VENV)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-# The same native tests on a build with every CUDA kernel for every architecture.
+# Native tests on a build with every CUDA kernel for every architecture.
 cuda: $(VENV)/test
 ifeq ($(NVCC),)
 	@echo "no nvcc: the CUDA kernels were not compiled"
 else
 	FUSION_ENGINE_CUDA=ON $(PIP) install -q --no-deps --upgrade --target $(CUDA_SITE) .
-	PYTHONPATH=$(CUDA_SITE) $(BIN)/python -m pytest tests/csrc
+	PYTHONPATH=$(CUDA_SITE) $(BIN)/python -m pytest tests/csrc -k "not ($(SLOW_COMPARISONS))"
 endif
 
 # The native tests on builds that stop at a bad access, undefined behaviour or a race. Python and
@@ -80,7 +80,7 @@ sanitize-cpu: $(VENV)/test
 		-C cmake.define.FUSION_ENGINE_SANITIZE=thread .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/asan-site \
-		$(BIN)/python -m pytest $(SANITIZE_TESTS) -k "not ($(SANITIZE_NOT))"
+		$(BIN)/python -m pytest $(SANITIZE_TESTS) -k "not ($(SLOW_COMPARISONS))"
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1 \
 		PYTHONPATH=build/tsan-site $(BIN)/python -m pytest tests/csrc/test_hostile.py -k "threads or kind"

@@ -1,9 +1,7 @@
 """The command line, in this process (`cli`) and in one of its own (`shell`)."""
 
-import logging
 import os
 import pty
-import signal
 import subprocess
 import sys
 import threading
@@ -15,9 +13,10 @@ import pytest
 import soundfile
 
 import fusion_engine as fe
-from fusion_engine.cli import main, settings
+from fusion_engine.cli import main
 
 from .. import signals
+from .in_process import state_kept
 
 RATE = 16_000
 MAIN = "from fusion_engine.cli import main; main()"
@@ -35,8 +34,6 @@ def cli(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Result]]:
     """``cli("info", path)`` runs the command in this process."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.getsignal(number) for number in signals}
 
     def run(*args: str | os.PathLike[str]) -> Result:
         monkeypatch.setattr(sys, "argv", ["fusion-engine", *map(os.fspath, args)])
@@ -45,12 +42,8 @@ def cli(
             main()
         return Result(stop.value.code or 0, *capfd.readouterr())
 
-    yield run
-    settings.debug = False
-    settings.stopped = None
-    logging.getLogger("fusion_engine").setLevel(logging.NOTSET)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with state_kept():
+        yield run
 
 
 @pytest.fixture

@@ -82,7 +82,9 @@ def vggish_errors(engine, x, layers):
     return max(*worst, error(engine.embed_frames(x), features), error(engine.embed(x), embedding))
 
 
-@pytest.mark.parametrize("seconds", [0.3, 0.96, 1.0, 7.3, 30.0])
+@pytest.mark.parametrize(
+    "seconds", [0.3, 0.96, 1.0, 7.3, pytest.param(30.0, marks=pytest.mark.slow)]
+)
 def test_vggish_three_comparisons(vggish, seconds):
     model, engine = vggish
     x = clip(seconds, RATE)

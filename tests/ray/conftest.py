@@ -3,11 +3,9 @@
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-import typer
-
-from fusion_engine.cli import app
 
 from .. import signals
+from ..cli.in_process import run_command
 
 RATE = 16_000
 FILES = 24
@@ -32,8 +30,7 @@ def of_one_process(cnn14_artifact, tmp_path_factory):
 
     def run(*arguments):
         output = tmp_path_factory.mktemp("one") / "table.parquet"
-        arguments = ["embed", cnn14_artifact, "-o", output, *arguments]
-        typer.main.get_command(app).main(list(map(str, arguments)), standalone_mode=False)
+        run_command("embed", cnn14_artifact, "-o", output, *arguments)
         return pq.read_table(output)
 
     return run

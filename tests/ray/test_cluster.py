@@ -9,12 +9,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-import typer
 
 import fusion_engine as fe
-from fusion_engine.cli import app
 from fusion_engine.ray import embed, write
 
+from ..cli.in_process import run_command
 from .conftest import FILES
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -102,9 +101,8 @@ def test_the_command(cluster, corpus, cnn14_artifact, of_one_process, tmp_path, 
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     addresses = []
     arguments = ["embed", str(cnn14_artifact), "more", "broken.wav", "--ray", cluster.address]
-    command = typer.main.get_command(app)
     output = f"{tmp_path}/out/"
-    assert command.main([*arguments, "-o", output], standalone_mode=False) == 1
+    assert run_command(*arguments, "-o", output) == 1
     assert addresses == [cluster.address]
     got = pa.concat_tables(map(pq.read_table, (tmp_path / "out").iterdir()))
     assert_equal_tables(got, of_one_process("more"))

@@ -8,9 +8,10 @@ import pytest
 import typer
 
 import fusion_engine as fe
-from fusion_engine.cli import app
 from fusion_engine.ray import embed, write
 from fusion_engine.ray.library import import_ray
+
+from ..cli.in_process import run_command
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed"
@@ -84,4 +85,4 @@ def test_options_that_do_not_go_with_a_cluster(options, message, tmp_path, monke
     (tmp_path / "a.wav").touch()
     arguments = ["embed", "cnn14.onnx", "a.wav", "--ray", "auto", *options]
     with pytest.raises(typer.BadParameter, match=message):
-        typer.main.get_command(app).main(arguments, standalone_mode=False)
+        run_command(*arguments)

@@ -46,12 +46,16 @@ FRAMES = {
 
 
 # CNN14 at another rate has another frontend, and the same network.
-FAST = [("ast", "fp16", True), ("ast", "bf16", False)]
+FAST = [
+    ("vggish", "fp16", True),
+    ("vggish", "bf16", False),
+    ("ast", "bf16", False),
+]
 CASES = [
     pytest.param(
         model,
         *variant,
-        marks=() if model == "vggish" or (model, *variant) in FAST else pytest.mark.slow,
+        marks=() if (model, *variant) in FAST else pytest.mark.slow,
     )
     for model in MODELS[1:]
     for variant in VARIANTS
