@@ -33,7 +33,7 @@ THREADS = usable_cores()
 PAIRS = 3
 CLIPS, RECORDINGS, RECORDING_SECONDS, WINDOW_SECONDS = 3_000, 20, 600, 5.0
 # The first of them are for CNN14, which is no faster or slower on all, and would take hours.
-CNN14_CLIPS, CNN14_RECORDINGS = 240, 3
+CNN14_CLIPS, CNN14_RECORDINGS = 240, 2
 CNN14_LAYERS = (3, 6)
 # The answers to the first files are compared, some of every format.
 CHECKED_CLIPS, CHECKED_RECORDINGS = 30, 1
