@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,11 @@ def cpu_seconds_of_others() -> float | None:
 
 def family() -> list[str]:
     """This process and its children that are there now, as names in /proc; Linux only."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return ["self", *(child for task in tasks for child in task.read_text().split())]
+    found = ["self"]
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that has ended meanwhile
+            found += (task / "children").read_text().split()
+    return found
 
 
 def cpu_seconds() -> float:
