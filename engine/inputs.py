@@ -4,7 +4,7 @@ import numbers
 from array import array
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -51,7 +51,8 @@ def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip
         AudioError: an array of a wrong shape; bad samples are found when the clip is reached.
     """
     if is_path(audio):
-        return Clips(1, True, [_item(audio, "clip", source_rate)], False)
+        _no_rate_for_paths(source_rate)
+        return Clips(1, True, [Item(key="clip", audio=audio)], False)
     held = source_rate in (None, sample_rate)
     # Bytes are a sequence of numbers too.
     if isinstance(audio, Sequence) and not isinstance(audio, _BUFFERS):
@@ -60,8 +61,12 @@ def read_clips(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip
     samples = as_array(audio, "audio", EXPECTED)
     if samples.ndim == 2:
         rows = audio_io.batch_rows(samples)
-        return Clips(len(rows), False, _items(rows, source_rate), held)
-    return Clips(1, True, _items([samples], source_rate), held)
+        items = [
+            Item(key=_name(index, len(rows)), audio=row, sample_rate=source_rate)
+            for index, row in enumerate(rows)
+        ]
+        return Clips(len(rows), False, items, held)
+    return Clips(1, True, [Item(key="clip", audio=samples, sample_rate=source_rate)], held)
 
 
 def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:
@@ -84,15 +89,20 @@ def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:
 
 
 def _items(items: Sequence[Any], source_rate: int | None) -> list[Item]:
-    checked = [_item(item, f"clip {index}", source_rate) for index, item in enumerate(items)]
-    return [replace(checked[0], key="clip")] if len(checked) == 1 else checked
+    found = []
+    for index, item in enumerate(items):
+        key = _name(index, len(items))
+        if is_path(item):
+            _no_rate_for_paths(source_rate)
+            found.append(Item(key=key, audio=item))
+        else:
+            array = _clip_array(item, f"clip {index}")
+            found.append(Item(key=key, audio=array, sample_rate=source_rate))
+    return found
 
 
-def _item(item: Any, name: str, source_rate: int | None) -> Item:
-    if is_path(item):
-        _no_rate_for_paths(source_rate)
-        return Item(key=name, audio=item)
-    return Item(key=name, audio=_clip_array(item, name), sample_rate=source_rate)
+def _name(index: int, count: int) -> str:
+    return "clip" if count == 1 else f"clip {index}"
 
 
 def _no_rate_for_paths(source_rate: int | None) -> None:

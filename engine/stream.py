@@ -4,6 +4,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -46,6 +47,11 @@ class Item:
     parts: Sequence[tuple[float | None, float | None]] = ((None, None),)
     skip: int = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """There are no parts of it."""
+        return len(self.parts) == 1 and self.parts[0] == (None, None)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clip:
@@ -59,8 +65,7 @@ class Clip:
         end: behind the last sample, padding included.
         samples: [end - start], checked; of a long clip none.
         long: a long clip, run up to its last runs.
-        silent: every sample is zero.
-        clipped_scale: a sample is beyond ±16.
+        found: ``silent`` and ``clipped_scale``; ``None``: they follow from the samples.
     """
 
     name: str
@@ -70,8 +75,17 @@ class Clip:
     channel: int | None = None
     start: int = 0
     end: int = 0
-    silent: bool = False
-    clipped_scale: bool = False
+    found: tuple[bool, bool] | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Every sample is zero."""
+        return not self.samples.any() if self.found is None else self.found[0]
+
+    @property
+    def clipped_scale(self) -> bool:
+        """A sample is beyond ±16."""
+        return _beyond(self.samples) if self.found is None else self.found[1]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -156,11 +170,18 @@ def clips_of(
     """
     waiting = deque[Item]()
     items = iter(items)
-    with decode_ahead((), sample_rate, channel=channel, partial=partial, ahead=_AHEAD) as files:
+    files: DecodeAhead | None = None
+    with ExitStack() as stack:
         while True:
             while len(waiting) < _AHEAD and (item := next(items, None)) is not None:
                 waiting.append(item)
                 if is_path(item.audio):
+                    if files is None:
+                        files = stack.enter_context(
+                            decode_ahead(
+                                (), sample_rate, channel=channel, partial=partial, ahead=_AHEAD
+                            )
+                        )
                     files.add(Path(item.audio))
             if not waiting:
                 return
@@ -169,14 +190,25 @@ def clips_of(
 
 def _clips(
     item: Item,
-    files: DecodeAhead,
+    files: DecodeAhead | None,
     sample_rate: int,
     windows: Windows | None,
     long: LongClips | None,
 ) -> Iterator[Event]:
     source: _Source
     try:
-        source = _File(_next(files)) if is_path(item.audio) else _Array(item, sample_rate)
+        if is_path(item.audio):
+            assert files is not None
+            source = _File(_next(files))
+        else:
+            source = _Array(item, sample_rate)
+            count = len(source.samples)
+            # Nothing to cut: this is what a call with one clip waits for.
+            if item.is_whole and windows is None and (long is None or count <= long.most):
+                if not item.skip:
+                    yield Clip(name=source.name, key=item.key, end=count, samples=source.samples)
+                yield End(key=item.key, samples=count)
+                return
         cutter = _Cutter(item, source, sample_rate, windows, long)
         yield from cutter
         yield End(key=item.key, samples=cutter.total, partial=source.partial)
@@ -199,18 +231,17 @@ class _Array:
 
     channels: int | None = None
     partial = False
-    flags: tuple[bool, bool] | None = None
+    found: tuple[bool, bool] | None = None
 
     def __init__(self, item: Item, sample_rate: int) -> None:
         self.name = str(item.key)
         array = as_array(item.audio, self.name, EXPECTED)
-        samples = as_samples(
+        self.samples = as_samples(
             array, source_rate=item.sample_rate, sample_rate=sample_rate, name=self.name
         )
-        self._samples = samples[:, np.newaxis]
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        yield self._samples
+        yield self.samples[:, np.newaxis]
 
 
 class _File:
@@ -235,7 +266,7 @@ class _File:
         return self._decoded.decoding.partial
 
     @property
-    def flags(self) -> tuple[bool, bool] | None:
+    def found(self) -> tuple[bool, bool] | None:
         """Silent, and beyond ±16: of the whole file, before it was resampled."""
         return self._decoded.decoding.silent, self._decoded.decoding.clipped_scale
 
@@ -260,7 +291,7 @@ class _Cutter:
     ) -> None:
         self._item, self._source = item, source
         # A file that is one clip was looked at before it was resampled.
-        self._whole = windows is None and list(item.parts) == [(None, None)]
+        self._whole = windows is None and item.is_whole
         ends = [
             (round((start or 0.0) * sample_rate), None if end is None else round(end * sample_rate))
             for start, end in item.parts
@@ -300,7 +331,6 @@ class _Cutter:
                 self._given += 1
                 if self._given <= self._item.skip:
                     continue
-                silent, clipped_scale = self._flags(samples, long)
                 yield Clip(
                     name=self._source.name,
                     key=self._item.key,
@@ -309,21 +339,18 @@ class _Cutter:
                     end=cut.start + cut.length,
                     samples=np.ascontiguousarray(samples),
                     long=None if long is None else long.clip,
-                    silent=silent,
-                    clipped_scale=clipped_scale,
+                    found=self._found(long),
                 )
 
-    def _flags(self, samples: NDArray[Any], long: "_LongChannel | None") -> tuple[bool, bool]:
-        flags = self._source.flags
-        if self._whole and self._source.channels is None and flags is not None:
-            return flags
-        return _found(samples) if long is None else long.flags
+    def _found(self, long: "_LongChannel | None") -> tuple[bool, bool] | None:
+        found = self._source.found
+        if self._whole and self._source.channels is None and found is not None:
+            return found
+        return None if long is None else long.found
 
 
-def _found(samples: NDArray[Any]) -> tuple[bool, bool]:
-    """Whether all samples are zero, and whether one is beyond ±16."""
-    loud = samples.dtype != np.int16 and bool(np.abs(samples).max() > LOUDEST)
-    return not samples.any(), loud
+def _beyond(samples: NDArray[Any]) -> bool:
+    return samples.dtype != np.int16 and bool(np.abs(samples).max() > LOUDEST)
 
 
 class _LongChannel:
@@ -331,12 +358,12 @@ class _LongChannel:
 
     def __init__(self, clip: LongClip) -> None:
         self.clip = clip
-        self.flags = (True, False)
+        self.found = (True, False)
 
     def push(self, samples: NDArray[Any]) -> None:
         self.clip.push(samples)
-        silent, loud = _found(samples)
-        self.flags = (self.flags[0] and silent, self.flags[1] or loud)
+        silent, loud = self.found
+        self.found = (silent and not samples.any(), loud or _beyond(samples))
 
 
 @dataclass(frozen=True)

@@ -427,6 +427,20 @@ def test_a_stream_that_ends_early_gives_no_embedding(small, monkeypatch):
         small.embed(x)
 
 
+def test_samples_start_no_decoder(small, monkeypatch):
+    """Opening one costs more than all else that the host does for a clip."""
+
+    def fail(*args, **options):
+        raise AssertionError
+
+    monkeypatch.setattr("fusion_engine.engine.stream.decode_ahead", fail)
+    x = signals.tone(0.5, RATE)
+    for audio in (x, x[None], [x, x]):
+        assert np.array_equal(np.atleast_2d(small.embed(audio))[-1], small.embed(x))
+    (event,) = small.embed_stream([("a", x)])
+    assert np.array_equal(event.result, small.embed(x))
+
+
 def test_decoding_that_ends_early_gives_no_embedding(small, tmp_path, monkeypatch):
     path = tmp_path / "clip.wav"
     soundfile.write(path, signals.tone(0.5, RATE), RATE)
