@@ -20,13 +20,14 @@ from .conftest import SHORT, Exported
 @pytest.mark.parametrize(
     ("model", "precision"),
     [
-        *((model, None) for model in ("cnn14", "vggish", "ast")),
+        *((model, None) for model in ("cnn14", "vggish")),
         *(("vggish", precision) for precision in ("fp16", "bf16")),
         *(
             pytest.param(model, precision, marks=pytest.mark.slow)
             for model in ("cnn14", "ast")
             for precision in ("fp16", "bf16")
         ),
+        pytest.param("ast", None, marks=pytest.mark.slow),
     ],
 )
 def test_sound_artifacts_pass(model: str, precision, request: pytest.FixtureRequest) -> None:

@@ -117,16 +117,15 @@ def prober(artifact, tmp_path, **options):
 
 
 def test_a_choice_is_the_artifact_with_these_layers(early, tmp_path, task):
-    """Contiguous or not; the same predictions from an artifact that holds no others."""
-    choices = [(2, 1), (2, 3)]
-    found = prober(early, tmp_path).probe(task, choices)
-    for record, layers in zip(found, choices, strict=True):
-        alone = tmp_path / "alone.onnx"
-        export("cnn14", alone, layers=layers, weights="random:0", seconds=2)
-        (expected,) = prober(alone, tmp_path).probe(task)
-        assert record.system == expected.system
-        assert record.result == replace(expected.result, identity=record.result.identity)
-        assert len(set(record.result.predictions[0])) > 2
+    """The same predictions from an artifact that holds no others; their columns are apart."""
+    layers = 3, 1
+    (record,) = prober(early, tmp_path).probe(task, [layers])
+    alone = tmp_path / "alone.onnx"
+    export("cnn14", alone, layers=layers, weights="random:0", seconds=2)
+    (expected,) = prober(alone, tmp_path).probe(task)
+    assert record.system == expected.system
+    assert record.result == replace(expected.result, identity=record.result.identity)
+    assert len(set(record.result.predictions[0])) > 2
 
 
 def test_another_normalisation_is_said(early, tmp_path, task):
