@@ -11,7 +11,7 @@ import torch
 
 from fusion_engine import Engine
 from fusion_engine._install import install
-from fusion_engine.engine.backends.onnx_runtime import cuda_missing
+from fusion_engine.engine.onnx import cuda_missing
 from fusion_engine.engine.precision import Precision
 from fusion_engine.engine.tensorrt import build, installed_runtimes
 from fusion_engine.errors import BackendError

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline import Engine
+    from .engine import Engine
     from .stats import EngineStats
 
 __all__ = ["Engine", "EngineStats"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import audio as audio_io
 from ..audio.arrays import as_array
 from ..errors import AudioError
-from .stream import Clip, End, Item, clips_of, is_path
+from .clips import Clip, End, Item, clips_of, is_path
 
 EXPECTED = (
     "expected an array of samples [N], a batch [B, N], a path, or a list of arrays [N] and paths"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..spec import Head
-from .pieces import Run, Runs
+from .cut import Run, Runs
 from .runner import Runner, Samples
 from .stats import Meter
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, NumericalError
 from ..spec import Head, Spec
-from .pieces import Piece
+from .cut import Piece
 
 Samples = NDArray[Any]
 Flags = NDArray[np.uint32]

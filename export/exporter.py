@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .._atomic import atomic_path
 from .._install import install
 from ..artifact import data_path
-from ..engine.backends.onnx_runtime import import_onnxruntime
+from ..engine.onnx import import_onnxruntime
 from ..errors import BackendError, ExportError
 from ..frontend import FrontendSpec
 from ..spec import Spec, Token, WeightsSource

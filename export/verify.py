@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.backends.onnx_runtime import import_onnxruntime
+from ..engine.onnx import import_onnxruntime
 from ..errors import ExportError
 from ..frontend.spec import FrontendSpec
 

@@ -13,7 +13,7 @@ from fusion_engine import ArtifactError
 from fusion_engine.artifact import read_spec
 from fusion_engine.spec import METADATA_KEY
 
-from .engine.gpu.artifacts import SPECS, write_artifact
+from .engine.cuda.artifacts import SPECS, write_artifact
 
 
 @pytest.fixture(scope="module")

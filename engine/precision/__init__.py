@@ -4,9 +4,9 @@ Needs onnx and NumPy only.
 """
 
 from .graphs import emulated_model, typed_model
-from .plan import PrecisionPlan, Rule
 from .ranges import check_ranges
 from .rounding import HalfPrecision, Precision
+from .rules import PrecisionPlan, Rule
 from .skeleton import Skeleton
 
 __all__ = [

@@ -23,8 +23,8 @@ from ...errors import ArtifactError, NumericalError
 from ...spec import METADATA_KEY, Spec
 from .attention import balance_attention
 from .masks import clamp_masks
-from .plan import PrecisionPlan, Rule
 from .rounding import HalfPrecision, Precision, half_bits, widened
+from .rules import PrecisionPlan, Rule
 from .skeleton import Skeleton
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """TensorRT plans: building them, and reading and checking them without a GPU."""
 
 from .builder import build
+from .checks import check_machine, preflight
 from .library import Library, import_tensorrt, installed_runtimes
 from .plan_cache import cached_plan
 from .plan_file import PlanInfo, read_plan
-from .preflight import check_machine, preflight
 from .sidecar import Sidecar, update_sidecar
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import get_args
 from ..._atomic import atomic_path
 from ...artifact import read_report, read_spec
 from ...errors import ArtifactError, BackendError
-from ..gpu.device import GpuInfo, find_gpu
+from ..devices import GpuInfo, find_gpu
 from ..precision import Precision, check_ranges, typed_model
 from .library import import_tensorrt
 from .monitor import BuildProgress, run_cancellable

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArtifactError, BackendError
 from ...spec import LayerSpec, Spec
-from ..gpu.device import GpuInfo, import_cuda
+from ..devices import GpuInfo, import_cuda
 from ..precision import Precision
 from .library import Heard, Library
 from .monitor import BuildProgress, make_monitor

@@ -11,7 +11,7 @@ from ..._cache import cache_folder, locked
 from ..._version import __version__
 from ...artifact import file_sha256, read_spec
 from ...errors import ArtifactError, BackendError
-from ..gpu.device import GpuInfo
+from ..devices import GpuInfo
 from ..precision import Precision
 from .builder import DEFAULT_EFFORT, build
 from .library import import_tensorrt

@@ -17,7 +17,7 @@ from ...artifact import file_sha256, report_path
 from ...errors import ArtifactError
 from ...spec import Spec
 from ...spec_rules import MAX_FRAMES, range_problems, sha256_problem, text_problem
-from ..graph_shapes import shape_problems
+from ..network import shape_problems
 from .library import Runtime
 from .profile import Profile
 

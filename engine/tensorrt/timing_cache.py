@@ -8,7 +8,7 @@ from typing import Any
 from ..._atomic import atomic_path
 from ..._cache import cache_folder
 from ...errors import FusionEngineError
-from ..gpu.device import GpuInfo
+from ..devices import GpuInfo
 from .library import Library
 
 logger = logging.getLogger(__name__)

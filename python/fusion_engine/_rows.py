@@ -7,7 +7,7 @@ from .errors import FusionEngineError
 from .output import Row
 
 if TYPE_CHECKING:
-    from .engine.stream import Clip
+    from .engine.clips import Clip
 
 
 def row_of(clip: "Clip", sample_rate: int) -> Row:

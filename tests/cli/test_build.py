@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusion_engine.artifact import read_spec
-from fusion_engine.engine.gpu import GpuInfo
+from fusion_engine.engine.devices import GpuInfo
 from fusion_engine.engine.tensorrt import read_plan
 
 from .conftest import command, on_a_terminal
@@ -179,7 +179,7 @@ def test_info(cli, monkeypatch):
 
 def test_info_on_a_gpu(cli, monkeypatch):
     gpu = GpuInfo(0, "NVIDIA H200", (9, 0), 1 << 30, 132, "13.0")
-    monkeypatch.setattr("fusion_engine.engine.gpu.find_gpu", lambda: gpu)
+    monkeypatch.setattr("fusion_engine.engine.cuda.find_gpu", lambda: gpu)
     assert cli("build", "test.onnx", "--precision", "bf16").status == 0
     on = "on NVIDIA H200 (SM 9.0) with tensorrt_rtx "
     assert f"runs here       yes, {on}" in cli("info", "test.plan").stdout

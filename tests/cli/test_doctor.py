@@ -9,7 +9,7 @@ import pytest
 import fusion_engine as fe
 from fusion_engine import _core
 from fusion_engine.cli import doctor
-from fusion_engine.engine.gpu import GpuInfo
+from fusion_engine.engine.devices import GpuInfo
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 import fusion_engine as fe
 
-from .gpu.artifacts import CHUNKED, PADDED, write_artifact
+from .cuda.artifacts import CHUNKED, PADDED, write_artifact
 
 CLIPS = np.random.default_rng(0).normal(0, 0.1, (4, 16_000)).astype(np.float32)
 
@@ -126,12 +126,12 @@ def test_threads_of_a_child_open_it_once(engine, monkeypatch):
     expected = engine.embed(CLIPS)
 
     def child():
-        from fusion_engine.engine.backends import onnx_runtime
+        from fusion_engine.engine import onnx
 
         opened = []
-        session = onnx_runtime.OnnxSession
+        session = onnx.OnnxSession
         monkeypatch.setattr(
-            onnx_runtime, "OnnxSession", lambda *a, **k: opened.append(1) or session(*a, **k)
+            onnx, "OnnxSession", lambda *a, **k: opened.append(1) or session(*a, **k)
         )
         results = []
         threads = [

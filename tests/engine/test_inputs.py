@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_engine.engine.gpu.arrays import is_on_gpu
+from fusion_engine.engine.cuda.arrays import is_on_gpu
 from fusion_engine.engine.inputs import read_clips
 
 RATE = 16_000

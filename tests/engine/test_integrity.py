@@ -11,7 +11,7 @@ import pytest
 import fusion_engine as fe
 from fusion_engine.engine import integrity
 
-from .gpu.artifacts import CHUNKED, write_artifact
+from .cuda.artifacts import CHUNKED, write_artifact
 
 
 @pytest.fixture

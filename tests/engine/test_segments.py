@@ -119,7 +119,7 @@ def test_vggish_in_any_company_and_run(vggish, monkeypatch):
     for got, expected in zip(engine.embed(clips), alone, strict=True):
         assert np.array_equal(got, expected)
     # Run by run, as a clip of over a minute is.
-    monkeypatch.setattr("fusion_engine.engine.pieces.RUN_SECONDS", 2.0)
+    monkeypatch.setattr("fusion_engine.engine.cut.RUN_SECONDS", 2.0)
     for x, expected in zip(clips, alone, strict=True):
         assert error(engine.embed(x), expected) <= 1e-6
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .gpu.artifacts import CHUNKED, write_artifact
+from .cuda.artifacts import CHUNKED, write_artifact
 
 # In place of the C library's resolver: notes the name and finds no host.
 RESOLVER = r"""
@@ -59,7 +59,7 @@ def test_nothing_is_written_into_the_users_cache(tmp_path):
 
 
 def test_what_the_user_set_stays(monkeypatch):
-    from fusion_engine.engine.backends.onnx_runtime import import_onnxruntime
+    from fusion_engine.engine.onnx import import_onnxruntime
 
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     import_onnxruntime()

@@ -19,14 +19,14 @@ import onnx
 
 import fusion_engine as fe
 from fusion_engine.artifact import report_path
-from fusion_engine.engine.gpu import GpuInfo
+from fusion_engine.engine.devices import GpuInfo
+from fusion_engine.engine.tensorrt.checks import check_machine
 from fusion_engine.engine.tensorrt.network_name import encode_name
 from fusion_engine.engine.tensorrt.plan_file import read_plan
-from fusion_engine.engine.tensorrt.preflight import check_machine
 from fusion_engine.engine.tensorrt.profile import make_profile
 from fusion_engine.engine.tensorrt.sidecar import Sidecar, Source, TensorInfo, this_system
 from fusion_engine.spec import METADATA_KEY
-from tests.engine.gpu.artifacts import SPECS, write_artifact
+from tests.engine.cuda.artifacts import SPECS, write_artifact
 
 from .isolated import main
 from .specs import mutated, outcome

@@ -13,7 +13,7 @@ import onnx
 
 import fusion_engine as fe
 from fusion_engine.spec import METADATA_KEY, Spec
-from tests.engine.gpu.artifacts import SPECS, write_artifact
+from tests.engine.cuda.artifacts import SPECS, write_artifact
 
 from .isolated import main
 

@@ -8,7 +8,7 @@ import pytest
 
 from fusion_engine import ArtifactError, BackendError
 from fusion_engine.artifact import file_sha256, report_path
-from fusion_engine.engine.gpu import find_gpu
+from fusion_engine.engine.devices import find_gpu
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.engine.tensorrt.sidecar import read_sidecar
 from fusion_engine.parity import Certificate, certify

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fusion_engine.artifact import read_spec
-from fusion_engine.engine.pieces import pieces_of
+from fusion_engine.engine.cut import pieces_of
 from fusion_engine.parity import Signal, default_signals
 from fusion_engine.parity.signals import KINDS
 

@@ -17,7 +17,7 @@ import fusion_engine.probe.embeddings as embeddings_module
 from fusion_engine import AudioError, Engine, FusionEngineError
 from fusion_engine.artifact import file_sha256
 from fusion_engine.audio import load
-from fusion_engine.engine.stream import Embedded
+from fusion_engine.engine.clips import Embedded
 from fusion_engine.journal import journal
 from fusion_engine.probe import Example, Task, extract, layer_columns, open_engine
 from fusion_engine.probe.cache import audio_files

@@ -11,8 +11,8 @@ import typer
 
 from .._install import install
 from .._version import __version__
-from ..engine.backends.onnx_runtime import cuda_missing, import_onnxruntime
-from ..engine.gpu import find_gpu
+from ..engine.devices import find_gpu
+from ..engine.onnx import cuda_missing, import_onnxruntime
 from ..engine.tensorrt.library import (
     Library,
     import_tensorrt,

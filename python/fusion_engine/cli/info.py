@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..artifact import read_report, read_spec
-from ..engine.pieces import core_frames
+from ..engine.cut import core_frames
 from ..engine.tensorrt.plan_file import PlanInfo, read_plan
 from ..errors import FusionEngineError
 from ..spec import LayerSpec, Spec
@@ -168,7 +168,7 @@ def _certificate(parity: dict[str, Any] | None) -> str:
 
 def _runs_here(plan: PlanInfo) -> str:
     """Yes and on what, or everything that stands in the way."""
-    from ..engine.gpu import find_gpu
+    from ..engine.devices import find_gpu
     from ..engine.tensorrt import check_machine, import_tensorrt
 
     problems, library, gpu = list[str](), None, None

@@ -15,7 +15,7 @@ from ..artifact import file_sha256
 from ..audio import decode_ahead
 from ..audio.ahead import DecodeAhead
 from ..engine import Engine
-from ..engine.stream import Embedded
+from ..engine.clips import Embedded
 from ..errors import ArtifactError, AudioError, FusionEngineError
 from ..journal import Added, DamagedPart, Finished, Journal
 from ..output import Layout, Row

@@ -19,7 +19,7 @@ from ..output import Dtype, Row, Table, arrow_batch, arrow_schema, valid_text
 from ..spec import Head
 
 if TYPE_CHECKING:
-    from ..engine.stream import Item
+    from ..engine.clips import Item
     from ..engine.windows import Tail
 
 Errors = Literal["column", "raise"]
@@ -154,7 +154,7 @@ class Embedder:
             yield from self._embed(apart)
 
     def _embed(self, items: Sequence["Item"]) -> Iterator[_Outcome]:
-        from ..engine.stream import Clip, End
+        from ..engine.clips import Clip, End
 
         waiting = iter(items)
         rows, embeddings = list[Row](), list[NDArray[np.float32]]()
@@ -231,7 +231,7 @@ def _items(batch: Any, base: str) -> Iterator["Item | _Outcome"]:
     Raises:
         ValueError: no column ``path``, or a row without one.
     """
-    from ..engine.stream import Item
+    from ..engine.clips import Item
 
     if "path" not in batch.column_names:
         raise ValueError(f"the dataset has the columns {batch.column_names}, expected `path`")

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fusion_engine.engine.gpu import GpuInfo
+from fusion_engine.engine.devices import GpuInfo
 from fusion_engine.engine.tensorrt import Library, PlanInfo, build, import_tensorrt
 from fusion_engine.engine.tensorrt.library import VERBOSE
 from fusion_engine.export import resolve

@@ -97,7 +97,7 @@ def test_many_threads(cnn14_artifact, gpu, caplog):
 def test_two_processes(cnn14_artifact, cache):
     program = """
 import logging, sys
-from fusion_engine.engine.gpu import GpuInfo
+from fusion_engine.engine.devices import GpuInfo
 from fusion_engine.engine.tensorrt import cached_plan
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,0 +1,1 @@
+"""The GPU runner: from samples to embeddings on the device, on cuda-core and cuda-bindings."""

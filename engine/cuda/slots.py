@@ -1,0 +1,282 @@
+"""Slots: what one call needs on the device for one input shape, kept for the next such call."""
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ...errors import BackendError
+from .driver import Cuda, Graph, Memory, OutOfMemory, Pinned, Stream
+from .network import CudaNetwork
+
+logger = logging.getLogger(__name__)
+
+# More input shapes than this are seldom in use at once; a new one takes over the oldest's context.
+MAX_SLOTS = 64
+ALIGNMENT = 256  # of TensorRT's tensors and activation memory
+
+
+class MemoryLayout:
+    """Offsets of arrays in one block of memory."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def add(self, size: int) -> int:
+        """Room for ``size`` bytes; its offset."""
+        offset = self.size
+        self.size += -(-size // ALIGNMENT) * ALIGNMENT
+        return offset
+
+
+class Slot:
+    """A context of the network, its stream, its memory, and at most one graph.
+
+    Attributes:
+        key: the shape and options that the rest is for; ``None`` where a binding failed.
+        program: what the binding of ``key`` left for its runs.
+        device: its device memory.
+        pinned: its page-locked memory.
+    """
+
+    def __init__(self, cuda: Cuda, network: CudaNetwork) -> None:
+        self._cuda = cuda
+        self.stream: Stream = network.stream(cuda)
+        self.context = network.context()
+        self.key: Hashable = None
+        self.program: Any = None
+        self.device: Memory | None = None
+        self.pinned: Pinned | None = None
+        self.graph: Graph | None = None
+        self._uses = 0
+        self._capturable = True
+
+    @property
+    def bytes(self) -> int:
+        """Device memory held."""
+        return self.device.size if self.device is not None else 0
+
+    def run(self, work: Callable[[], None]) -> bool:
+        """Queue ``work``, from its second time on as a graph; whether it was one.
+
+        The first time runs as it is: the library allocates and chooses kernels then.
+        """
+        self._uses += 1
+        if self.graph is None and self._uses > 1 and self._capturable:
+            self._capture(work)
+        if self.graph is None:
+            work()
+            return False
+        self.graph.launch(self.stream)
+        return True
+
+    def _capture(self, work: Callable[[], None]) -> None:
+        self.stream.synchronize()
+        self._capturable = self.context.capturable(self.stream)
+        if not self._capturable:
+            return
+        try:
+            self.graph = self._cuda.capture(self.stream, work)
+        except Exception as error:  # the library's or CUDA's: the run goes on without a graph
+            self._capturable = False
+            logger.warning("this shape runs without a CUDA graph: %s", error)
+
+    def forget(self) -> None:
+        """Wait for its work, and drop the graph and what it was bound to."""
+        self.stream.synchronize()
+        if self.graph is not None:
+            self.graph.close()
+        self.key, self.program, self.graph = None, None, None
+        self._uses, self._capturable = 0, True
+
+    def free(self) -> None:
+        """Give its memory back."""
+        device, self.device = self.device, None
+        pinned, self.pinned = self.pinned, None
+        if device is not None:
+            device.close(self.stream)
+            self.stream.synchronize()
+            self._cuda.trim()
+        if pinned is not None:
+            pinned.close()
+
+    def close(self) -> None:
+        """Destroy it."""
+        with suppress(Exception):  # after a CUDA error nothing answers any more
+            self.forget()
+        self.context.close()
+        with suppress(Exception):
+            self.free()
+        self.stream.close()
+
+
+class SlotPool:
+    """Leases slots to one call each.
+
+    Args:
+        cuda: the device; everything here is called inside ``cuda.current()``.
+        network: whose contexts they hold.
+        contexts: leases at once; more calls wait.
+        limit: bytes of device memory that all of them may hold.
+    """
+
+    def __init__(self, cuda: Cuda, network: CudaNetwork, *, contexts: int, limit: int) -> None:
+        self._cuda, self._network = cuda, network
+        self._contexts = min(contexts, network.concurrency or contexts)
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._idle: list[Slot] = []  # the one that was used last is last
+        self._leased = 0
+        self._held = 0
+
+    @contextmanager
+    def lease(self, key: Hashable, bind: Callable[[Slot], Any]) -> Iterator[Slot]:
+        """A slot for ``key``, bound by ``bind`` where it was not, whose result is its program.
+
+        Raises:
+            BackendError: memory ran out.
+        """
+        slot = self._take(key)
+        try:
+            if slot is None:
+                slot = self._new()
+            if slot.key != key:
+                slot.forget()
+                slot.program = bind(slot)
+                slot.key = key
+            yield slot
+        except BaseException:
+            self._give_back(slot, broken=True)
+            raise
+        self._give_back(slot, broken=False)
+
+    def resize(self, slot: Slot, device: int, pinned: int, what: str) -> None:
+        """Give a slot at least so many bytes; the least recently used ones make room.
+
+        Raises:
+            BackendError: more than the limit, or than there is; ``what`` says what for.
+        """
+        if slot.bytes < device or (slot.pinned.size if slot.pinned else 0) < pinned:
+            with self._changed:
+                self._held -= slot.bytes
+                slot.free()
+                self._changed.notify_all()
+            self._reserve(device, what)
+            try:
+                slot.device = self._allocate(device, slot.stream, what)
+            except BaseException:
+                self._release(device)
+                raise
+            try:
+                slot.pinned = self._cuda.pinned(pinned) if pinned else None
+            except OutOfMemory as error:
+                raise self._out_of_memory(error, what) from error
+
+    def transient(self, size: int, stream: Stream, what: str) -> Memory:
+        """Memory for one call, beside the slots.
+
+        Raises:
+            BackendError: there is not so much.
+        """
+        return self._allocate(size, stream, what)
+
+    def figures(self) -> dict[str, int]:
+        """What is held, for ``EngineStats``; slots under lease are not counted in ``graphs``."""
+        with self._changed:
+            return {
+                "slots": len(self._idle) + self._leased,
+                "device_bytes": self._held,
+                "graphs": sum(slot.graph is not None for slot in self._idle),
+            }
+
+    def close(self) -> None:
+        """Destroy the slots; none is leased."""
+        self._drop_idle()
+
+    def _take(self, key: Hashable) -> Slot | None:
+        """The right to a slot, and the best one that is idle; ``None``: make a new one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._leased < self._contexts)
+            self._leased += 1
+            for slot in reversed(self._idle):
+                if slot.key == key:
+                    self._idle.remove(slot)
+                    return slot
+            if len(self._idle) + self._leased > MAX_SLOTS and self._idle:
+                return self._idle.pop(0)
+            return None
+
+    def _new(self) -> Slot:
+        """A new slot; where a context needs more memory than there is, idle slots give theirs."""
+        try:
+            return Slot(self._cuda, self._network)
+        except BackendError:
+            if not self._drop_idle():
+                raise
+            return Slot(self._cuda, self._network)
+
+    def _give_back(self, slot: Slot | None, *, broken: bool) -> None:
+        with self._changed:
+            self._leased -= 1
+            if slot is not None:
+                if broken:
+                    self._drop(slot)
+                else:
+                    self._idle.append(slot)
+            self._changed.notify_all()
+
+    def _drop(self, slot: Slot) -> None:
+        self._held -= slot.bytes
+        slot.close()
+
+    def _drop_idle(self) -> bool:
+        """Destroy every idle slot; whether there was one."""
+        with self._changed:
+            found = bool(self._idle)
+            while self._idle:
+                self._drop(self._idle.pop())
+            return found
+
+    def _reserve(self, size: int, what: str) -> None:
+        with self._changed:
+            while self._held + size > self._limit:
+                if self._idle:
+                    self._drop(self._idle.pop(0))
+                elif self._held:  # of running calls, which end
+                    self._changed.wait()
+                else:
+                    raise BackendError(
+                        f"{what} needs {_megabytes(size)} of device memory, and memory_limit is "
+                        f"{_megabytes(self._limit)}. Raise it, or embed fewer or shorter clips in "
+                        "one call."
+                    )
+            self._held += size
+
+    def _release(self, size: int) -> None:
+        with self._changed:
+            self._held -= size
+            self._changed.notify_all()
+
+    def _allocate(self, size: int, stream: Stream, what: str) -> Memory:
+        try:
+            return self._cuda.allocate(size, stream)
+        except OutOfMemory:
+            self._drop_idle()
+        try:
+            return self._cuda.allocate(size, stream)
+        except OutOfMemory as error:
+            raise self._out_of_memory(error, what) from error
+
+    def _out_of_memory(self, error: OutOfMemory, what: str) -> BackendError:
+        free, total = self._cuda.memory()
+        return BackendError(
+            f"out of {error.where} memory: {what} asked for {_megabytes(error.size)}; of the GPU's "
+            f"{_megabytes(total)} {_megabytes(free)} are free, and this engine's buffers hold "
+            f"{_megabytes(self._held)}. Embed fewer or shorter clips in one call, open the engine "
+            "with contexts=1 or a smaller memory_limit, or free what else runs on the GPU."
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,558 @@
+"""The engine: frontend, backbone and layer fusion in one call, for any number of clips."""
+
+import math
+import os
+import weakref
+from collections import defaultdict
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._cpus import usable_cpus
+from .._forking import never_free, watch_forks
+from ..audio import Channel
+from ..errors import ArtifactError, AudioError, BackendError, FusionEngineError
+from ..named import named_artifact
+from ..spec import HEADS, Head, Spec
+from .clips import Clip, Embedded, End, Event, Item, LongClips, batches, clips_of
+from .cuda.arrays import is_on_gpu
+from .cut import Run, Runs, frames_of, pieces_of
+from .inputs import read_clip, read_clips
+from .long_clip import LongClip
+from .open import Options, open_runner
+from .runner import Flags, Runner, check_finite, fault
+from .stats import EngineStats, Meter
+from .windows import Tail, Windows
+
+# Clips that are decoded or resampled are grouped by length within so many seconds of audio, so that
+# the memory for a long list of files does not grow with the list.
+BATCH_SECONDS = 120.0
+
+Result = NDArray[np.float32] | FusionEngineError
+Events = Generator[tuple[Event, Result | None], None, None]
+
+# More than any machine has cores; each takes address space for a stack.
+MAX_THREADS = 1024
+
+
+class Engine:
+    """Turns audio into embeddings. Safe from many threads at once, and a context manager.
+
+    On the CPU it works in a process forked from this one too, where its first call opens the
+    artifact again; on a GPU, whose state no forked process has, calls raise there. Pickled it is
+    its arguments: the process that reads it opens the same file. A copy is the engine itself.
+
+    Args:
+        path: an artifact, `.onnx` or a TensorRT `.plan`; or the name of a preset or a model, such
+            as ``cnn14-fusion``, with its pretrained weights: its first use exports it into the
+            user's cache, see ``fusion_engine.named``.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which logs what it chose and why.
+        backend: ``onnxruntime`` or ``tensorrt``; ``None``: the one that the artifact's suffix
+            names. An `.onnx` with ``tensorrt`` computes in FP16: it is built into a plan on first
+            use, which the user's cache keeps.
+        contexts: GPU: calls that run at once; others wait.
+        threads: CPU threads of one call, at most 1024; ``None``: one for every core this process
+            may use by its affinity and its container's quota.
+        spinning: CPU: let idle threads of ONNX Runtime wait busily for work. It costs a core each,
+            and is much slower where there are fewer cores than threads.
+        normalization: mean and standard deviation of the log-mel in place of the artifact's, for
+            a model that normalises it (AST: published evaluations use the task's own statistics).
+        warmup: pairs of batch size and seconds to run now, until they take the fast path, so that
+            the first real call of that shape is not the slow one. On a GPU that is float32 samples
+            from the host and the artifact's head: another type, head or a GPU's own array has a
+            fast path of its own, and makes it in its first two calls.
+        memory_limit: GPU: bytes of device memory for the buffers of the shapes seen last;
+            ``None``: half of the GPU's. Weights are not counted.
+
+    Raises:
+        ArtifactError: the artifact is missing, damaged, or has no or an unknown spec.
+        BackendError: the library or the device is missing, or memory or threads run out.
+        ExportError, WeightsError: a name whose export or download failed.
+        ValueError: an argument out of range, or ``normalization`` for a model without one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        backend: str | None = None,
+        contexts: int = 2,
+        threads: int | None = None,
+        spinning: bool = False,
+        normalization: tuple[float, float] | None = None,
+        warmup: Iterable[tuple[int, float]] = (),
+        memory_limit: int | None = None,
+    ) -> None:
+        for name, value in (
+            ("contexts", contexts),
+            ("threads", threads),
+            ("memory_limit", memory_limit),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        if threads is not None and threads > MAX_THREADS:
+            raise ValueError(f"threads is {threads}, expected at most {MAX_THREADS}")
+        warmup = list(warmup)
+        path = named_artifact(path)
+        self._path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays one
+        self._arguments = {
+            "device": device,
+            "backend": backend,
+            "contexts": contexts,
+            "threads": threads,
+            "spinning": spinning,
+            "normalization": normalization,
+            "warmup": warmup,
+            "memory_limit": memory_limit,
+        }
+        self._gone = "this engine was closed: open the artifact again"
+        self._meter = Meter()
+        self._open: Runner | None = open_runner(
+            path,
+            Options(
+                device=device,
+                backend=backend,
+                contexts=contexts,
+                threads=threads or usable_cpus(),
+                spinning=spinning,
+                memory_limit=memory_limit,
+                normalization=normalization,
+            ),
+            self._meter,
+        )
+        runner = self._open
+        # In the right order also where nobody closes the engine.
+        self._finalizer = weakref.finalize(self, runner.close)
+        self._spec = runner.spec
+        self._device, self._backend = runner.device, runner.name
+        self._cutting = runner.cutting()
+        watch_forks(self)
+        try:
+            for batch, seconds in warmup:
+                clips = np.zeros((batch, round(seconds * self.sample_rate)), np.float32)
+                # A GPU takes a shape's second use to record the fast path.
+                for _ in range(1 if self.device == "cpu" else 2):
+                    self.embed(clips)
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        layers = ", ".join(str(layer.number) for layer in self.spec.layers)
+        state = "closed" if self._open is None else f"{self.device}, {self.backend}"
+        return (
+            f"<{type(self).__name__} {str(self._path)!r}: {self.spec.model}, layers {layers}, "
+            f"D = {self.embedding_dim}, {state}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._runner  # noqa: B018 - a closed engine has none
+        return {"path": self._path, **self._arguments}
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        self.__init__(**arguments)  # type: ignore[misc]
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def after_fork(self) -> None:
+        """In a forked process: let go of a GPU, which only the process that opened it has."""
+        if self._open is not None and self.device != "cpu":
+            never_free(self._open)
+            self._finalizer.detach()
+            self._open = None
+            self._gone = (
+                f"this engine was opened on {self.device} before this process was forked, and "
+                "CUDA does not work in a forked process. Open the artifact in each process, and "
+                "start processes that use a GPU by 'spawn' or 'forkserver'"
+            )
+
+    def close(self) -> None:
+        """Give back device memory, streams and weights; calls under way are waited for."""
+        self._open = None
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def spec(self) -> Spec:
+        """The artifact's spec, with the normalisation that was asked for."""
+        return self._spec
+
+    @property
+    def sample_rate(self) -> int:
+        """The model's sample rate in Hz."""
+        return self.spec.frontend.sample_rate
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the length of an embedding."""
+        return self.spec.embedding_dim
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frame features per second; ``None`` where a layer pools over the whole clip."""
+        return self.spec.frame_rate
+
+    @property
+    def device(self) -> str:
+        """What really runs: ``cpu`` or ``cuda:0``."""
+        return self._device
+
+    @property
+    def backend(self) -> str:
+        """Library and version of what really runs, and the GPU's name."""
+        return self._backend
+
+    @property
+    def stats(self) -> EngineStats:
+        """What this engine has done so far, and what it holds on its GPU."""
+        figures = self._open.figures() if self._open is not None else {}
+        return replace(self._meter.stats, **figures)
+
+    def embed(self, audio: Any, *, sample_rate: int | None = None, head: Head | None = None) -> Any:
+        """The embedding z̃ of one or many clips (Niizumi et al. 2022, Eq. 1 to 3).
+
+        Args:
+            audio: samples [N] or a batch [B, N] (float32 or float64 in [-1, 1], or int16), a
+                path, or a list of arrays [N] and paths. Clips of a list may differ in length.
+                On a GPU engine also an array [N] or [B, N] of float32 or int16 in that GPU's
+                memory, anything with DLPack or the CUDA array interface: nothing is then copied
+                through the host, and its samples must be at ``engine.sample_rate``.
+            sample_rate: rate of the arrays in Hz; ``None``: they are at ``engine.sample_rate``.
+            head: pooling over time, ``mean_max``, ``mean`` or ``max``; ``None``: the artifact's.
+
+        Returns:
+            float32 [D] for one clip, [B, D] for a batch or a list: a NumPy array, or for an array
+            in GPU memory a ``DeviceArray`` there. A clip's embedding does not depend on the other
+            clips of the call: on the CPU bit for bit for CNN14, VGGish and AST, within 1e-6 of its
+            largest value for other modules, whose products may sum in another order in a batch.
+
+        Raises:
+            AudioError: undecodable, empty, non-finite or mis-shaped audio, or a clip too long for
+                an artifact that cannot cut it.
+            NumericalError: a layer output is not finite.
+            TypeError, ValueError: a wrong argument.
+        """
+        head = self._check_head(head)
+        if is_on_gpu(audio):
+            if sample_rate not in (None, self.sample_rate):
+                raise ValueError(
+                    f"sample_rate is {sample_rate}, and audio in GPU memory is not resampled: "
+                    f"expected samples at {self.sample_rate} Hz"
+                )
+            return self._runner.embed_on_device(audio, head)
+        clips = read_clips(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
+        out = np.empty((clips.count, self.embedding_dim), np.float32)
+        done = 0
+        # Samples that the caller holds anyway are grouped over the whole list.
+        most = math.inf if clips.held else BATCH_SECONDS
+        with (
+            self._runner.call(),
+            closing(self._events(clips.items, head, most_seconds=most)) as events,
+        ):
+            for event, result in events:
+                if isinstance(event, Clip):
+                    if isinstance(result, FusionEngineError):
+                        raise result
+                    out[done] = result
+                    done += 1
+                elif isinstance(event, End) and event.error is not None:
+                    raise event.error
+        if done != clips.count:
+            # A row that nobody wrote holds whatever its memory held before.
+            raise BackendError(f"{done} of {clips.count} clips were read: no embeddings")
+        return out.reshape(-1) if clips.single else out
+
+    def embed_stream(
+        self,
+        items: Iterable[tuple[Hashable, Any]],
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        tail: Tail = "half",
+        head: Head | None = None,
+        channel: Channel = "mix",
+        partial: bool = False,
+    ) -> Iterator[Embedded]:
+        """Embed recordings of any number and length, in order and in bounded memory.
+
+        Files are decoded ahead in threads, and of a recording only a few blocks are held, also of
+        one that is a single long clip. A window's embedding is that of the same samples embedded
+        alone: on the CPU bit for bit for CNN14, VGGish and AST.
+
+        Args:
+            items: pairs of a key, which comes back, and audio: samples [N] at
+                ``engine.sample_rate``, or a path. Taken up to 64 ahead of the one being cut.
+            window: seconds; ``None``: a recording is one clip.
+            hop: seconds from one window's first sample to the next one's, which is rounded from its
+                exact place, so that nothing drifts; ``None``: ``window``.
+            tail: what becomes of the samples behind the last whole window: ``half``: a shorter
+                window if they are at least half of one; ``keep``: always; ``pad``: one with zeros
+                behind; ``drop``: nothing.
+            head: as for ``embed``.
+            channel: of files: ``mix``, ``first`` or a number from 1 on.
+            partial: of files that are damaged or contradict themselves, take what is there.
+
+        Yields:
+            ``Embedded(key, start, end, result)``, at least one for each item. An error is the
+            result of its clip, or of the whole item, of which then nothing more comes.
+
+        Raises:
+            BackendError: the library failed.
+            TypeError, ValueError: a wrong argument.
+        """
+        if channel == "all":
+            raise ValueError("channel is 'all', expected 'mix', 'first' or a number from 1 on")
+        cut = self.windows(window, hop, tail)
+        events = self.embed_items(
+            (Item(key=key, audio=audio) for key, audio in items),
+            windows=cut,
+            head=head,
+            channel=channel,
+            partial=partial,
+        )
+        for event, result in events:
+            if isinstance(event, Clip):
+                assert result is not None
+                start, end = event.start / self.sample_rate, event.end / self.sample_rate
+                yield Embedded(event.key, start, end, result)
+            elif isinstance(event, End) and event.error is not None:
+                yield Embedded(event.key, math.nan, math.nan, event.error)
+
+    def windows(self, window: float | None, hop: float | None, tail: Tail) -> Windows | None:
+        """The rule by which ``embed_stream`` cuts.
+
+        Raises:
+            ValueError: see ``embed_stream``.
+        """
+        if window is None:
+            if hop is not None:
+                raise ValueError(f"hop is {hop} s, and there is no window: give both")
+            return None
+        return Windows(window, hop, tail=tail, sample_rate=self.sample_rate)
+
+    def embed_items(
+        self,
+        items: Iterable[Item],
+        *,
+        windows: Windows | None = None,
+        head: Head | None = None,
+        channel: Channel = "mix",
+        partial: bool = False,
+    ) -> Events:
+        """What ``embed_stream`` is made of: also parts of recordings, channels and flags.
+
+        Yields:
+            Each clip with its embedding [D] or error, and the end of each item; between them, with
+            nothing, the progress of long clips.
+
+        Raises:
+            As ``embed_stream``.
+        """
+        return self._events(
+            items,
+            self._check_head(head),
+            windows=windows,
+            channel=channel,
+            partial=partial,
+            most_seconds=BATCH_SECONDS,
+        )
+
+    def _events(
+        self,
+        items: Iterable[Item],
+        head: Head,
+        *,
+        windows: Windows | None = None,
+        channel: Channel = "mix",
+        partial: bool = False,
+        most_seconds: float,
+    ) -> Events:
+        frames = self._runner.run_frames
+        long = LongClips(
+            self.spec.frontend.samples(frames + 1) - 1,
+            lambda name: LongClip(self._runner, self._meter, name),
+        )
+        clips = clips_of(
+            items, self.sample_rate, windows=windows, channel=channel, partial=partial, long=long
+        )
+        with closing(clips):
+            for batch in batches(clips, most_seconds * self.sample_rate):
+                batch_clips = [event for event in batch if isinstance(event, Clip)]
+                found = iter(self._embed_clips(batch_clips, head))
+                for event in batch:
+                    yield event, next(found) if isinstance(event, Clip) else None
+
+    def embed_frames(self, audio: Any, *, sample_rate: int | None = None) -> NDArray[np.float32]:
+        """The frame features z of one clip, ``engine.frame_rate`` of them per second.
+
+        Args:
+            audio: samples [N] or a path, as for ``embed``.
+            sample_rate: as for ``embed``.
+
+        Returns:
+            float32 [D, T_o]; for a model whose segments have no time axis, one column a segment.
+
+        Raises:
+            ArtifactError: a layer pools over the whole clip.
+            AudioError, NumericalError, TypeError, ValueError: as ``embed``.
+        """
+        clip = self._one_clip(audio, sample_rate)
+        vectors = [layer.name for layer in self.spec.layers if layer.kind == "vector"]
+        if vectors and self.spec.segment is None:
+            raise ArtifactError(
+                f"this artifact has no frame features: {', '.join(vectors)} pools over the whole "
+                "clip. Export map layers only."
+            )
+        runs = list(self._runs(clip))
+        if self.spec.frames_per_step is None:
+            runs = [
+                replace(run, pieces=[replace(piece, count=1) for piece in run.pieces])
+                for run in runs
+            ]
+        steps = [sum(piece.count for piece in run.pieces) for run in runs]
+        out = np.empty((self.embedding_dim, sum(steps)), np.float32)
+        with self._runner.call():
+            state, done = self._runner.clip_state(), 0
+            for run, count in zip(runs, steps, strict=True):
+                part = np.empty((self.embedding_dim, count), np.float32)
+                state.add(clip.samples[run.first : run.stop], run.pieces, part)
+                out[:, done : done + count] = part
+                done += count
+            _, flags = state.finish("mean")
+        self._check_finite(np.array([flags]), [clip])
+        return out
+
+    def layer_outputs(
+        self, audio: Any, *, sample_rate: int | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The backbone's layer outputs for one clip, before any pooling.
+
+        Args:
+            audio: samples [N] or a path, as for ``embed``.
+            sample_rate: as for ``embed``.
+
+        Returns:
+            For each layer ``layer_N``: float32 [C, T_l, F] for a map, [C] for a vector, a long
+            clip's chunks joined. A model that takes segments has them as a first axis.
+
+        Raises:
+            AudioError, TypeError, ValueError: as ``embed``.
+        """
+        clip = self._one_clip(audio, sample_rate)
+        runs = list(self._runs(clip))
+        parts: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
+        with self._runner.call():
+            for run in runs:
+                outputs = self._runner.layer_outputs(clip.samples[run.first : run.stop], run.pieces)
+                for layer, output in zip(self.spec.layers, outputs, strict=True):
+                    if self.spec.segment is None and layer.kind == "map":
+                        (piece,) = run.pieces
+                        first = piece.begin * layer.time_pool
+                        # The last piece keeps the ragged tail that the pooling drops.
+                        last = None if run is runs[-1] else first + piece.count * layer.time_pool
+                        output = output[:, :, first:last]
+                    parts[layer.name].append(output)
+        if self.spec.segment is not None:
+            return {name: np.concatenate(part) for name, part in parts.items()}
+        return {
+            name: part[0][0] if len(part) == 1 else np.concatenate(part, axis=2)[0]
+            for name, part in parts.items()
+        }
+
+    def _embed_clips(self, clips: Sequence[Clip], head: Head) -> list[Result]:
+        """Embeddings or errors of clips of any lengths: equal ones together, long ones in runs."""
+        results: list[Any] = [None] * len(clips)
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, clip in enumerate(clips):
+            frames = frames_of(self.spec, len(clip.samples))
+            if clip.long is not None or frames > self._runner.run_frames:
+                results[index] = self._embed_long(clip, head)
+            else:
+                groups[frames].append(index)
+        for frames, indices in groups.items():
+            pieces = pieces_of(self._cutting, frames)
+            try:
+                size = self._runner.clips_per_run(pieces)
+            except AudioError as reason:
+                for index in indices:
+                    results[index] = reason
+                continue
+            for first in range(0, len(indices), size):
+                part = indices[first : first + size]
+                samples = [clips[index].samples for index in part]
+                self._count([clips[index] for index in part])
+                embeddings, flags = self._runner.embed(samples, frames, pieces, head)
+                for index, embedding, flag in zip(part, embeddings, flags, strict=True):
+                    error = fault(self.spec, flag, embedding, clips[index].name)
+                    results[index] = embedding if error is None else error
+        return results
+
+    def _embed_long(self, clip: Clip, head: Head) -> Result:
+        """A clip that takes more than one run; one that came as a stream is run but for its end."""
+        try:
+            long = clip.long
+            if long is None:
+                long = LongClip(self._runner, self._meter, clip.name)
+                long.push(clip.samples)
+            embedding, flag = long.finish(head)
+        except AudioError as error:
+            return error
+        return fault(self.spec, flag, embedding, clip.name) or embedding
+
+    @property
+    def _runner(self) -> Runner:
+        runner = self._open
+        if runner is None:
+            raise BackendError(self._gone)
+        return runner
+
+    def _runs(self, clip: Clip) -> Iterator[Run]:
+        """Of a whole clip."""
+        runs = Runs(self._cutting, self._runner.run_frames, clip.name)
+        return runs.of(len(clip.samples), ended=True)
+
+    def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
+        clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
+        self._count([clip])
+        return clip
+
+    def _count(self, clips: Sequence[Clip]) -> None:
+        seconds = sum(len(clip.samples) for clip in clips) / self.sample_rate
+        self._meter.add(clips=len(clips), audio_seconds=seconds)
+
+    def _check_head(self, head: Head | None) -> Head:
+        if self.spec.frames_per_step is None:
+            if head not in (None, self.spec.head):
+                raise ValueError(
+                    f"head is {head!r}, and this artifact has no time axis to pool: leave it out"
+                )
+            return "mean"  # of one vector: the vector itself
+        if head is None:
+            return self.spec.head
+        if head not in HEADS:
+            raise ValueError(f"head is {head!r}, expected one of {list(HEADS)}")
+        return head
+
+    def _check_finite(self, flags: Flags, clips: Sequence[Clip]) -> None:
+        check_finite(self.spec, flags, [clip.name for clip in clips])
