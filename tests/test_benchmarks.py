@@ -31,8 +31,6 @@ from benchmarks.harness import (
     WrongAnswerError,
 )
 
-COMMITTED = Path(report.RESULTS, "cpu.json")
-
 
 def scripted(name, samples, log):
     """A contender that takes as long as it is told."""
@@ -180,6 +178,24 @@ def test_some_cases_go_to_stdout_and_leave_the_results_alone(monkeypatch, tmp_pa
     assert list(tmp_path.iterdir()) == []
     assert run.main(["--pairs", "3"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
+
+
+def test_a_case_that_is_run_again_replaces_its_records(monkeypatch, tmp_path):
+    first = Case("first", "another", lambda folder: [Skipped("other", "not installed")])
+    monkeypatch.setattr(cases_cpu, "cases", lambda: (first, toy_case()))
+    output = tmp_path / "cpu.json"
+    arguments = ["--pairs", "3", "--output", str(output)]
+    assert run.main(arguments) == 0
+    before = json.loads(output.read_text())
+    again = Case("first", "another", lambda folder: [Skipped("other", "gone")])
+    monkeypatch.setattr(cases_cpu, "cases", lambda: (again, toy_case()))
+    assert run.main([*arguments, "--case", "first"]) == 0
+    after = json.loads(output.read_text())
+    assert after["results"] == [before["results"][0] | {"skipped": "gone"}, *before["results"][1:]]
+    monkeypatch.setattr(machine, "_commit", lambda: "another")
+    with pytest.raises(SystemExit, match="has machine"):
+        run.main([*arguments, "--case", "first"])
+    assert json.loads(output.read_text()) == after
 
 
 def test_a_suite_has_its_own_cases_and_results(monkeypatch, tmp_path, capsys):
@@ -355,12 +371,15 @@ def test_the_machine_is_described_without_names_or_paths():
     assert platform.node() not in text.split('"')
 
 
-def test_the_committed_results_are_whole():
-    committed = json.loads(COMMITTED.read_text())
-    assert committed["pairs"] >= 15
+@pytest.mark.parametrize(
+    ("suite", "cases", "pairs"), [("cpu", cases_cpu, 15), ("corpus", cases_corpus, 2)]
+)
+def test_the_committed_results_are_whole(suite, cases, pairs):
+    committed = json.loads(Path(report.RESULTS, f"{suite}.json").read_text())
+    assert committed["pairs"] >= pairs
     assert committed["machine"]["threads"] == committed["machine"]["cores"]
     assert list(dict.fromkeys(record["case"] for record in committed["results"])) == [
-        case.name for case in cases_cpu.cases()
+        case.name for case in cases.cases()
     ]
     for record in committed["results"]:
         if "skipped" not in record:

@@ -44,7 +44,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameFeatures:
     """Where frame features [D, total] go: an address, and that of the int64 offset to begin at."""
 
     address: int
@@ -151,11 +151,11 @@ class Kernels:
         *,
         ranges: Ranges,
         state: State,
-        frames: Frames | None,
+        frames: FrameFeatures | None,
         stream: Stream,
     ) -> None:
         """Queue the addition of one clip's next frames to its state."""
-        where = frames or Frames(0, 0, 0)
+        where = frames or FrameFeatures(0, 0, 0)
         _core.accumulate_cuda(
             self._layers(layers),
             clips=1,

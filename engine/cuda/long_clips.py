@@ -16,7 +16,7 @@ from ..cut import Piece, frames_of
 from ..runner import Samples
 from .batch import sample_type
 from .driver import Memory, Stream
-from .kernels import Frames, Ranges, SampleType, State
+from .kernels import FrameFeatures, Ranges, SampleType, State
 from .model import Model
 from .network import LayerTensor
 from .slots import MemoryLayout, Slot, SlotPool
@@ -84,7 +84,7 @@ class Pass:
             features = None
             if frames is not None:
                 start = counts + 8 * len(pieces)
-                features = Frames(run.allocate(frames.nbytes), frames.shape[1], start)
+                features = FrameFeatures(run.allocate(frames.nbytes), frames.shape[1], start)
             self._model.kernels.accumulate(
                 run.layers,
                 ranges=Ranges(offsets, begins, counts),

@@ -13,7 +13,8 @@ import soundfile
 
 import fusion_engine as fe
 from fusion_engine.audio import load, source
-from fusion_engine.engine.clips import Clip, End, Item, Progress, batches, clips_of
+from fusion_engine.engine.clips import End, batches, clips_of
+from fusion_engine.engine.recording import Clip, Item, Progress
 from fusion_engine.engine.windows import Windows
 from fusion_engine.frontend import PRESETS
 
@@ -254,7 +255,7 @@ paths = {paths}
 ahead.Decoding = lambda path, rate, **options: (
     (str(path) == paths[0] or proceed.wait()) and decoding(path, rate, **options)
 )
-fe.engine.pipeline.BATCH_SECONDS = 0.1
+fe.engine.engine.BATCH_SECONDS = 0.1
 box = [engine.embed_stream([(path, path) for path in paths], window=0.1)]
 gc.disable()
 next(box[0])

@@ -15,7 +15,7 @@ import soxr
 
 import fusion_engine as fe
 from fusion_engine.audio import decode_ahead
-from fusion_engine.engine import pipeline
+from fusion_engine.engine import engine as engine_module
 from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.export import export
 from fusion_engine.spec import METADATA_KEY, Spec
@@ -419,14 +419,13 @@ def test_stats(artifacts):
 
 def test_a_stream_that_ends_early_gives_no_embedding(small, monkeypatch):
     """The rows that were not written would be whatever their memory held."""
-    read = pipeline.read_clips
+    clips_of = engine_module.clips_of
     x = np.zeros(RATE, np.float32)
 
-    def short(audio, **rates):
-        clips = read(audio, **rates)
-        return replace(clips, items=iter(list(clips.items)[:-1]))
+    def short(items, *arguments, **options):
+        return clips_of(items[:-1], *arguments, **options)
 
-    monkeypatch.setattr(pipeline, "read_clips", short)
+    monkeypatch.setattr(engine_module, "clips_of", short)
     with pytest.raises(fe.BackendError, match="2 of 3 clips were read"):
         small.embed([x, x, x])
     with pytest.raises(fe.BackendError, match="0 of 1 clips were read"):

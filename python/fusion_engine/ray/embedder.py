@@ -19,7 +19,7 @@ from ..output import Dtype, Row, Table, arrow_batch, arrow_schema, valid_text
 from ..spec import Head
 
 if TYPE_CHECKING:
-    from ..engine.clips import Item
+    from ..engine.recording import Item
     from ..engine.windows import Tail
 
 Errors = Literal["column", "raise"]
@@ -154,7 +154,8 @@ class Embedder:
             yield from self._embed(apart)
 
     def _embed(self, items: Sequence["Item"]) -> Iterator[_Outcome]:
-        from ..engine.clips import Clip, End
+        from ..engine.clips import End
+        from ..engine.recording import Clip
 
         waiting = iter(items)
         rows, embeddings = list[Row](), list[NDArray[np.float32]]()
@@ -231,7 +232,7 @@ def _items(batch: Any, base: str) -> Iterator["Item | _Outcome"]:
     Raises:
         ValueError: no column ``path``, or a row without one.
     """
-    from ..engine.clips import Item
+    from ..engine.recording import Item
 
     if "path" not in batch.column_names:
         raise ValueError(f"the dataset has the columns {batch.column_names}, expected `path`")

@@ -8,7 +8,7 @@ import typer
 
 from ..._atomic import atomic_path
 from .._app import check_writable, output_path, print_fields, print_message
-from . import probe
+from ._app import probe
 from ._options import (
     CacheFolder,
     ClassFolders,

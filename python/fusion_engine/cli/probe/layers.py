@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._app import print_fields, print_message, step_bar
-from . import probe
+from ._app import probe
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,

@@ -9,7 +9,7 @@ import typer
 
 from ..._atomic import atomic_path
 from .._app import check_writable, output_path, print_message, step_bar
-from . import probe
+from ._app import probe
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,

@@ -7,7 +7,7 @@ import typer
 
 from ...spec import Head
 from .._app import print_message
-from . import probe
+from ._app import probe
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
