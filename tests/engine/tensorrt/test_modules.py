@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fusion_engine.engine.precision import emulated_model
+from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import ModuleLayer, export_module
 from fusion_engine.frontend.spec import PRESETS
@@ -134,7 +134,7 @@ def outputs_of(module, names, log_mel, dtype):
 def test_half_precision(exported, precision, tmp_path):
     module, names, path = exported
     log_mel = np.random.default_rng(0).normal(-40, 20, (2, 1, FRAMES, 64)).astype(np.float32)
-    got = run(emulated_model(onnx.load(path), precision), log_mel)
+    got = run(emulated_model(typed_model(onnx.load(path), precision)), log_mel)
     exact = outputs_of(module, names, log_mel, torch.float64)
     torchs = outputs_of(module, names, log_mel, TORCH_TYPES[precision])
     for name, ours, want, other in zip(names, got, exact, torchs, strict=True):
