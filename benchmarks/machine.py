@@ -50,7 +50,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def describe(threads: int) -> dict[str, Any]:
+def describe_host(threads: int) -> dict[str, Any]:
     """The machine and the software, for a run with ``threads`` threads per contender."""
     return {
         "cpu": _cpu_model(),

@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
 
     def save(results: list[dict[str, Any]]) -> None:
-        described = machine.describe(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
+        described = machine.describe_host(cases_cpu.THREADS) | (
+            machine.describe_gpu() if on_gpu else {}
+        )
         write(report | {"machine": described, "results": results}, output)
 
     try:

@@ -37,7 +37,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ...errors import ArtifactError
-from .skeleton import Skeleton, describe
+from .skeleton import Skeleton, describe_node
 
 if TYPE_CHECKING:
     import onnx
@@ -198,18 +198,18 @@ def _problems(skeleton: Skeleton, types: dict[str, int]) -> Iterator[str]:
     integers = (proto.INT8, proto.INT16, proto.INT32, proto.INT64, proto.UINT8, proto.BOOL)
     for node in skeleton.model.graph.node:
         if node.domain not in ("", "ai.onnx"):
-            yield f"{describe(node)} is of the domain {node.domain!r}"
+            yield f"{describe_node(node)} is of the domain {node.domain!r}"
             continue
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            yield f"{describe(node)} has a graph inside"
+            yield f"{describe_node(node)} has a graph inside"
             continue
         kinds = {types[name] for name in (*node.input, *node.output) if name}
         for kind in sorted(kinds - {proto.FLOAT, *integers}):
-            yield f"{describe(node)} has values of type {proto.DataType.Name(kind)}"
+            yield f"{describe_node(node)} has values of type {proto.DataType.Name(kind)}"
         if proto.FLOAT in kinds and node.op_type not in COVERED:
-            yield f"{describe(node)} is an operator without a rule"
+            yield f"{describe_node(node)} is an operator without a rule"
         if node.op_type == "Resize" and not _constant(node.input[2:3], skeleton):
-            yield f"{describe(node)} has scales that are computed"
+            yield f"{describe_node(node)} has scales that are computed"
 
 
 def _constant(names: Sequence[str], skeleton: Skeleton) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ExportError
-from ...frontend.spec import VGGISH as FRONTEND
+from ...frontend.frontend_spec import VGGISH as FRONTEND
 from ...spec import LayerSpec, SegmentRule, Token
 from ..checkpoint import fit_tensors
 from .base import Backbone
@@ -173,6 +173,3 @@ def _shapes(head: str) -> dict[str, tuple[int, ...]]:
         shapes[f"{head}.{number - 18}.bias"] = (length,)
         before = length
     return shapes
-
-
-VGGISH = Vggish()

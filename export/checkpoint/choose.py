@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ...errors import ExportError
 from .pickles import StoredTensor, shown
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SHOWN = 6
 _DEPTH = 4
@@ -74,7 +74,7 @@ def choose_state(content: Any, key: str | None) -> dict[str, Any]:
         plain = [one for one in usual if not one.averaged]
         found, others = plain or usual or found, [one for one in usual if one.averaged]
         if len(found) == 1 and plain and others:
-            _log.warning(
+            logger.warning(
                 "the checkpoint holds plain weights (%s) and averaged ones (%s): the plain ones "
                 "are used, --key %s takes the others",
                 shown(found[0].name) or "at its top",
@@ -88,7 +88,7 @@ def choose_state(content: Any, key: str | None) -> dict[str, Any]:
         )
     (only,) = found
     if key is None and (only.averaged or not only.usual):
-        _log.warning(
+        logger.warning(
             "the checkpoint's entry %s is used, the only state dict in it%s",
             shown(only.name),
             ": averaged weights" if only.averaged else "",
@@ -135,7 +135,7 @@ def strip_prefix(
     if usual:
         others = sorted(before.difference(usual))
         if others:
-            _log.warning(
+            logger.warning(
                 "the model's tensors are in the checkpoint %s and under %s: the first are used, "
                 "--prefix %s takes the others",
                 f"under {shown(usual[0])}" if usual[0] else "without a prefix",

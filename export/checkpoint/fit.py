@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..backbones.base import Tensors
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SHOWN = 6  # names listed per kind of mismatch
 
@@ -85,7 +85,7 @@ def fit_tensors(
         )
     if heads:
         parts = [shown(part) for part in dict.fromkeys(_part(n) for n in surplus)]
-        _log.warning(
+        logger.warning(
             "%s%s of the checkpoint: not the model's own, taken for heads and left out",
             ", ".join(parts[:_SHOWN]),
             f" and {len(parts) - _SHOWN} more parts" if len(parts) > _SHOWN else "",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -31,6 +31,6 @@ def locked(path: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.info("waiting for another %s", work)
+            logger.info("waiting for another %s", work)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
+StepProgress = Callable[[str], None]
 
 # Calls of `progress` for one export with its certificate.
 EXPORT_STEPS = 8
@@ -32,7 +32,7 @@ def named_artifact(
     name_or_path: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] = "pretrained",
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Path:
     """The artifact that a preset's or a model's name stands for, or the path as it is.
 
@@ -178,7 +178,7 @@ def _certified(path: Path) -> bool:
     return False
 
 
-def _make(wanted: _Wanted, path: Path, progress: Progress) -> None:
+def _make(wanted: _Wanted, path: Path, progress: StepProgress) -> None:
     """Export and certify ``path``, of which nothing is left if either fails."""
     from .export import export
 
@@ -197,7 +197,7 @@ def _make(wanted: _Wanted, path: Path, progress: Progress) -> None:
     logger.info("the export of %s took %.1f s", wanted.name, time.perf_counter() - started)
 
 
-def _certify(wanted: _Wanted, path: Path, progress: Progress) -> None:
+def _certify(wanted: _Wanted, path: Path, progress: StepProgress) -> None:
     """Keep a certificate beside the artifact, or delete the artifact.
 
     Raises:

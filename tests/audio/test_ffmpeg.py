@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from fusion_engine import AudioError
-from fusion_engine.audio import decode, load, source
+from fusion_engine.audio import decode, load, sample_source
 
 from ..signals import noise, speech_like
 
@@ -95,7 +95,7 @@ def test_more_complaints_than_a_pipe_holds(unknown, ffmpeg):
 
 
 def test_it_does_not_answer(unknown, ffmpeg, monkeypatch):
-    monkeypatch.setattr(source, "PATIENCE", 1)
+    monkeypatch.setattr(sample_source, "BLOCK_TIMEOUT", 1)
     ffmpeg(two_channels(), commands="exec sleep 100")
     start = time.monotonic()
     with pytest.raises(AudioError, match="ffmpeg did not answer within 1 s"):

@@ -15,7 +15,7 @@ import fusion_engine as fe
 from fusion_engine.audio import load, source
 from fusion_engine.engine.clips import Clip, End, Item, Progress, batches, clips_of
 from fusion_engine.engine.windows import Windows
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import FRONTENDS
 
 from .. import signals
 from .cuda.artifacts import SPECS, write_artifact
@@ -373,7 +373,7 @@ def test_a_long_clip_that_fails_late_is_an_error(any_engine, wav):
 
 
 def test_memory_does_not_grow_with_a_clip(tmp_path):
-    spec = replace(SPECS["chunked"], frontend=PRESETS["panns_8k"])
+    spec = replace(SPECS["chunked"], frontend=FRONTENDS["panns_8k"])
     engine = fe.Engine(write_artifact(tmp_path / "any.onnx", spec), device="cpu")
     with soundfile.SoundFile(tmp_path / "x.wav", "w", 8_000, 1) as file:
         for _ in range(60):

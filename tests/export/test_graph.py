@@ -11,7 +11,7 @@ import torch
 
 from fusion_engine.export.backbones import resolve
 from fusion_engine.export.graph import backbone_module, trace_graph
-from fusion_engine.frontend.spec import PANNS_16K
+from fusion_engine.frontend.frontend_spec import PANNS_16K
 from fusion_engine.spec import Spec, WeightsSource
 
 CHANNELS = (1, 64, 128, 256, 512, 1024, 2048)

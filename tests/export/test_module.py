@@ -13,12 +13,12 @@ from torch import nn
 import fusion_engine as fe
 from fusion_engine import ExportError
 from fusion_engine.export import ModuleLayer, export_module
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import oracles, signals
 
 RATE = 16_000
-PANNS, AST = PRESETS["panns_16k"], PRESETS["ast"]
+PANNS, AST = FRONTENDS["panns_16k"], FRONTENDS["ast"]
 TOLERANCE = 5e-6
 
 

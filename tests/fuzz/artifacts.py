@@ -24,7 +24,7 @@ from fusion_engine.engine.tensorrt.library import Library
 from fusion_engine.engine.tensorrt.network_name import encode_name
 from fusion_engine.engine.tensorrt.plan_file import read_plan
 from fusion_engine.engine.tensorrt.profile import make_profile
-from fusion_engine.engine.tensorrt.sidecar import Sidecar, Source, TensorInfo, this_system
+from fusion_engine.engine.tensorrt.sidecar import Sidecar, SourceArtifact, TensorInfo, this_system
 from fusion_engine.spec import METADATA_KEY
 from tests.engine.cuda.artifacts import SPECS, write_artifact
 
@@ -169,7 +169,7 @@ def sidecar(spec: fe.Spec, plan: bytes) -> str:
             for name, mode, shape in tensors
         ),
         activation_bytes=10**6,
-        source=Source(name="a.onnx", sha256="0" * 64),
+        source=SourceArtifact(name="a.onnx", sha256="0" * 64),
         spec=spec,
     )
     return json.dumps(asdict(made), indent=1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .._cpus import usable_cpus
 from ..errors import AudioError
-from . import source
+from . import sample_source
 from .decode import Decoding
 from .files import TOO_LARGE, collect
 from .recording import Channel, Recording
@@ -47,7 +47,7 @@ class _Job:
                 kind=TOO_LARGE,
             ) from error
         finally:
-            source.waiting_for(None)
+            sample_source.waiting_for(None)
 
     def close(self) -> None:
         self.blocks.clear()
@@ -247,7 +247,7 @@ class DecodeAhead:
             self._closed = True
             threads = list(self._threads)
             self._todo.clear()
-        source.interrupt(threads)
+        sample_source.interrupt(threads)
         for thread in threads:
             if thread.ident is not None:  # a signal may have come before it started
                 thread.join()

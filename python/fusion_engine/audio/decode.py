@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AudioError
-from .arrays import MAX_RATE, MIN_RATE, NO_SAMPLES, check_finite, check_rate
+from .arrays import MAX_RATE, MIN_RATE, NO_SAMPLES, check_rate, check_samples
 from .container import Contents, PatchedFile, examine
 from .ffmpeg import FfmpegSource, find_ffmpeg
 from .isolated import SndfileSource
-from .nonaudio import describe
+from .nonaudio import nonaudio_kind
 from .recording import LOUDEST, Channel, check_channel, select
-from .source import BrokenError, CannotOpenError, Source
+from .sample_source import BrokenError, CannotOpenError, SampleSource
 
 _HEAD_BYTES = 1_024
 _UNDECODABLE = "cannot be decoded"
@@ -73,7 +73,7 @@ class Decoding:
         announced = self._contents.stated_frames or self._source.announced
         self.expected = None if announced is None else announced * self.sample_rate // rate
 
-    def _open(self, path: Path) -> tuple[Contents, Source]:
+    def _open(self, path: Path) -> tuple[Contents, SampleSource]:
         try:
             info = path.stat()
             if stat.S_ISDIR(info.st_mode):
@@ -97,7 +97,7 @@ class Decoding:
                     self._damaged(contents.fault)
                 file.seek(0)
                 head = file.read(_HEAD_BYTES)
-                other = describe(head) if not contents.kind else None
+                other = nonaudio_kind(head) if not contents.kind else None
                 if other is not None:
                     raise AudioError(f"{path}: is {other}", kind="not audio")
                 file.seek(0)
@@ -108,7 +108,7 @@ class Decoding:
                 kind=error.strerror or "cannot be read",
             ) from error
 
-    def _open_source(self, path: Path, file: int, contents: Contents, head: bytes) -> Source:
+    def _open_source(self, path: Path, file: int, contents: Contents, head: bytes) -> SampleSource:
         """With libsndfile, or else ffmpeg; the suffix is not asked, only the content."""
         reason = ""
         try:
@@ -167,7 +167,7 @@ class Decoding:
         for frames in self._frames():
             block = select(frames, self.channel)
             for column in range(self.width):
-                check_finite(block[:, column], self.name, done)
+                check_samples(block[:, column], self.name, done)
             done += len(block)
             largest = max(float(block.max()), -float(block.min()))
             self.silent = self.silent and largest == 0

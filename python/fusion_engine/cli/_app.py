@@ -152,11 +152,6 @@ def as_options(message: str) -> str:
     return re.sub(r"\b(device|head)='([^']*)'", r"--\1 \2", message)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def print_fields(fields: Iterable[tuple[str, str]], indent: str = "") -> None:
     """Names and values on stdout, one below the other; values may have several lines.
 

@@ -94,11 +94,11 @@ def parity(
     """
     from ..parity import certify, default_signals
     from ..parity.record import record
-    from ..parity.subject import least_frames
+    from ..parity.subject import shortest_input
 
     if output is not None:
         check_writable(output, [artifact, *(audio or [])])
-    signals = default_signals(read_spec(artifact), least_frames=least_frames(artifact))
+    signals = default_signals(read_spec(artifact), least_frames=shortest_input(artifact))
     files = audio or []
     try:
         with step_bar(artifact.name, steps=2 + len(signals) + len(files)) as step:

@@ -9,8 +9,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from .._forking import watch_forks
+from .frontend_spec import FrontendSpec
 from .mel import filter_bank
-from .spec import FrontendSpec
 from .window import analysis_window
 
 # FFT points of the frames computed at once: 1 MB a buffer, which stays in the L2 cache, and enough

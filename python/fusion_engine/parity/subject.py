@@ -72,7 +72,7 @@ def opened(
         yield Subject(engine=engine, spec=spec, precision=used, emulated=emulated)
 
 
-def least_frames(artifact: Path) -> int:
+def shortest_input(artifact: Path) -> int:
     """The shortest input: of a plan that of its profile, where its sidecar says; else the spec's.
 
     Raises:

@@ -10,7 +10,7 @@ from ..errors import AudioError
 from ..named import is_name
 from ..output import Dtype, check_dtype
 from ..spec import Head
-from .embedder import ERRORS, REFUSED, Embedder, Errors, Wanted
+from .embedder import ERRORS, REFUSED, Errors, RayEmbedder, Wanted
 from .library import import_ray
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def embed(
         source = listed(_find(source, errors), batch_size)
     artifact = os.fspath(artifact)
     return source.map_batches(
-        Embedder,
+        RayEmbedder,
         batch_format="pyarrow",
         batch_size=batch_size,
         compute=_pool(ray, concurrency),

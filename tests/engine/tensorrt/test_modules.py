@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import ModuleLayer, export_module
-from fusion_engine.frontend.spec import PRESETS
+from fusion_engine.frontend.frontend_spec import FRONTENDS
 
 from ..precision.conftest import TORCH_TYPES, run
 from ..precision.test_error import MAX_RATIO, ROUNDOFF, max_error
@@ -114,7 +114,7 @@ def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     module = make().eval()
     path = tmp_path_factory.mktemp("modules") / f"{request.param}.onnx"
-    export_module(module, path, layers=layers, frontend=PRESETS["panns_16k"], **lengths)
+    export_module(module, path, layers=layers, frontend=FRONTENDS["panns_16k"], **lengths)
     return module, [getattr(layer, "name", layer) for layer in layers], path
 
 

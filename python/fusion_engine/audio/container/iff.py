@@ -2,9 +2,9 @@
 
 import struct
 
+from .byte_source import ByteSource, beyond, count_of, printable
 from .chunks import MAX_CHUNKS, Chunk, tail, walk
 from .contents import Contents
-from .source import Source, beyond, count_of, printable
 
 _UNKNOWN = {0, 0xFFFF_FFFF, 0x7FFF_FFFF}
 # SoX, in whole frames, where it cannot seek back.
@@ -14,7 +14,7 @@ _BYTES |= {b"FL64": 8, b"in24": 3, b"in32": 4, b"42ni": 3, b"23ni": 4}
 _PLAIN = {b"NONE", b"sowt", b"twos", b"raw "}
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Hold the sizes that an AIFF or 8SVX states against the file."""
     form = source.at(8, 4)
     svx = form in (b"8SVX", b"16SV")
@@ -81,7 +81,7 @@ def examine(source: Source) -> Contents:
     return Contents(kind=kind, stated_frames=held, fault=differs, patches=patches)
 
 
-def _format(source: Source, chunk: Chunk) -> tuple[int, int | None]:
+def _format(source: ByteSource, chunk: Chunk) -> tuple[int, int | None]:
     """The bytes of a frame, 0 if compressed, and the count of frames that the header states."""
     fields = source.at(chunk.start, min(chunk.size, 22))
     if len(fields) < 18:

@@ -3,8 +3,8 @@
 import struct
 import zlib
 
+from .byte_source import ByteSource
 from .contents import Contents
-from .source import Source
 
 _MARK = b"OggS"
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
@@ -53,7 +53,7 @@ def checksum(page: bytes) -> int:
     return int.from_bytes(crc.to_bytes(4, "little").translate(_REVERSED), "big")
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Check every page: mark, checksum, number, and the marks of first and last pages."""
     streams: dict[int, _Stream] = {}
     # The audio in the order of its beginnings: more than one is a chain.

@@ -2,14 +2,14 @@
 
 import struct
 
+from .byte_source import ByteSource, beyond, count_of
 from .contents import Contents
-from .source import Source, beyond, count_of
 
 _MAX_BLOCKS = 100_000
 _END, _SOUND, _CONTINUED, _EXTENDED_SOUND = 0, 1, 2, 9
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Walk the blocks; more than one of samples is more than libsndfile reads."""
     head = source.at(20, 2)
     if len(head) < 2:

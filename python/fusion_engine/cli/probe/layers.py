@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..._counted import counted
 from .._app import print_fields, print_message, step_bar
 from . import probe
 from ._options import (
@@ -28,7 +29,6 @@ from ._options import (
     Threads,
     TrainDevice,
     Weights,
-    count_noun,
     make_folder,
     result_line,
 )
@@ -128,7 +128,7 @@ def layers(
     study.save(output)
     _print(study)
     print_message(
-        f"{output}: {count_noun(len(study.singles) + len(study.fused), 'result')}, layers.json, "
+        f"{output}: {counted(len(study.singles) + len(study.fused), 'result')}, layers.json, "
         "layers.csv, layers.png, layers.svg"
     )
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..._counted import counted
 from ...spec import Head
 from .._app import print_message
 from . import probe
@@ -27,7 +28,6 @@ from ._options import (
     TaskOptions,
     Threads,
     TrainDevice,
-    count_noun,
     make_folder,
     percent,
 )
@@ -105,4 +105,4 @@ def run(
                 label = record.system.label
                 accuracy = percent(record.result.accuracy, record.result.std)
                 bars.result(f"{record.title:{width}}{accuracy}", output=True)
-    print_message(f"{output}: {count_noun(len(tasks), 'result')} of {label}")
+    print_message(f"{output}: {counted(len(tasks), 'result')} of {label}")

@@ -114,7 +114,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class ReadOptions:
     """What a data set leaves open.
 
     Attributes:
@@ -129,7 +129,7 @@ class Options:
     exclude_list: Path | None = None
 
 
-Reader = Callable[[Path, Options], Task]
+Reader = Callable[[Path, ReadOptions], Task]
 """Reads a task from the data set's folder."""
 
 
@@ -147,8 +147,8 @@ class TaskInfo:
         size: what it takes on disk, unpacked, for the reader's eyes.
         layout: the folders and files expected, as a tree, below the root.
         read: the reader.
-        lists: whether it takes ``Options.split_list`` and ``Options.exclude_list``: the data sets
-            whose distributors publish no split.
+        lists: whether it takes ``ReadOptions.split_list`` and ``ReadOptions.exclude_list``: the
+            data sets whose distributors publish no split.
     """
 
     name: str
