@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..._words import listed
 from ...errors import ArtifactError, NumericalError
 from ...spec import METADATA_KEY, Spec
 from .attention import balance_attention
@@ -22,8 +23,6 @@ from .skeleton import Skeleton
 
 if TYPE_CHECKING:
     import onnx
-
-_SHOWN = 6
 
 
 def typed_model(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
@@ -159,10 +158,9 @@ class _Writer:
                     weight.CopyFrom(tensor)
                 weight.name = self._weight_name(name, low=low)
         if lost:
-            rest = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
             better = "bf16 or fp32" if self._precision == "fp16" else "fp32"
             raise NumericalError(
-                f"{self._precision} cannot hold these weights: {', '.join(lost[:_SHOWN])}{rest}. "
+                f"{self._precision} cannot hold these weights: {listed(lost)}. "
                 f"Build with --precision {better}."
             )
 

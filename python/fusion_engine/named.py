@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import json
 import logging
 import os
 import time
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._cache import cache_folder, locked
+from ._cache import cached_path, making
 from ._version import __version__
 from .artifact import read_report, report_path
 from .errors import ArtifactError, BackendError, ExportError, WeightsError
@@ -62,18 +61,11 @@ def named_artifact(
     path = wanted.path()
     if _certified(path):
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path, f"export of {path.name}"):
-            # Another process may have made it meanwhile.
-            if not _certified(path):
-                _make(wanted, path, progress or (lambda text: None))
-    except OSError as error:
-        raise BackendError(
-            f"the cache {path.parent} cannot be used: {error.strerror or error}; set "
-            "FUSION_ENGINE_CACHE to a folder that can be written and has space for artifacts, or "
-            "write one elsewhere with `fusion-engine export`"
-        ) from error
+    otherwise = "artifacts, or write one elsewhere with `fusion-engine export`"
+    with making(path, f"export of {path.name}", otherwise=otherwise):
+        # Another process may have made it meanwhile.
+        if not _certified(path):
+            _make(wanted, path, progress or (lambda text: None))
     return path
 
 
@@ -112,9 +104,8 @@ class _Wanted:
             "fusion_engine": __version__,
             "format": FORMAT_VERSION,
         }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         stem = "_".join([self.model, *map(str, self.layers)])
-        return Path(os.path.abspath(cache_folder())) / "artifacts" / f"{stem}-{digest[:16]}.onnx"  # noqa: PTH100
+        return cached_path("artifacts", stem, ".onnx", key)
 
 
 def _known() -> dict[str, tuple[str, tuple[int, ...]]]:

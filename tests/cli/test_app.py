@@ -1,6 +1,6 @@
 import pytest
 
-from fusion_engine._counted import counted
+from fusion_engine._words import counted
 from fusion_engine.cli._app import as_options, print_error
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .._counted import counted
+from .._words import counted
 from ..audio.estimate import ASSUMED_RATE, Survey
 from ._columns import print_wrapped
 from ._plain import about, times_real

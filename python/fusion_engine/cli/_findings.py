@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .._counted import counted
+from .._words import counted
 from ..audio.folders import FFMPEG_SUFFIXES, Found, count_suffixes
 from ..output import Row
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from .._counted import counted
+from .._words import counted
 from ..audio.folders import Found
 from ..errors import FusionEngineError
 from ._app import as_options, print_message

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from .._atomic import refuse_inputs
-from .._counted import counted
+from .._words import counted
 from ..artifact import file_sha256
 from ..audio import Channel, find_audio, find_listed, parse_shard, read_list, shard
 from ..audio.estimate import MAX_LOOKS, survey

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._atomic import atomic_path, write_error
+from .._atomic import atomic_path, create_folder, write_error
 from .._json import seal, unseal
 from ..artifact import file_sha256
 from ..errors import AudioError
@@ -124,18 +124,6 @@ def _write_index(path: Path, entries: dict[str, Any]) -> None:
     create_folder(path.parent)
     with atomic_path(path) as temporary:
         temporary.write_text(seal(entries), encoding="utf-8")
-
-
-def create_folder(folder: Path) -> None:
-    """Create a folder, and those that it is in, where it is missing.
-
-    Raises:
-        FusionEngineError: it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def mapped(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .._atomic import create_folder
 from .._version import __version__
 from ..artifact import file_sha256
 from ..audio import decode_ahead
@@ -24,7 +25,6 @@ from .cache import (
     CACHE_VERSION,
     AudioFile,
     audio_files,
-    create_folder,
     key_of,
     mapped,
     signature,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..._atomic import write_error
-from ..._counted import counted
+from ..._words import counted
 from .._app import print_message
 
 if TYPE_CHECKING:
@@ -291,19 +290,6 @@ class Probing:
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         return prober
-
-
-def make_folder(path: Path) -> Path:
-    """``path``, which exists now.
-
-    Raises:
-        FusionEngineError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
-    return path
 
 
 def result_line(record: "ProbeRecord") -> str:

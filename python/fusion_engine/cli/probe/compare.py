@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._atomic import atomic_path
-from ..._counted import counted
+from ..._words import counted
 from .._app import check_writable, output_path, print_fields, print_message
 from . import probe
 from ._options import (

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..._counted import counted
+from ..._atomic import create_folder
+from ..._words import counted
 from .._app import print_fields, print_message, step_bar
 from . import probe
 from ._options import (
@@ -29,7 +30,6 @@ from ._options import (
     Threads,
     TrainDevice,
     Weights,
-    make_folder,
     result_line,
 )
 from ._progress import Bars
@@ -99,7 +99,7 @@ def layers(
         split_seed=split_seed,
     )
     tasks = asked.read()
-    make_folder(output)
+    create_folder(output)
     from ...probe.layers import export_all_layers, study_layers
 
     probing = Probing(

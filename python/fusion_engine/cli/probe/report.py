@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..._atomic import atomic_path
-from ..._counted import counted
+from ..._atomic import atomic_path, create_folder
+from ..._words import counted
 from .._app import check_writable, output_path, print_message, step_bar
 from . import probe
 from ._options import (
@@ -29,7 +29,6 @@ from ._options import (
     Threads,
     TrainDevice,
     Weights,
-    make_folder,
     result_line,
 )
 from ._progress import Bars
@@ -130,7 +129,7 @@ def report(
     )
     if model:
         tasks = asked.read()
-        make_folder(folders[0])
+        create_folder(folders[0])
         probing = Probing(
             device=device, train_device=train_device, threads=threads, seeds=seeds, cache=cache
         )

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..._counted import counted
+from ..._atomic import create_folder
+from ..._words import counted
 from ...spec import Head
 from .._app import print_message
 from . import probe
@@ -28,7 +29,6 @@ from ._options import (
     TaskOptions,
     Threads,
     TrainDevice,
-    make_folder,
     percent,
 )
 from ._progress import Bars
@@ -84,7 +84,7 @@ def run(
         split_seed=split_seed,
     )
     tasks = asked.read()
-    make_folder(output)
+    create_folder(output)
     probing = Probing(
         device=device,
         train_device=train_device,

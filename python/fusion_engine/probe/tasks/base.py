@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..._words import listed
 from ...errors import DatasetError
 
 Split = Literal["train", "valid", "test"]
@@ -194,9 +195,6 @@ class TaskInfo:
         )
 
 
-def _some(labels: tuple[str, ...] | list[str], limit: int = 5) -> str:
+def _some(labels: tuple[str, ...] | list[str]) -> str:
     """``labels`` for a message: the first few, and how many more."""
-    if not labels:
-        return "none"
-    rest = len(labels) - limit
-    return ", ".join(map(repr, labels[:limit])) + (f" and {rest} more" if rest > 0 else "")
+    return listed(labels, repr, most=5) or "none"

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ..._counted import counted
+from ..._words import counted
 from .base import Example, ReadOptions, Task, TaskInfo
 from .files import audio_in, first_bytes, left_out, require
 from .lists import apply_lists

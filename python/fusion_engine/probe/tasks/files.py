@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..._counted import counted
+from ..._words import counted
 from ...audio import AUDIO_SUFFIXES
 from .base import TaskInfo
 

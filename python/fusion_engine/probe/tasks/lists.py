@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from ..._counted import counted
+from ..._words import counted
 from ...errors import DatasetError
 from .base import SPLITS, Example, ReadOptions, Split, TaskInfo
 from .files import is_audio

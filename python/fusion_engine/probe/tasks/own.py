@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..._counted import counted
+from ..._words import counted
 from ...errors import DatasetError
 from .base import SPLITS, Example, Split, Task
 from .files import is_audio

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..._counted import counted
+from ..._words import counted
 from .base import Example, ReadOptions, Task, TaskInfo
 from .files import is_audio, left_out, require, scan
 from .lists import apply_lists

@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from ..._counted import counted
+from ..._words import counted
 from .base import SPLITS, Example, ReadOptions, Split, Task, TaskInfo
 from .files import audio_in, is_audio, left_out, scan
 from .lists import apply_lists
