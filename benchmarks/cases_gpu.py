@@ -162,7 +162,7 @@ def _records(produce: Callable[[Path], Iterator[dict[str, Any]]], folder: Path) 
 
 
 def _alone(produce: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """With PyTorch's settings for it, and with nothing left behind."""
+    """With PyTorch's settings for it, and with nothing kept."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -183,7 +183,7 @@ def embed(model: str, seconds: int, folder: Path) -> Iterator[dict[str, Any]]:
             latency(job, ready(job, "latency", 1, found, stack), found)
         with ExitStack() as stack:
             throughput(job, ready(job, "throughput", BATCHES[0], found, stack), found)
-    except Exception as error:  # raised again below, behind what was found before
+    except Exception as error:  # raised again below, after what was found before
         failure = error
     yield from ({"contender": name, **record} for name, record in found.items())
     if failure is not None:

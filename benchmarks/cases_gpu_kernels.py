@@ -87,7 +87,7 @@ def _one(produce: Callable[[], Iterator[dict[str, Any]]], folder: Path) -> list[
 def failing(
     contender: str, produce: Callable[[], Iterator[dict[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """What ``produce`` gives, and its error as a record, so that the cases behind it still run."""
+    """What ``produce`` gives, and its error as a record, so that the cases after it still run."""
     try:
         yield from produce()
     except Exception as error:  # the run's exit status tells

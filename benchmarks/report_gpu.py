@@ -21,7 +21,7 @@ class Aim:
         case: whose record holds the figure.
         contender: and which of them.
         figure: the figure.
-        unit: behind it, with the space where it has one.
+        unit: follows it, with the space where it has one.
         least: whether more is better.
         bound: the goal as a number.
     """
@@ -241,7 +241,7 @@ def footnote(report: dict[str, Any]) -> str:
         "of 40 GFLOP per 10 s clip (CNN14), 1.7 per segment (VGGish), 261 per 1024 frames (AST). "
         "Speed-up: host to host against PyTorch eager FP16. Kernels: cold L2 cache, between two "
         "events; the copy reads half of the kernel's bytes and writes half. PyTorch: the published "
-        "networks in channels_last behind a cuFFT frontend, FP32 without TF32; "
+        "networks in channels_last after a cuFFT frontend, FP32 without TF32; "
         "torch.compile's first calls find the compiler's cache as the cases before left it. "
         f"{gpu['name']}, {details}; {machine['cpu']}, {machine['cores']} cores, {machine['os']}; "
         f"Python {machine['python']}, {libraries}; {report['date']}.\n"

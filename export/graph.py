@@ -1,4 +1,4 @@
-"""The ONNX graph of a module: traced by torch, cleaned of what tracing leaves behind."""
+"""The ONNX graph of a module: traced by torch, cleaned of what tracing adds."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def build(
 ) -> PlanInfo:
     """Build a TensorRT plan, a plain serialized engine, with its sidecar ``PLAN.json``.
 
-    `tensorrt` tunes for the GPU at hand and needs one; `tensorrt_rtx` needs none. Networks are
+    `tensorrt` tunes for the GPU of this machine and needs one; `tensorrt_rtx` needs none. Networks are
     strongly typed, and TF32 is off unless it is the precision. Neither file appears on an error.
 
     Args:

@@ -203,7 +203,7 @@ def _configure(library: Library, builder: Any, spec: Spec, options: BuildOptions
     # A shape then takes activation memory for itself, not for the profile's largest.
     config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     if library.is_rtx:
-        # The engine's memory then never grows behind our back, which capturing a graph needs.
+        # The engine then never allocates memory by itself, which capturing a graph needs.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         logger.info("timing cache: none, %s does not use one", library)
     profile = builder.create_optimization_profile()

@@ -157,11 +157,11 @@ class Ast(Backbone):
         found = fit_tensors(
             bare, shapes, ignored=("classifier.", "mlp_head.", "v.head.", "v.head_dist.")
         )
-        behind = tuple(f"v.blocks.{block}." for block in range(max(layers), BLOCKS))
+        later = tuple(f"v.blocks.{block}." for block in range(max(layers), BLOCKS))
         return {
             name: torch.cat([found[part] for part in parts]) if len(parts) > 1 else found[parts[0]]
             for name, parts in sources.items()
-            if not name.startswith(behind)
+            if not name.startswith(later)
         }
 
     def fold(self, state: Tensors) -> dict[str, torch.Tensor]:
@@ -214,7 +214,7 @@ class Ast(Backbone):
             y = norm(x, f"{name}.norm1")
             k, v = (heads(linear(y, f"{name}.attn.{part}")) for part in "kv")
             if number == max(layers):
-                x, y = x[:, :2], y[:, :2]  # behind the last block only the tokens are read
+                x, y = x[:, :2], y[:, :2]  # after the last block only the tokens are read
             # A power of two: the scores have the same bits whichever factor is scaled.
             q = heads(linear(y, f"{name}.attn.q")) * (WIDTH // ATTENTION_HEADS) ** -0.5
             y = (q @ k.transpose(2, 3)).softmax(dim=3) @ v

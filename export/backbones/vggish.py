@@ -38,7 +38,7 @@ CONVOLUTIONS = (
 )
 # Layer and length of its ReLU.
 LINEARS = ((18, 4096), (20, 4096), (22, 128))
-# Length of the first one's input: 512 channels, 6 steps and 4 bins behind the last pool.
+# Length of the first one's input: 512 channels, 6 steps and 4 bins after the last pool.
 _FLAT = 512 * 6 * 4
 _PARTS = ("weight", "bias")
 

@@ -162,7 +162,7 @@ def test_at_most_so_many_samples_ahead(clips, monkeypatch):
             blocks += 1
             if blocks % 20 == 0:
                 settled(gauge)
-                # The files behind the one that is read, and that one, and a block of each thread.
+                # The files after the one that is read, and that one, and a block of each thread.
                 assert gauge.samples - consumed < 2 * limit + workers * 4_000
     assert gauge.started == len(clips)
     assert blocks > 100
@@ -243,7 +243,7 @@ next(next(results))
 
 
 def test_garbage_may_be_collected_in_a_decoding_thread(clips):
-    """An iterator left behind in a cycle goes where a decoding thread holds its own locks."""
+    """An iterator abandoned in a cycle goes where a decoding thread holds its own locks."""
     program = f"""
 import gc, threading
 from pathlib import Path

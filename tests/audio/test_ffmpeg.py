@@ -155,7 +155,7 @@ def test_a_damaged_file(tmp_path, real):
 
 @needs_ffmpeg
 def test_a_playlist_opens_no_other_file(tmp_path, real):
-    """Behind a byte order mark of another kind, so that it is not seen to be text."""
+    """After a byte order mark of another kind, so that it is not seen to be text."""
     soundfile.write(tmp_path / "secret.wav", noise(1.0, 16_000), 16_000)
     (tmp_path / "x.wav").write_bytes(b"ffconcat version 1.0\nfile secret.wav\n#\x01\n")
     with pytest.raises(AudioError, match=r"cannot be decoded.*Format not on whitelist\), expected"):

@@ -197,7 +197,7 @@ def test_many_parts_are_cut_in_one_pass(engine, wav, monkeypatch):
         assert np.array_equal(embedding, engine.embed(samples[clip.start : clip.end]))
 
 
-def test_a_part_behind_the_end(engine, wav):
+def test_a_part_beyond_the_end(engine, wav):
     item = Item(key="a", audio=wav("a.wav", 1.0), parts=[(1.0, 2.0)])
     ((end, _),) = engine.embed_items([item])
     assert isinstance(end.error, fe.AudioError)
@@ -233,7 +233,7 @@ def test_flags_are_of_the_window(engine, tmp_path):
     assert [clip.clipped_scale for clip in clips] == [False, False, True]
 
 
-def test_a_stream_that_is_left_behind_ends_its_threads(engine, wav):
+def test_a_stream_that_is_abandoned_ends_its_threads(engine, wav):
     paths = [wav(f"{i}.wav", 1.0) for i in range(20)]
     results = engine.embed_stream(((path, path) for path in paths), window=0.1)
     next(results)

@@ -2,7 +2,7 @@
 
 Three comparisons, because each catches what the others hide:
 (a) the same log-mel in both: 5e-6 of the largest value;
-(b) end to end against that backbone behind an FP64 frontend: 2e-5;
+(b) end to end against that backbone with an FP64 frontend: 2e-5;
 (c) end to end against the stock model: 1e-4, plus twice the stock model's own distance from (b),
     which its FP32 spectrogram makes.
 """

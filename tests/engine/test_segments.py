@@ -1,6 +1,6 @@
 """VGGish-Fusion and AST-Fusion from samples to embedding, against other people's models.
 
-The three comparisons of ``test_parity``: (a) the same log-mel, (b) behind an FP64 frontend, (c) the
+The three comparisons of ``test_parity``: (a) the same log-mel, (b) with an FP64 frontend, (c) the
 stock model with its own input code.
 """
 

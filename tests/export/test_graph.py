@@ -54,7 +54,7 @@ def built(request: pytest.FixtureRequest, state: State) -> tuple[list[int], onnx
     return request.param, graph_of(state, request.param)
 
 
-def test_nothing_behind_the_last_block_needed(
+def test_nothing_after_the_last_block_needed(
     built: tuple[list[int], onnx.ModelProto],
 ) -> None:
     layers, model = built

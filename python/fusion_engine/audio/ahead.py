@@ -96,7 +96,7 @@ class DecodeAhead:
     No thread ever waits for room in here: the end of a block and every ``next`` start what there
     is room for. So no thread is left hanging when the consumer stops, not even at exit.
 
-    No generator: one that is left behind is finalised in whatever thread collects garbage, and if
+    No generator: one that is abandoned is finalised in whatever thread collects garbage, and if
     that is one of these, holding their locks, there it would wait for itself.
     """
 
@@ -211,7 +211,7 @@ class DecodeAhead:
         raise job.failure
 
     def add(self, path: Path) -> None:
-        """One more file, behind the others."""
+        """One more file, after the others."""
         with self._changed:
             self._todo.append(path)
             self._fill()
@@ -239,7 +239,7 @@ class DecodeAhead:
     def close(self) -> None:
         """Start nothing more, break off the decodes under way and wait for their threads."""
         if threading.current_thread() in self._threads:
-            # A generator that was left behind is being finalised here, maybe with the lock held.
+            # A generator that was abandoned is being finalised here, maybe with the lock held.
             self._closed = True
             return
         with self._changed:
@@ -284,7 +284,7 @@ def decode_ahead(
         ahead: the most files decoded, or being decoded, and not yet consumed.
         max_samples: no file is gone on with while it and those before it have so many samples
             that wait for the consumer (2**23 float32 samples are 32 MiB). So the file that is
-            being read is not held up by those behind it, and at most twice as many wait in all.
+            being read is not held up by those after it, and at most twice as many wait in all.
 
     Returns:
         An iterator of ``Decoded`` in the order of ``paths``, and a context manager. Closing it

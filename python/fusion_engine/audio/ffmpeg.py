@@ -22,7 +22,7 @@ _FORMATS = (
     "mov,mp4,mpc,mpc8,mpeg,mpegts,nist,nut,oga,ogg,oma,opus,rm,shn,sln,sox,tak,tta,voc,w64,wav,"
     "webm,wsaud,wv,xwma"
 )
-# Those without a container, which ffmpeg also finds behind a destroyed beginning.
+# Those without a container, which ffmpeg also finds after a destroyed beginning.
 _STREAMS = ",aac,ac3,dts,eac3,latm,loas,mlp,mp3,truehd"
 _STDERR_BYTES = 65_536
 _AU_HEADER = struct.Struct(">4sIIIII")
@@ -165,6 +165,6 @@ class FfmpegSource:
         self._selector.close()
         for pipe in self._pipes:
             pipe.close()
-        # Stuck in the kernel it would not end: left behind.
+        # Stuck in the kernel it would not end: it is abandoned.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)

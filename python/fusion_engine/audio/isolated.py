@@ -117,7 +117,7 @@ class _Worker:
         return BrokenError(f"the decoder did not answer within {sample_source.BLOCK_TIMEOUT} s")
 
     def end(self) -> None:
-        """End it; one that hangs in the kernel is left behind."""
+        """End it; one that hangs in the kernel is abandoned."""
         self._socket.close()
         self._process.kill()
         try:

@@ -67,7 +67,7 @@ def go_on() -> None:
 
 
 class _Group(TyperGroup):
-    """Takes the options of the whole program behind the command's name too."""
+    """Takes the options of the whole program after the command's name too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)

@@ -108,7 +108,7 @@ def embed(
     tail: Annotated[
         Literal["half", "keep", "pad", "drop"],
         typer.Option(
-            help="What is left behind the last whole window: a window of its own if it is half of "
+            help="What is left after the last whole window: a window of its own if it is half of "
             "one, always, filled up with zeros, or none."
         ),
     ] = "half",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _INPUTS = {
     "same_log_mel": "the same log-mel in both",
-    "end_to_end": "end to end, behind the published frontend",
+    "end_to_end": "end to end, with the published frontend",
 }
 _WIDTH = 100  # of a table; nothing of it is cut where the terminal is narrower
 _SHOWN = 5

@@ -59,7 +59,7 @@ def certify(
 ) -> Certificate:
     """Compare an artifact with the published model in PyTorch, number by number.
 
-    The truth is the model as published in FP64, nothing folded, behind the frontend that it was
+    The truth is the model as published in FP64, nothing folded, after the frontend that it was
     trained with, and Eq. 1 to 3 (Niizumi et al. 2022) in FP64.
 
     Args:

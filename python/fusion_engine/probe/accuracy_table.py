@@ -121,7 +121,7 @@ def accuracy_table(records: Iterable[ProbeRecord], tables: Published) -> Accurac
 
     Args:
         records: of any systems and tasks, each pair once.
-        tables: the published numbers; rows without one for the tasks at hand are left out.
+        tables: the published numbers; rows without one for these tasks are left out.
 
     Raises:
         FusionEngineError: no record, two of the same system and task, or records of a task on
@@ -273,7 +273,7 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    # Other signs altogether in LaTeX's own encoding, and the start of an option behind a row's end.
+    # Other signs altogether in LaTeX's own encoding, and the start of an option after a row's end.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",

@@ -134,7 +134,7 @@ def mapped(
     Args:
         chunks: runs of rows.
         shape: of all together.
-        folder: nothing is left behind in it, however the program ends.
+        folder: nothing is left in it, however the program ends.
 
     Raises:
         FusionEngineError: the file cannot be written.

@@ -198,7 +198,7 @@ class _Clip:
         return str(self.file.path)
 
     def crop(self, samples: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-        """``length`` of the file's samples, with zeros behind them where it is shorter."""
+        """``length`` of the file's samples, padded with zeros where it is shorter."""
         spare = len(samples) - length
         if spare <= 0:
             return np.pad(samples, (0, -spare))

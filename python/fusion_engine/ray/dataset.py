@@ -53,7 +53,7 @@ def embed(
             node exports into its own cache.
         window: as for ``Engine.embed_stream``, and the next three.
         hop: in seconds, as ``window``.
-        tail: what becomes of the samples behind the last whole window.
+        tail: what becomes of the samples after the last whole window.
         head: pooling over time; ``None``: the artifact's.
         channel: ``mix``, ``first``, a number from 1 on, or ``all``: a row for each.
         partial: of files that are damaged or contradict themselves, embed what is there.

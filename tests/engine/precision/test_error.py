@@ -64,7 +64,7 @@ def test_every_layer_against_fp64_and_pytorch(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_the_cast_behind_bn0_halves_the_error(
+def test_the_cast_after_bn0_halves_the_error(
     cases: Callable[[str], Case], precision: HalfPrecision
 ) -> None:
     """Of what the first convolution reads, against bn0 in the low precision throughout."""

@@ -66,13 +66,13 @@ def specs(draw):
 
 
 @given(specs(), st.binary(max_size=100), st.binary(max_size=100), st.booleans())
-def test_a_round_trip_through_a_plan_s_bytes(spec, before, behind, counted):
+def test_a_round_trip_through_a_plan_s_bytes(spec, before, after, counted):
     """Also where the length in front is not the one that was seen."""
     name = encode_name(spec)
     data = name.encode("utf-8")
     assert len(name) == len(data) <= 4000
     length = len(data) if counted else 0
-    found = find_name(before + struct.pack("<Q", length) + data + behind)
+    found = find_name(before + struct.pack("<Q", length) + data + after)
     assert found == name
     assert decode_name(found, where="a.plan") == spec
 

@@ -23,7 +23,7 @@ _VALID, _TEST = 0.15, 0.15
 # Of a language's clips; who has more trains, where others can fill the smaller splits.
 _LARGE = 0.05
 _ANONYMOUS = "anonymous"
-# USER-YYYYMMDD-XXX, USER-YYYYMMDD_de1, USER-YYYYMMDD, with an hour behind the day.
+# USER-YYYYMMDD-XXX, USER-YYYYMMDD_de1, USER-YYYYMMDD, with an hour after the day.
 _SESSION = re.compile(r"(?P<user>.+?)[-_]?(?<!\d)\d{8,10}(?!\d).*")
 
 
