@@ -39,7 +39,7 @@ class Decoding:
         sample_rate: of the blocks.
         channel: as asked for.
         width: channels of a block: 1, or those of the file for ``channel="all"``.
-        expected: the frames to come, as a header has them; a hint, None if there is none.
+        expected: the samples per channel to come, as a header has them; a hint, None if there is none.
         partial: the file is damaged or contradicts itself.
         silent: every sample was zero, before resampling.
         clipped_scale: a sample was beyond ±16, before resampling.
@@ -69,7 +69,7 @@ class Decoding:
             raise
         channels, rate = self._source.channels, self._source.rate
         self.width = channels if self.channel == "all" else 1
-        announced = self._contents.stated_frames or self._source.announced
+        announced = self._contents.stated_samples or self._source.announced
         self.expected = None if announced is None else announced * self.sample_rate // rate
 
     def _open(self, path: Path) -> tuple[Contents, SampleSource]:
@@ -163,8 +163,8 @@ class Decoding:
         """The blocks."""
         rate, resampler = self._source.rate, self._resampler()
         done = given = 0
-        for frames in self._frames():
-            block = select(frames, self.channel)
+        for decoded in self._blocks():
+            block = select(decoded, self.channel)
             for column in range(self.width):
                 check_samples(block[:, column], self.name, done)
             done += len(block)
@@ -186,7 +186,7 @@ class Decoding:
                 f"{self.name}: {done} samples at {rate} Hz, expected a longer clip", kind=NO_SAMPLES
             )
 
-    def _frames(self) -> Iterator[NDArray[np.float32]]:
+    def _blocks(self) -> Iterator[NDArray[np.float32]]:
         """All channels, to where the decoder stops."""
         try:
             yield from self._source.blocks()
@@ -194,15 +194,15 @@ class Decoding:
             self._damaged(f"damaged, decoding broke off ({error})")
 
     def _check_length(self, done: int) -> None:
-        stated, announced = self._contents.stated_frames, self._source.announced
+        stated, announced = self._contents.stated_samples, self._source.announced
         if stated is not None and done != stated:
             self._damaged(
                 f"{'truncated' if done < stated else 'contradicts its header'}, {done} of the "
                 f"{stated} samples that its header states are there"
             )
-        elif done < self._contents.least_frames:
+        elif done < self._contents.least_samples:
             self._damaged(
-                f"damaged, {done} of at least {self._contents.least_frames} samples that its "
+                f"damaged, {done} of at least {self._contents.least_samples} samples that its "
                 "frames add up to could be decoded"
             )
         # Longer it cannot be: libsndfile stops there.

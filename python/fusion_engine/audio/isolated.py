@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _PROGRAM = Path(__file__).with_name("worker.py")
 _HEADER = struct.Struct("<cI")
 # libsndfile's length of a stream that does not say (SF_COUNT_MAX).
-_UNKNOWN_FRAMES = 2**63 - 1
+_UNKNOWN_SAMPLES = 2**63 - 1
 
 
 class _Worker:
@@ -208,9 +208,9 @@ class SndfileSource:
         opened = json.loads(bytes(body))
         self.rate: int = opened["rate"]
         self.channels: int = opened["channels"]
-        known = opened["format"] != "MP3" and 0 <= opened["frames"] < _UNKNOWN_FRAMES
+        known = opened["format"] != "MP3" and 0 <= opened["samples"] < _UNKNOWN_SAMPLES
         # Of an MP3 it is a guess, and a pipe has none.
-        self.announced: int | None = opened["frames"] if known and not sequential else None
+        self.announced: int | None = opened["samples"] if known and not sequential else None
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """See ``SampleSource``."""

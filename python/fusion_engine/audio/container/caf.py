@@ -58,6 +58,6 @@ def _samples(source: ByteSource, start: int, size: int, frame: int) -> Contents:
         return Contents(kind="CAF", fault=fault, patches=to_the_end)
     return Contents(
         kind="CAF",
-        stated_frames=(size - 4) // frame if frame else None,
+        stated_samples=(size - 4) // frame if frame else None,
         patches=((end, b""),) if end < source.size else (),
     )

@@ -33,7 +33,7 @@ def examine(source: ByteSource, start: int = 0) -> Contents:
             fault = f"{short}its header states {total} samples, but its frames end at {last}"
         elif last is not None and not source.is_no_audio(end, 1):
             fault = "truncated or damaged, its last frame does not match its checksum"
-        return Contents(kind="FLAC", stated_frames=total, fault=fault)
+        return Contents(kind="FLAC", stated_samples=total, fault=fault)
     if last is None:
         return Contents(kind="FLAC", sequential=True)
     # libsndfile reads no FLAC that does not say how long it is.

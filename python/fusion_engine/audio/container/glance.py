@@ -61,15 +61,15 @@ def _read(source: ByteSource) -> Glance | None:
     return mpeg.glance(source, start + len(window) - len(window.lstrip(b"\0")))
 
 
-def _stated(frames: int | None, rate: float, channels: int) -> Glance | None:
-    return Glance(frames / rate, channels) if frames is not None else None
+def _stated(samples: int | None, rate: float, channels: int) -> Glance | None:
+    return Glance(samples / rate, channels) if samples is not None else None
 
 
 def _flac(info: bytes) -> Glance | None:
     # Of 64 bits: 20 are the rate, 3 the channels less one, 5 the width, 36 the samples.
     (fields,) = struct.unpack(">Q", info[10:18])
-    frames = fields & (2**36 - 1)
-    return _stated(frames or None, fields >> 44, (fields >> 41 & 7) + 1)
+    samples = fields & (2**36 - 1)
+    return _stated(samples or None, fields >> 44, (fields >> 41 & 7) + 1)
 
 
 def _wav(source: ByteSource, order: str) -> Glance | None:
@@ -124,7 +124,7 @@ def _aiff(source: ByteSource) -> Glance | None:
         if chunk.name == b"COMM":
             channels, exponent, mantissa = struct.unpack(">H6xHQ", source.at(chunk.start, 18))
             rate = math.ldexp(mantissa, exponent - 16_383 - 63)
-            return _stated(iff.examine(source).stated_frames, rate, channels)
+            return _stated(iff.examine(source).stated_samples, rate, channels)
         if not printable(chunk.name):
             break
     return None
@@ -135,22 +135,22 @@ def _w64(source: ByteSource) -> Glance | None:
     if source.at(40, 4) != b"fmt ":
         return None
     channels, rate = struct.unpack("<2xHI", source.at(64, 8))
-    return _stated(w64.examine(source).stated_frames, rate, channels)
+    return _stated(w64.examine(source).stated_samples, rate, channels)
 
 
 def _au(source: ByteSource, order: str) -> Glance | None:
     rate, channels = struct.unpack(order + "II", source.at(16, 8))
-    return _stated(headers.examine_au(source).stated_frames, rate, channels)
+    return _stated(headers.examine_au(source).stated_samples, rate, channels)
 
 
 def _caf(source: ByteSource) -> Glance | None:
     # The description is the first chunk.
     (rate,) = struct.unpack(">d", source.at(20, 8))
     (channels,) = struct.unpack(">I", source.at(44, 4))
-    return _stated(caf.examine(source).stated_frames, rate, channels)
+    return _stated(caf.examine(source).stated_samples, rate, channels)
 
 
 def _nist(source: ByteSource) -> Glance | None:
     fields = dict(re.findall(rb"^(\w+) -i (\d{1,9})\s*$", source.at(0, 1024), re.MULTILINE))
     rate, channels = int(fields.get(b"sample_rate", 0)), int(fields.get(b"channel_count", 1))
-    return _stated(headers.examine_nist(source).stated_frames, rate, channels)
+    return _stated(headers.examine_nist(source).stated_samples, rate, channels)

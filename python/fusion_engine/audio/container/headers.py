@@ -89,6 +89,6 @@ def _compare(
         return Contents(kind=kind, fault=fault, patches=to_the_end)
     return Contents(
         kind=kind,
-        stated_frames=stated // frame if frame else None,
+        stated_samples=stated // frame if frame else None,
         patches=((start + stated, b""),) if stated < there else (),
     )

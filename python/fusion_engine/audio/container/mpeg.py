@@ -79,7 +79,7 @@ def examine(source: ByteSource, start: int = 0) -> Contents:
     if summary is None:
         count, fault = _count(source, start, first)
         least = first.samples * max(0, count - _DELAY_FRAMES)
-        return Contents(kind="MP3", least_frames=least, fault=fault, sequential=True)
+        return Contents(kind="MP3", least_samples=least, fault=fault, sequential=True)
     end = start + first.length
     count, fault = _count(source, end, first)
     least = first.samples * max(0, count - _DELAY_FRAMES)
@@ -94,14 +94,14 @@ def examine(source: ByteSource, start: int = 0) -> Contents:
         tag = b"ID3\4\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
         return Contents(
             kind="MP3",
-            least_frames=least,
+            least_samples=least,
             fault=fault,
             patches=((start, tag),),
             sequential=True,
         )
     if fault is None and summary.gap is not None:
-        return Contents(kind="MP3", stated_frames=max(0, count * first.samples - summary.gap))
-    return Contents(kind="MP3", least_frames=least, fault=fault)
+        return Contents(kind="MP3", stated_samples=max(0, count * first.samples - summary.gap))
+    return Contents(kind="MP3", least_samples=least, fault=fault)
 
 
 def glance(source: ByteSource, start: int) -> Glance | None:

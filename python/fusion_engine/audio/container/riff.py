@@ -151,7 +151,7 @@ class _Samples:
         exact = self.tag in PLAIN and self.frame > 0
         return Contents(
             kind=kind,
-            stated_frames=stated // self.frame if exact else None,
+            stated_samples=stated // self.frame if exact else None,
             patches=tuple(patches),
             sequential=self.tag == _MP3,
         )

@@ -15,7 +15,7 @@ def examine(source: ByteSource) -> Contents:
     if len(head) < 2:
         return Contents(kind="VOC", fault="truncated inside its header")
     (position,) = struct.unpack("<H", head)
-    sounds, frames, ended = 0, 0, False
+    sounds, samples, ended = 0, 0, False
     for _ in range(_MAX_BLOCKS):
         block = source.at(position, 16)
         if not block:
@@ -36,13 +36,13 @@ def examine(source: ByteSource) -> Contents:
             return Contents(kind="VOC", fault=fault)
         if block[0] in (_SOUND, _CONTINUED, _EXTENDED_SOUND):
             sounds += 1
-            frames = _frames(block, size)
+            samples = _samples(block, size)
         position += 4 + size
     if ended and not source.is_no_audio(position, 1):
         return Contents(kind="VOC", fault=beyond(position, source.size - position))
     if sounds == 1 and ended:
         patches = ((position, b""),) if position < source.size else ()
-        return Contents(kind="VOC", stated_frames=frames or None, patches=patches)
+        return Contents(kind="VOC", stated_samples=samples or None, patches=patches)
     # libsndfile reads the headers of further blocks as samples, and the last byte as the end.
     return Contents(kind="VOC", decoder="ffmpeg")
 
@@ -52,8 +52,8 @@ def _is_of_sox(size: int, there: int) -> bool:
     return size + 8 == there - 1 or size * 2 == there - 9
 
 
-def _frames(block: bytes, size: int) -> int:
-    """Frames of an extended block of PCM, where bits and channels are its own; else 0."""
+def _samples(block: bytes, size: int) -> int:
+    """Samples per channel of an extended block of PCM, where bits and channels are its own; else 0."""
     if block[0] != _EXTENDED_SOUND or len(block) < 16:
         return 0
     bits, channels = block[8], block[9]

@@ -60,6 +60,6 @@ def _samples(source: ByteSource, start: int, size: int, frame: int, exact: bool)
         return Contents(kind="W64", fault=fault, patches=to_the_end)
     return Contents(
         kind="W64",
-        stated_frames=stated // frame if exact else None,
+        stated_samples=stated // frame if exact else None,
         patches=((end, b""),) if end < source.size else (),
     )
