@@ -44,8 +44,8 @@ def build(
 ) -> PlanInfo:
     """Build a TensorRT plan, a plain serialized engine, with its sidecar ``PLAN.json``.
 
-    `tensorrt` tunes for the GPU of this machine and needs one; `tensorrt_rtx` needs none. Networks are
-    strongly typed, and TF32 is off unless it is the precision. Neither file appears on an error.
+    `tensorrt` tunes for a GPU and needs it; `tensorrt_rtx` needs none. Networks are strongly typed,
+    and TF32 is off unless it is the precision. Neither file appears on an error.
 
     Args:
         onnx: the artifact, of precision fp32.

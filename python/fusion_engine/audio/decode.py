@@ -39,7 +39,7 @@ class Decoding:
         sample_rate: of the blocks.
         channel: as asked for.
         width: channels of a block: 1, or those of the file for ``channel="all"``.
-        expected: the samples per channel to come, as a header has them; a hint, None if there is none.
+        expected: samples per channel to come, as a header has them; a hint, None if there is none.
         partial: the file is damaged or contradicts itself.
         silent: every sample was zero, before resampling.
         clipped_scale: a sample was beyond ±16, before resampling.

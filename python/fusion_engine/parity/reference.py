@@ -85,14 +85,14 @@ class Reference:
                 self._state(precision), torch.from_numpy(segments).to(wide), self.layers
             )
         layers = [tensor.to(wide) for tensor in found]
-        frames, embedding = self._fused(layers, segments.shape[2], real)
+        features, embedding = self._fused(layers, segments.shape[2], real)
         whole = self.backbone.segment is None
         named = {
             f"layer_{number}": tensor[0] if whole else tensor
             for number, tensor in zip(self.layers, layers, strict=True)
         }
-        if frames is not None:
-            named[FRAME_FEATURES] = frames
+        if features is not None:
+            named[FRAME_FEATURES] = features
         named[EMBEDDING] = embedding
         return {name: tensor.double().numpy() for name, tensor in named.items()}
 

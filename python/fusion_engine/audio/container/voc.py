@@ -53,7 +53,7 @@ def _is_of_sox(size: int, there: int) -> bool:
 
 
 def _samples(block: bytes, size: int) -> int:
-    """Samples per channel of an extended block of PCM, where bits and channels are its own; else 0."""
+    """Samples per channel of an extended block of PCM with bits and channels of its own, or 0."""
     if block[0] != _EXTENDED_SOUND or len(block) < 16:
         return 0
     bits, channels = block[8], block[9]
