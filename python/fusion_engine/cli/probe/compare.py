@@ -10,6 +10,7 @@ from ..._atomic import atomic_path
 from ..._words import counted
 from .._app import check_writable, output_path, print_fields, print_message
 from . import probe
+from ._bars import Bars
 from ._options import (
     CacheFolder,
     ClassFolders,
@@ -30,7 +31,6 @@ from ._options import (
     percent,
     result_line,
 )
-from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.compare import TaskComparison

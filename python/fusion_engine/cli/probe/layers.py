@@ -10,6 +10,7 @@ from ..._atomic import create_folder
 from ..._words import counted
 from .._app import print_fields, print_message, step_bar
 from . import probe
+from ._bars import Bars
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
@@ -32,7 +33,6 @@ from ._options import (
     Weights,
     result_line,
 )
-from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.layers import LayerStudy

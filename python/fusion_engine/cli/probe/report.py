@@ -11,6 +11,7 @@ from ..._atomic import atomic_path, create_folder
 from ..._words import counted
 from .._app import check_writable, output_path, print_message, step_bar
 from . import probe
+from ._bars import Bars
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
@@ -31,7 +32,6 @@ from ._options import (
     Weights,
     result_line,
 )
-from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.records import ProbeRecord

@@ -10,6 +10,7 @@ from ..._words import counted
 from ...spec import Head
 from .._app import print_message
 from . import probe
+from ._bars import Bars
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
@@ -31,7 +32,6 @@ from ._options import (
     TrainDevice,
     percent,
 )
-from ._progress import Bars
 
 
 @probe.command()
