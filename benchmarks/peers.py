@@ -60,7 +60,7 @@ class Tiny(torch.nn.Module):
 
 
 class EagerTiny:
-    """``Tiny`` run eagerly behind PANNs' own frontend, torchlibrosa, then the fusion."""
+    """``Tiny`` run eagerly after PANNs' own frontend, torchlibrosa, then the fusion."""
 
     def __init__(self, rate: int) -> None:
         window, hop, f_max = PANNS_SETTINGS[rate]

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pairs": pairs,
     }
 
-    described = machine.describe(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
+    described = machine.describe_host(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
     report |= {"machine": described, "results": []}
     kept = earlier(output, report, arguments.case) if arguments.case else []
 

@@ -22,11 +22,11 @@ from benchmarks import (
     run,
 )
 from benchmarks.harness import (
+    AnswerCheck,
     Case,
-    Check,
-    Comparison,
     Contender,
     Measurement,
+    PeerComparison,
     Skipped,
     WrongAnswerError,
 )
@@ -52,7 +52,7 @@ def toy_case(error=0.0, log=None):
     log = [] if log is None else log
     ours = scripted("ours", [1e-3, 2e-3, 4e-3], log)
     peer = scripted("peer", [2e-3, 8e-3, 4e-3], log)
-    comparison = Comparison(ours, peer, lambda: Check("distance", error, 1e-6))
+    comparison = PeerComparison(ours, peer, lambda: AnswerCheck("distance", error, 1e-6))
     return Case("toy", "a toy", lambda folder: [comparison, Skipped("other", "not installed")])
 
 
@@ -304,7 +304,7 @@ def test_a_corpus_is_timed(small_corpora, tmp_path):
         assert 0.05 < record[f"{side}_process"]["peak_gib"] < 4
     real_time = f"{record['audio_seconds'] / record['ours_ms']['median'] * 1e3:.0f}"
     assert f"| a toy | {real_time} | " in report_corpus.table([record])
-    described = {"machine": machine.describe(1), "date": "2022-08-29", "results": [record]}
+    described = {"machine": machine.describe_host(1), "date": "2022-08-29", "results": [record]}
     percent = f"{100 * record['speed_up']['median']:.0f} % of the engine's speed"
     assert f"- a toy: {real_time} times real time" in report_corpus.summary(described)
     assert percent in report_corpus.summary(described)
@@ -363,7 +363,7 @@ def test_a_wrong_peer_fails_the_check(form, tmp_path, monkeypatch):
 
 
 def test_the_machine_is_described_without_names_or_paths():
-    described = machine.describe(2)
+    described = machine.describe_host(2)
     assert described["threads"] == 2
     assert described["libraries"]["numpy"] == np.__version__
     text = json.dumps(described)
@@ -407,7 +407,7 @@ def test_the_report_puts_the_table_between_the_markers(tmp_path, monkeypatch, ca
     records = list(harness.run_case(toy_case(), tmp_path, 3))
     results = tmp_path / "toy.json"
     described = {"suite": "toy", "date": "2022-08-29", "pairs": 3, "results": records}
-    results.write_text(json.dumps({**described, "machine": machine.describe(2)}))
+    results.write_text(json.dumps({**described, "machine": machine.describe_host(2)}))
 
     readme.write_text("before\n<!-- benchmarks:toy -->\nold\n<!-- /benchmarks:toy -->\nafter\n")
     assert report.main(["--readme", str(results)]) == 0

@@ -362,7 +362,7 @@ def made_up():
         {**cnn14, "contender": "fusion_engine, ONNX Runtime FP32", "not_measured": "no such thing"},
     ]
     gpu = {"name": "NVIDIA H200", "cuda": "13.0", "driver": "580", "sm_clock": "1980 MHz"}
-    described = {**machine.describe(2), "gpu": gpu}
+    described = {**machine.describe_host(2), "gpu": gpu}
     return {"suite": "gpu", "date": "2022-08-29", "machine": described, "results": results}
 
 

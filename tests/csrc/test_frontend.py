@@ -13,9 +13,9 @@ from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 from transformers import ASTFeatureExtractor
 
 from fusion_engine import _core
-from fusion_engine.frontend import PRESETS, Frontend, FrontendSpec, frontend_plan
+from fusion_engine.frontend import FRONTENDS, Frontend, FrontendSpec, frontend_plan
+from fusion_engine.frontend.frontend_spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
 from fusion_engine.frontend.mel import filter_bank
-from fusion_engine.frontend.spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
 from fusion_engine.frontend.window import analysis_window
 
 from .. import signals
@@ -29,7 +29,7 @@ from .log_mel import (
     stacked,
 )
 
-by_preset = pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS.keys())
+by_preset = pytest.mark.parametrize("spec", FRONTENDS.values(), ids=FRONTENDS.keys())
 few = settings(deadline=None, max_examples=40)
 
 
@@ -70,7 +70,7 @@ def test_silence_is_the_floor_exactly(spec: FrontendSpec) -> None:
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
+    spec=st.sampled_from(list(FRONTENDS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
 )
 def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: int) -> None:
     """From the first sample more than the reflection needs, or from one whole frame."""
@@ -81,7 +81,7 @@ def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: in
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())),
+    spec=st.sampled_from(list(FRONTENDS.values())),
     frames=st.integers(4, 40),
     beyond=st.lists(st.integers(0, 79), min_size=1, max_size=4),
     rows=st.integers(0, 11),

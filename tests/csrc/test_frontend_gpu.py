@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusion_engine import _core
-from fusion_engine.frontend import PRESETS, FrontendSpec, frontend_plan
-from fusion_engine.frontend.spec import PANNS_16K
+from fusion_engine.frontend import FRONTENDS, FrontendSpec, frontend_plan
+from fusion_engine.frontend.frontend_spec import PANNS_16K
 
 from .. import signals
 from .log_mel import SIGNALS, assert_within_bounds, padding_value, reference, stacked
 
 pytestmark = pytest.mark.gpu
 
-by_preset = pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS.keys())
+by_preset = pytest.mark.parametrize("spec", FRONTENDS.values(), ids=FRONTENDS.keys())
 few = settings(deadline=None, max_examples=60)
 
 
@@ -79,7 +79,7 @@ def test_against_fp64(spec: FrontendSpec, signal: Any, pcm: bool) -> None:
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())),
+    spec=st.sampled_from(list(FRONTENDS.values())),
     frames=st.integers(4, 40),
     beyond=st.lists(st.integers(0, 79), min_size=1, max_size=9),
     rows=st.integers(0, 27),
@@ -106,7 +106,7 @@ def test_a_batch_of_different_lengths(
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
+    spec=st.sampled_from(list(FRONTENDS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
 )
 def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: int) -> None:
     least = spec.n_fft // 2 + 1 if spec.padding == "reflect" else spec.win_length

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_engine import ArtifactError, AudioError
-from fusion_engine.engine.cut import Piece, Runs, core_frames, pieces_of, most_frames
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.engine.cut import Piece, Runs, core_frames, most_frames, pieces_of
+from fusion_engine.frontend import FRONTENDS, Frontend
 from fusion_engine.spec import LayerSpec, SegmentRule
 
 from ..test_spec import SPEC
@@ -80,7 +80,7 @@ def test_a_clip_that_cannot_be_cut_is_refused():
 
 VGGISH = replace(
     SPEC,
-    frontend=PRESETS["vggish"],
+    frontend=FRONTENDS["vggish"],
     segment=SegmentRule(frames=96, last="drop"),
     frames_per_step=16,
     chunk_margin=None,
@@ -89,7 +89,7 @@ VGGISH = replace(
 )
 AST = replace(
     SPEC,
-    frontend=PRESETS["ast"],
+    frontend=FRONTENDS["ast"],
     segment=SegmentRule(frames=1024, last="pad"),
     layers=(LayerSpec(number=5, kind="vector", channels=768),),
     embedding_dim=768,

@@ -389,7 +389,7 @@ def test_a_typed_graph_is_not_taken_for_half_precision(artifacts, tmp_path, capl
     for name, graph in (
         ("fp16", typed_model(model, "fp16")),
         ("bf16", typed_model(model, "bf16")),
-        ("emulated", emulated_model(model, "fp16")),
+        ("emulated", emulated_model(typed_model(model, "fp16"))),
     ):
         onnx.save(graph, tmp_path / f"{name}.onnx")
     fe.Engine(tmp_path / "emulated.onnx", device="cpu")

@@ -10,8 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from .._forking import watch_forks
+from .frontend_spec import FrontendSpec
 from .mel import filter_bank
-from .spec import FrontendSpec
 from .window import analysis_window
 
 # FFT points of the frames computed at once: 1 MB a buffer, which stays in the L2 cache, and enough
@@ -120,8 +120,8 @@ class Frontend:
         stop = start + (count - 1) * spec.hop_length + spec.win_length
         # The first and the last sample are mirrors and are not repeated; inside, both are empty.
         before = samples[1 : 1 + max(0, -start)][::-1]
-        behind = samples[::-1][1 : 1 + max(0, stop - len(samples))]
-        signal = np.concatenate([before, samples[max(0, start) : stop], behind], dtype=np.float64)
+        after = samples[::-1][1 : 1 + max(0, stop - len(samples))]
+        signal = np.concatenate([before, samples[max(0, start) : stop], after], dtype=np.float64)
         if samples.dtype == np.int16:
             signal /= 32_768.0
         return sliding_window_view(signal, spec.win_length)[:: spec.hop_length]

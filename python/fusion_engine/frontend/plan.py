@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from .frontend_spec import FrontendSpec
 from .mel import filter_bank
-from .spec import FrontendSpec
 from .window import analysis_window
 
 if TYPE_CHECKING:

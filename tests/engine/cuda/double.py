@@ -1,6 +1,6 @@
 """A GPU in host memory: the runtime's own code runs on it, address by address.
 
-Device memory is NumPy buffers at real addresses with a guard behind each, streams run at once,
+Device memory is NumPy buffers at real addresses with a guard after each, streams run at once,
 capture records what was queued, and the kernels are the CUDA algorithms built for the host.
 """
 
@@ -78,7 +78,7 @@ class Machine:
     def give(self, address: int) -> None:
         block, size = self.blocks.pop(address)
         offset = address - block.ctypes.data
-        assert (block[offset + size :] == GUARDED).all(), "somebody wrote behind the memory"
+        assert (block[offset + size :] == GUARDED).all(), "somebody wrote past the memory"
         block[:] = FREED
         with self.lock:
             self.used -= size
