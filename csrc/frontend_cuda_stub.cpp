@@ -4,7 +4,7 @@
 
 namespace fusion_engine {
 
-void log_mel_cuda(const FrontendPlan&, const void*, const FrontendCall&, void*) {
+void log_mel_cuda(const FrontendTables&, const void*, const FrontendCall&, void*) {
     throw_built_without_cuda();
 }
 

@@ -95,12 +95,14 @@ def at(address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndar
     return np.frombuffer(memory, dtype).reshape(shape)
 
 
-def queue_log_mel(plan, *, tables, samples, clips, stride, frames, out, out_frames, flags, **rest):
+def queue_log_mel(
+    frontend, *, tables, samples, clips, stride, frames, out, out_frames, flags, **rest
+):
     """``_core.log_mel_cuda`` on host addresses, by its algorithm's build for the host."""
-    assert at(tables, (len(plan.tables),), np.uint8).tobytes() == plan.tables
+    assert at(tables, (len(frontend.data),), np.uint8).tobytes() == frontend.data
     assert rest == {"dtype": "float32", "stream": 0}
     result = _core.log_mel_on_host_grid(
-        plan,
+        frontend,
         at(samples, (clips, stride)),
         frames=frames,
         out_frames=out_frames,

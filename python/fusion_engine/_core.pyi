@@ -14,7 +14,7 @@ cuda_enabled: bool
 
 def cuda_architectures() -> list[str]: ...
 
-class FrontendPlan:
+class FrontendTables:
     def __init__(
         self,
         *,
@@ -32,12 +32,12 @@ class FrontendPlan:
         filters: npt.NDArray[np.float64],
     ) -> None: ...
     @property
-    def tables(self) -> bytes: ...
+    def data(self) -> bytes: ...
     @property
     def n_mels(self) -> int: ...
 
 def log_mel_cuda(
-    plan: FrontendPlan,
+    frontend: FrontendTables,
     *,
     tables: int,
     samples: int,
@@ -52,7 +52,7 @@ def log_mel_cuda(
     stream: int = 0,
 ) -> None: ...
 def log_mel_on_host_grid(
-    plan: FrontendPlan,
+    frontend: FrontendTables,
     samples: npt.NDArray[np.float32] | npt.NDArray[np.int16],
     *,
     frames: int,

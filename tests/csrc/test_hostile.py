@@ -95,7 +95,7 @@ anything = st.one_of(
 )
 
 
-def plan(**changes) -> _core.FrontendPlan:
+def tables(**changes) -> _core.FrontendTables:
     settings = {
         "n_fft": 512,
         "hop_length": 160,
@@ -110,7 +110,7 @@ def plan(**changes) -> _core.FrontendPlan:
         "window": np.ones(512),
         "filters": np.ones((257, 8)),
     }
-    return _core.FrontendPlan(**settings | changes)
+    return _core.FrontendTables(**settings | changes)
 
 
 def layer() -> _core.DeviceLayer:
@@ -151,7 +151,7 @@ CALLS = {
     "accumulate": lambda: accumulation() | {"threads": 1},
     "accumulate_on_host_grid": lambda: accumulation() | {"target_threads": 64},
     "finalize": lambda: state() | {"head": "mean_max"},
-    "FrontendPlan": lambda: {
+    "FrontendTables": lambda: {
         "n_fft": 128,
         "hop_length": 80,
         "padding": "none",
@@ -166,7 +166,7 @@ CALLS = {
         "filters": np.ones((65, 4)),
     },
     "log_mel_on_host_grid": lambda: {
-        "plan": plan(),
+        "frontend": tables(),
         "samples": np.zeros((2, 800), np.float32),
         "frames": 6,
         "lengths": np.array([800, 300]),
@@ -200,7 +200,7 @@ CALLS = {
         "embedding": 0,
     },
     "log_mel_cuda": lambda: {
-        "plan": plan(),
+        "frontend": tables(),
         "tables": 0,
         "samples": 0,
         "dtype": "int16",
@@ -317,10 +317,10 @@ def test_misaligned_samples_are_refused(name: str) -> None:
         _core.log_mel_on_host_grid(**arguments)
 
 
-def test_misaligned_tables_of_a_plan_are_copied() -> None:
+def test_misaligned_tables_are_copied() -> None:
     window, filters = np.hanning(512), np.random.default_rng(0).random((257, 8))
-    crooked = plan(window=misaligned(window), filters=misaligned(filters))
-    assert crooked.tables == plan(window=window, filters=filters).tables
+    crooked = tables(window=misaligned(window), filters=misaligned(filters))
+    assert crooked.data == tables(window=window, filters=filters).data
 
 
 def test_threads_share_the_work_without_a_race() -> None:

@@ -256,7 +256,7 @@ class HostKernels(Kernels):
         def work() -> None:
             assert view(tables, np.uint8, len(self.tables)).tobytes() == self.tables.tobytes()
             view(out, np.float32, clips, out_frames, self._n_mels)[:] = _core.log_mel_on_host_grid(
-                self._plan,
+                self._frontend,
                 view(samples, dtype, clips, stride),
                 frames=frames,
                 lengths=view(lengths, np.int64, clips),
