@@ -28,7 +28,6 @@ from benchmarks import (
 )
 from benchmarks.harness import Case, Records
 from fusion_engine import Engine, _core
-from fusion_engine.engine.fusion import fuse
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import resolve
 
@@ -128,7 +127,7 @@ def host_kernels(on_cpu, monkeypatch):
             strides = [stride * dtype.itemsize for stride in layer["strides"]]
             flat = at(layer["data"], (math.prod(layer["shape"]),), dtype)
             maps.append(np.lib.stride_tricks.as_strided(flat, layer["shape"], strides))
-        result, raised = fuse(maps, [layer["time_pool"] for layer in chosen])
+        result, raised = _core.fuse(maps, [layer["time_pool"] for layer in chosen])
         at(embedding, result.shape)[:] = result
         at(flags, raised.shape, np.uint32)[:] |= raised
 

@@ -17,13 +17,7 @@ namespace py = pybind11;
 namespace fusion_engine {
 namespace {
 
-using Address = std::uintptr_t;
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast | kAligned>;
-
-template <class T>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
-}
 
 // Which of the names it is; throws where it is neither.
 bool is_first(const char* what, const std::string& got, const char* first, const char* second) {

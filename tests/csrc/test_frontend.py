@@ -34,7 +34,7 @@ few = settings(deadline=None, max_examples=40)
 
 
 def run(spec: FrontendSpec, clips: list[Any], **options: Any) -> NDArray[np.float32]:
-    """Clips of one frame count as one call, with numbers that must not be read behind each."""
+    """Clips of one frame count as one call, with numbers that must not be read after each."""
     rows, lengths = stacked(clips, room=3)
     frames = options.pop("frames", spec.frames(len(clips[0])))
     return _core.log_mel_on_host_grid(
@@ -90,7 +90,7 @@ def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: in
 def test_a_batch_of_different_lengths(
     spec: FrontendSpec, frames: int, beyond: list[int], rows: int, pcm: bool
 ) -> None:
-    """The bits of a clip alone, zeros of log-mel behind it, nothing read behind its end."""
+    """The bits of a clip alone, zeros of log-mel after it, nothing read after its end."""
     clips = [
         signals.noise(1.0, spec.sample_rate, seed)[: spec.samples(frames) + more]
         for seed, more in enumerate(beyond)
@@ -181,7 +181,7 @@ def test_panns_is_torchlibrosas_on_noise(spec: FrontendSpec) -> None:
 
 
 def test_ast_is_transformers() -> None:
-    """Its FP64 NumPy path, which fills the rows behind the clip likewise."""
+    """Its FP64 NumPy path, which fills the rows after the clip likewise."""
     x = signals.noise(1.03, 16_000)
     extract = ASTFeatureExtractor(max_length=128)
     expected = extract(x, sampling_rate=16_000, return_tensors="np")["input_values"][0]
@@ -314,22 +314,6 @@ def test_arrays_that_are_none() -> None:
         )
     with pytest.raises(ValueError, match=r"\[B, N\], C-contiguous"):
         _core.log_mel_on_host_grid(tables_of(), np.zeros((2, 1_000), np.int16)[:, ::2], frames=1)
-
-
-@pytest.mark.skipif(_core.cuda_enabled, reason="fusion_engine was built with CUDA")
-def test_a_build_without_cuda_says_how_to_get_one() -> None:
-    with pytest.raises(RuntimeError, match="FUSION_ENGINE_CUDA=ON"):
-        _core.log_mel_cuda(
-            tables_of(),
-            tables=0,
-            samples=0,
-            dtype="float32",
-            clips=1,
-            stride=1_000,
-            frames=1,
-            out=0,
-            out_frames=1,
-        )
 
 
 def test_quiet_signals_are_above_the_floor() -> None:

@@ -54,7 +54,7 @@ class _Call:
         )
 
     def result(self) -> NDArray[np.float32]:
-        """Log-mel [B, out_frames, n_mels]; nothing was written behind it."""
+        """Log-mel [B, out_frames, n_mels]; nothing was written after it."""
         out = self.out.cpu().numpy()
         assert (out[-1] == 7.0).all()
         return out[:-1]
@@ -88,7 +88,7 @@ def test_against_fp64(spec: FrontendSpec, signal: Any, pcm: bool) -> None:
 def test_a_batch_of_different_lengths(
     spec: FrontendSpec, frames: int, beyond: list[int], rows: int, pcm: bool
 ) -> None:
-    """The bits of a clip alone, zeros of log-mel behind it, nothing read behind its end."""
+    """The bits of a clip alone, zeros of log-mel after it, nothing read after its end."""
     clips = [
         signals.noise(1.0, spec.sample_rate, seed)[: spec.samples(frames) + more]
         for seed, more in enumerate(beyond)
