@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusion_engine import Engine
-from fusion_engine.engine.fusion import fuse
+from fusion_engine import Engine, _core
 from fusion_engine.export import export
 from fusion_engine.export.backbones import resolve
 from fusion_engine.export.backbones.cnn14 import FRAMES_PER_STEP
@@ -130,7 +129,7 @@ def fusion(layers: tuple[int, ...], batch: int, seconds: int, folder: Path) -> l
     tensors = [torch.from_numpy(x) for x in maps]
 
     def ours() -> NDArray[np.float32]:
-        return fuse(maps, pools, threads=THREADS)[0]
+        return _core.fuse(maps, pools, threads=THREADS)[0]
 
     def torch_form(form: Any) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -13,7 +13,7 @@ import torch
 
 from fusion_engine import _core
 from fusion_engine.export import resolve
-from fusion_engine.frontend import FrontendSpec, frontend_plan
+from fusion_engine.frontend import FrontendSpec, frontend_tables
 from tests import signals
 
 from . import gpu_timing, peers
@@ -195,18 +195,18 @@ def fusion_work(maps: Sequence[torch.Tensor], pools: Sequence[int]) -> Work:
 
 def frontend_work(spec: FrontendSpec, samples: torch.Tensor) -> Work:
     """The kernel on these samples [B, N], on the device where they are."""
-    plan = frontend_plan(spec)
+    frontend = frontend_tables(spec)
     clips, length = samples.shape
     frames = spec.frames(length)
     device = samples.device
-    tables = torch.frombuffer(bytearray(plan.tables), dtype=torch.uint8).to(device)
+    tables = torch.frombuffer(bytearray(frontend.data), dtype=torch.uint8).to(device)
     out = torch.full((clips, frames, spec.n_mels), torch.nan, device=device)
     flags = torch.zeros(clips, dtype=torch.int32, device=device)
     stream = _stream()
 
     def launch() -> None:
         _core.log_mel_cuda(
-            plan,
+            frontend,
             tables=tables.data_ptr(),
             samples=samples.data_ptr(),
             dtype="float32",

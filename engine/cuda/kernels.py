@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ... import _core
 from ...errors import BackendError
-from ...frontend.plan import frontend_plan
+from ...frontend.tables import frontend_tables
 from ...spec import Head, Spec
 from .driver import Stream
 from .network import LayerTensor
@@ -63,7 +63,7 @@ class Kernels:
         self.require()
         frontend = spec.frontend
         try:
-            self._plan = frontend_plan(frontend)
+            self._frontend = frontend_tables(frontend)
         except ValueError as error:
             raise BackendError(f"the {frontend.preset} frontend has no kernel: {error}") from error
         self._n_mels, self._pools = frontend.n_mels, [layer.time_pool for layer in spec.layers]
@@ -79,7 +79,7 @@ class Kernels:
     @property
     def tables(self) -> NDArray[np.uint8]:
         """What ``log_mel`` reads from device memory."""
-        tables: NDArray[np.uint8] = np.frombuffer(self._plan.tables, np.uint8)
+        tables: NDArray[np.uint8] = np.frombuffer(self._frontend.data, np.uint8)
         return tables
 
     def log_mel(
@@ -107,7 +107,7 @@ class Kernels:
             flags: uint32 [B], bit 0 is set when a sample is not finite.
         """
         _core.log_mel_cuda(
-            self._plan,
+            self._frontend,
             tables=tables,
             samples=samples,
             dtype=dtype,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusion_engine import _core
-from fusion_engine.frontend import FRONTENDS, FrontendSpec, frontend_plan
+from fusion_engine.frontend import FRONTENDS, FrontendSpec, frontend_tables
 from fusion_engine.frontend.frontend_spec import PANNS_16K
 
 from .. import signals
@@ -29,9 +29,9 @@ class _Call:
         self, spec: FrontendSpec, clips: list[Any], frames: int | None = None, rows: int = 0
     ) -> None:
         samples, lengths = stacked(clips, room=3)
-        self.plan = frontend_plan(spec)
+        self.frontend = frontend_tables(spec)
         self.frames = spec.frames(len(clips[0])) if frames is None else frames
-        self.tables = torch.frombuffer(bytearray(self.plan.tables), dtype=torch.uint8).cuda()
+        self.tables = torch.frombuffer(bytearray(self.frontend.data), dtype=torch.uint8).cuda()
         self.samples = torch.from_numpy(samples).cuda()
         self.lengths = torch.from_numpy(lengths).cuda()
         self.out = torch.full((len(clips) + 1, self.frames + rows, spec.n_mels), 7.0, device="cuda")
@@ -39,7 +39,7 @@ class _Call:
 
     def queue(self) -> None:
         _core.log_mel_cuda(
-            self.plan,
+            self.frontend,
             tables=self.tables.data_ptr(),
             samples=self.samples.data_ptr(),
             dtype="int16" if self.samples.dtype == torch.int16 else "float32",
@@ -54,7 +54,7 @@ class _Call:
         )
 
     def result(self) -> NDArray[np.float32]:
-        """Log-mel [B, out_frames, n_mels]; nothing was written behind it."""
+        """Log-mel [B, out_frames, n_mels]; nothing was written after it."""
         out = self.out.cpu().numpy()
         assert (out[-1] == 7.0).all()
         return out[:-1]
@@ -88,7 +88,7 @@ def test_against_fp64(spec: FrontendSpec, signal: Any, pcm: bool) -> None:
 def test_a_batch_of_different_lengths(
     spec: FrontendSpec, frames: int, beyond: list[int], rows: int, pcm: bool
 ) -> None:
-    """The bits of a clip alone, zeros of log-mel behind it, nothing read behind its end."""
+    """The bits of a clip alone, zeros of log-mel after it, nothing read after its end."""
     clips = [
         signals.noise(1.0, spec.sample_rate, seed)[: spec.samples(frames) + more]
         for seed, more in enumerate(beyond)
@@ -159,7 +159,7 @@ def test_the_host_build_is_as_exact(spec: FrontendSpec) -> None:
     """Where both are near the frame's peak they differ by the rounding of either at most."""
     x = signals.noise(2.0, spec.sample_rate)
     call = _Call(spec, [x])
-    host = _core.log_mel_on_host_grid(call.plan, x[None], frames=call.frames)
+    host = _core.log_mel_on_host_grid(call.frontend, x[None], frames=call.frames)
     # The FP32 rounding of 10·log10 near 100 dB, or less for the other logarithms.
     np.testing.assert_allclose(call(), host, rtol=0, atol=1e-4)
 

@@ -2,6 +2,6 @@
 
 from .cpu import Frontend
 from .frontend_spec import FRONTENDS, FrontendSpec
-from .plan import frontend_plan
+from .tables import frontend_tables
 
-__all__ = ["FRONTENDS", "Frontend", "FrontendSpec", "frontend_plan"]
+__all__ = ["FRONTENDS", "Frontend", "FrontendSpec", "frontend_tables"]
