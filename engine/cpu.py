@@ -78,10 +78,7 @@ class CpuRunner(Runner):
             offsets=np.array([0, len(pieces)]),
             begins=np.array([piece.begin for piece in pieces]),
             counts=np.array([piece.count for piece in pieces]),
-            sum=state.sum,
-            compensation=state.compensation,
-            max=state.max,
-            count=state.count,
+            **state.totals,
             flags=state.flags,
             frames=None if frames is None else frames[None],
             threads=self._threads,
@@ -138,11 +135,4 @@ class _ClipState(ClipState):
 
     def finish(self, head: Head) -> tuple[NDArray[np.float32], np.uint32]:
         state = self._state
-        embeddings = _core.finalize(
-            sum=state.sum,
-            compensation=state.compensation,
-            max=state.max,
-            count=state.count,
-            head=head,
-        )
-        return embeddings[0], state.flags[0]
+        return _core.finalize(**state.totals, head=head)[0], state.flags[0]

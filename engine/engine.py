@@ -314,9 +314,9 @@ class Engine:
             window: seconds; ``None``: a recording is one clip.
             hop: seconds from one window's first sample to the next one's, which is rounded from its
                 exact place, so that nothing drifts; ``None``: ``window``.
-            tail: what becomes of the samples behind the last whole window: ``half``: a shorter
+            tail: what becomes of the samples after the last whole window: ``half``: a shorter
                 window if they are at least half of one; ``keep``: always; ``pad``: one with zeros
-                behind; ``drop``: nothing.
+                added; ``drop``: nothing.
             head: as for ``embed``.
             channel: of files: ``mix``, ``first`` or a number from 1 on.
             partial: of files that are damaged or contradict themselves, take what is there.

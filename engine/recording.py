@@ -48,7 +48,7 @@ class Clip:
         key: of its item.
         channel: from 1 on, where each has a clip of its own.
         start: first sample, at the model's rate.
-        end: behind the last sample, padding included.
+        end: one after the last sample, padding included.
         samples: [end - start], checked; of a long clip none.
         long: a long clip, run up to its last runs.
         found: ``silent`` and ``clipped_scale``; ``None``: they follow from the samples.
@@ -334,7 +334,7 @@ class _Part:
                 del self._held[0]
 
     def _cut(self, start: int, length: int) -> _Cut:
-        """From ``start`` on; zeros behind the end."""
+        """From ``start`` on; zeros after the end."""
         if len(self._held) > 1:
             self._held = [np.concatenate(self._held)]
         samples = self._held[0][start - self._begin :][:length]

@@ -129,12 +129,12 @@ class BatchProgram:
         return self._host_embedding.copy(), self._host_flags.copy(), graph
 
     def run_resident(self, rows: Sequence[int], embedding: int, flags: int, total: int) -> bool:
-        """Embed rows in device memory, at these addresses, behind this point of the stream.
+        """Embed rows in device memory, at these addresses, after this point of the stream.
 
         Args:
             rows: the address of each clip's samples.
             embedding: receives [B, D].
-            flags: receives [B] of layer outputs, and ``total`` words behind it [B] of samples.
+            flags: receives [B] of layer outputs, and ``total`` words after it [B] of samples.
             total: clips of the whole call.
 
         Returns:

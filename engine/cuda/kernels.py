@@ -103,7 +103,7 @@ class Kernels:
             tables: where ``tables`` are on the device.
             dtype: of the samples, ``float32`` or ``int16``.
             lengths: int64 [B], samples of each clip.
-            frames: of every clip; the rows behind become padding.
+            frames: of every clip; the rows after them become padding.
             flags: uint32 [B], bit 0 is set when a sample is not finite.
         """
         _core.log_mel_cuda(

@@ -37,7 +37,7 @@ class DeviceSamples:
     """Samples in device memory.
 
     Args:
-        ready: the event behind which they are there.
+        ready: the event after which they are there.
     """
 
     address: int
@@ -64,7 +64,7 @@ class Pass:
 
     @property
     def flags(self) -> int:
-        """Address of the flags of layer outputs, and behind them of samples."""
+        """Address of the flags of layer outputs, and after them of samples."""
         return self._memory.address + self._flags
 
     def add(
@@ -224,7 +224,7 @@ def open_run(
 
     Args:
         samples: whose log-mel the pieces are of.
-        flags: address of the flags of layer outputs, and behind them of samples.
+        flags: address of the flags of layer outputs, and after them of samples.
     """
     key = RunKey(len(pieces), pieces[0].frames)
     what = f"a run of {key.segments} inputs of {key.frames} frames"

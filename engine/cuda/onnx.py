@@ -95,7 +95,7 @@ class _OnnxContext(Context):
         self._onnx, self._device, self._n_mels, self._dtypes = onnx, device, n_mels, dtypes
         self._binding = onnx.session.io_binding()
         self._options = onnx.runtime.RunOptions()
-        # The work behind is queued on the same stream: nobody has to wait here.
+        # What follows is queued on the same stream: nobody has to wait here.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._shape: tuple[int, ...] = ()
         self._outputs: Any = None
