@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineStats"]
 
 # Resolved at first use: plans are built and read without the native module.
-_LAZY = {"Engine": ".pipeline", "EngineStats": ".stats"}
+_LAZY = {"Engine": ".engine", "EngineStats": ".stats"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine import pipeline
+from fusion_engine.engine import engine as engine_module
 
 from .cuda.artifacts import CHUNKED, write_artifact
 
@@ -23,7 +23,7 @@ def options(engine):
 
 
 def test_one_for_every_cpu_that_may_be_used(path, monkeypatch):
-    monkeypatch.setattr(pipeline, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(engine_module, "usable_cpus", lambda: 3)
     assert options(fe.Engine(path, device="cpu")).intra_op_num_threads == 3
     assert options(fe.Engine(path, device="cpu", threads=2)).intra_op_num_threads == 2
 
