@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import fusion_engine as fe
-from fusion_engine.audio import load, source
+from fusion_engine.audio import load, sample_source
 from fusion_engine.engine.clips import End, batches, clips_of
 from fusion_engine.engine.recording import Clip, Item, Progress
 from fusion_engine.engine.windows import Windows
