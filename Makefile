@@ -1,5 +1,7 @@
 # `make demo` does the main job on real audio, `make test` proves it. Both set up all they need in
 # .venv; nothing but Python 3.11 to 3.13, a C++ compiler and make has to be there.
+# `make dev` is for working on the code: what is changed in Python is there at once, and `make dev`
+# again compiles what was changed in C++.
 # `make sanitize-cpu` runs the native tests under sanitizers.
 # On a machine with an NVIDIA GPU and nvcc, `make gpu` tests what needs them, `make sanitize` looks
 # for bad memory accesses and races, and `make bench-gpu` fills the README's table.
@@ -7,6 +9,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+# With the build tools of .venv. Those of an isolated build lie somewhere else every time, so that
+# nothing that was compiled before could be used again.
+BUILD = $(PIP) install -q --no-build-isolation -c constraints.txt
 CUDA_SITE = build/cuda-site
 NVCC = $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 
@@ -16,7 +21,7 @@ ifeq ($(origin GPU_PYTHON),undefined)
 GPU_PYTHON = $(BIN)/python
 GPU_VENV = $(VENV)/gpu
 else
-GPU_PIP_FLAGS = --no-build-isolation --no-index
+GPU_PIP_FLAGS = --no-index
 endif
 GPU_SITE = build/gpu-site
 GPU_RUN = PYTHONPATH=$(CURDIR)/$(GPU_SITE)$${PYTHONPATH:+:$$PYTHONPATH} FUSION_ENGINE_REQUIRE_GPU=1
@@ -32,9 +37,10 @@ BENCH_FLAGS ?=
 SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tests/csrc/test_frontend.py
 # Not those that compare with the models' own frontends, which take most of the time.
 SLOW_COMPARISONS = fp64 or torchlibrosa or transformers or planted or windows_and_hops
-SANITIZE_PIP = $(PIP) install -q --no-deps --no-build-isolation --upgrade -C cmake.build-type=None
+SANITIZE_BUILD = $(BUILD) --no-deps --upgrade -C cmake.build-type=None
 
-.PHONY: demo test lint types quick unit slow cuda sanitize-cpu sanitize-memory sanitize-threads bench bench-corpus gpu sanitize bench-gpu clean
+.PHONY: demo test dev lint types quick unit slow cuda sanitize-cpu sanitize-memory sanitize-threads \
+	bench bench-corpus gpu sanitize bench-gpu clean
 
 demo: export FUSION_ENGINE_CUDA ?= OFF
 demo: $(VENV)/demo
@@ -45,6 +51,14 @@ test: $(VENV)/test
 	$(MAKE) -j2 --output-sync lint types cuda sanitize-cpu
 	$(MAKE) unit
 
+# Without optimisation at link time, which would compile all of it again. Rebuilding at import would
+# compile in whichever process comes first, and fail there.
+dev: export FUSION_ENGINE_CUDA ?= OFF
+dev: $(VENV)/tools
+	rm -f $(VENV)/demo $(VENV)/test
+	$(BUILD) -C build-dir=build/dev -C cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF \
+		-e ".[cpu,export,test]"
+
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +67,8 @@ lint: $(VENV)/test
 # On the installed package, not on the sources: three folders make it up.
 types: $(VENV)/test
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p fusion_engine
+	cd $(VENV) && bin/stubtest --mypy-config-file ../pyproject.toml \
+		--allowlist ../tests/csrc/stub_allowlist.txt fusion_engine._core
 
 # Two workers: most tests keep one core busy, and each worker holds a model or two. PyTorch's threads
 # would wait busily for each other. The files run in the order of tests/conftest.py.
@@ -74,7 +90,7 @@ cuda: $(VENV)/test
 ifeq ($(NVCC),)
 	@echo "no nvcc: the CUDA kernels were not compiled"
 else
-	FUSION_ENGINE_CUDA=ON $(PIP) install -q --no-deps --upgrade --target $(CUDA_SITE) .
+	FUSION_ENGINE_CUDA=ON $(BUILD) --no-deps --upgrade --target $(CUDA_SITE) -C build-dir=build/cuda .
 	PYTHONPATH=$(CUDA_SITE) $(BIN)/python -m pytest tests/csrc/test_core.py tests/csrc/test_hostile.py
 endif
 
@@ -85,7 +101,7 @@ sanitize-cpu: sanitize-memory sanitize-threads
 
 sanitize-memory sanitize-threads: export FUSION_ENGINE_CUDA = OFF
 sanitize-memory: $(VENV)/test
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(SANITIZE_PIP) --target build/asan-site -C build-dir=build/asan \
+	$(SANITIZE_BUILD) --target build/asan-site -C build-dir=build/asan \
 		-C cmake.define.FUSION_ENGINE_SANITIZE="address,undefined" .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/asan-site \
@@ -124,20 +140,25 @@ bench-gpu: $(GPU_SITE)/built
 		$(GPU_RUN) $(GPU_PYTHON) benchmarks/report.py --readme && exit $$status
 
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
-	$(shell find csrc engine export python -type f -not -name '*.pyc' -not -name '*.so')
+	$(shell find cmake csrc engine export python -type f -not -name '*.pyc' -not -name '*.so')
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo: $(VENV)/bin/python $(SOURCES)
-	$(PIP) install -q -c constraints.txt ".[cpu,export]"
+# What an isolated build would download.
+$(VENV)/tools: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -q -c constraints.txt "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" ninja
+	touch $@
+
+$(VENV)/demo: $(VENV)/tools $(SOURCES)
+	$(BUILD) ".[cpu,export]"
 	touch $@
 
 # Without CUDA: what a machine without nvcc builds.
 $(VENV)/test: export FUSION_ENGINE_CUDA = OFF
-$(VENV)/test: $(VENV)/bin/python $(SOURCES)
-	$(PIP) install -q -c constraints.txt ".[cpu,export,test]"
+$(VENV)/test: $(VENV)/tools $(SOURCES)
+	$(BUILD) ".[cpu,export,test]"
 	touch $@
 
 $(VENV)/gpu: $(VENV)/test
@@ -148,7 +169,7 @@ $(VENV)/gpu: $(VENV)/test
 # The package for this machine's GPU, with every CUDA kernel, beside the one of the other targets.
 $(GPU_SITE)/built: $(GPU_VENV) $(SOURCES)
 	FUSION_ENGINE_CUDA=ON $(GPU_PYTHON) -m pip --disable-pip-version-check install -q --no-deps \
-		--upgrade --target $(GPU_SITE) $(GPU_PIP_FLAGS) .
+		--no-build-isolation --upgrade --target $(GPU_SITE) -C build-dir=build/gpu $(GPU_PIP_FLAGS) .
 	touch $@
 
 clean:

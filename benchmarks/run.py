@@ -58,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pairs": pairs,
     }
 
-    described = machine.describe_host(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
-    report |= {"machine": described, "results": []}
+    report["machine"] = machine.describe_host(cases_cpu.THREADS)
+    if on_gpu:
+        report["machine"] |= machine.describe_gpu()
     kept = earlier(output, report, arguments.case) if arguments.case else []
 
     def save(results: list[dict[str, Any]]) -> None:

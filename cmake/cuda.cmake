@@ -1,5 +1,8 @@
 # FUSION_ENGINE_CUDA=AUTO|ON|OFF -> FUSION_ENGINE_WITH_CUDA, and FUSION_ENGINE_CUDA_TARGETS: what the
-# kernels are compiled for, "sm_80,compute_80,...".
+# kernels are compiled for, "sm_80,compute_80,...". ON compiles them for every GPU that is supported,
+# AUTO for those of this machine; CMAKE_CUDA_ARCHITECTURES, where it is given, goes before either.
+
+include(${CMAKE_CURRENT_LIST_DIR}/gpus.cmake)
 
 set(FUSION_ENGINE_WITH_CUDA OFF)
 set(FUSION_ENGINE_CUDA_TARGETS "")
@@ -31,24 +34,48 @@ function(fusion_engine_find_cuda problem)
   endif()
 endfunction()
 
-if(NOT FUSION_ENGINE_CUDA STREQUAL "OFF")
+if(DEFINED CMAKE_CUDA_ARCHITECTURES OR DEFINED ENV{CUDAARCHS})
+  set(architectures_given ON)
+else()
+  set(architectures_given OFF)
+endif()
+
+set(problem "")
+if(FUSION_ENGINE_CUDA STREQUAL "AUTO" AND NOT architectures_given)
+  fusion_engine_find_gpus(gpus)
+  if(NOT gpus)
+    set(problem "nvidia-smi finds no GPU. FUSION_ENGINE_CUDA=ON builds for all supported ones")
+  endif()
+endif()
+if(NOT FUSION_ENGINE_CUDA STREQUAL "OFF" AND NOT problem)
   fusion_engine_find_cuda(problem)
-  if(NOT problem)
-    set(FUSION_ENGINE_WITH_CUDA ON)
-  elseif(FUSION_ENGINE_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "FUSION_ENGINE_CUDA=ON, but ${problem}. Install the CUDA toolkit, or set "
-                        "CUDACXX to its nvcc.")
+endif()
+if(NOT FUSION_ENGINE_CUDA STREQUAL "OFF" AND NOT problem AND NOT architectures_given)
+  # Not cached: another value of FUSION_ENGINE_CUDA in the same build folder finds its own.
+  if(FUSION_ENGINE_CUDA STREQUAL "ON")
+    # Machine code for the GPUs in use, and PTX of 80, 90 and 120, so that 87, 103, 110 and 121 load.
+    set(CMAKE_CUDA_ARCHITECTURES 75-real 80 86-real 89-real 90 100-real 120)
   else()
-    message(STATUS "Building without CUDA kernels (FUSION_ENGINE_CUDA=AUTO): ${problem}")
+    execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-arch OUTPUT_VARIABLE listed)
+    string(REGEX MATCHALL "[0-9]+" known "${listed}")
+    list(FILTER known EXCLUDE REGEX "^([1-6].|7[0-4])$") # older than the kernels
+    fusion_engine_architectures_of("${gpus}" "${known}" CMAKE_CUDA_ARCHITECTURES)
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(problem "the GPU's compute capability is ${gpus}, 75 is needed")
+    endif()
   endif()
 endif()
 
+if(FUSION_ENGINE_CUDA STREQUAL "ON" AND problem)
+  message(FATAL_ERROR "FUSION_ENGINE_CUDA=ON, but ${problem}. Install the CUDA toolkit, or set "
+                      "CUDACXX to its nvcc.")
+elseif(problem)
+  message(STATUS "Building without CUDA kernels (FUSION_ENGINE_CUDA=AUTO): ${problem}")
+elseif(NOT FUSION_ENGINE_CUDA STREQUAL "OFF")
+  set(FUSION_ENGINE_WITH_CUDA ON)
+endif()
+
 if(FUSION_ENGINE_WITH_CUDA)
-  # Machine code for the GPUs in use, and PTX of 80, 90 and 120, so that 87, 103, 110 and 121 load.
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 75-real 80 86-real 89-real 90 100-real 120
-        CACHE STRING "CUDA architectures")
-  endif()
   enable_language(CUDA)
   if(CMAKE_VERSION VERSION_LESS 3.26 AND NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20") # nvcc takes it, older CMake does not know

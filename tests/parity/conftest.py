@@ -46,7 +46,7 @@ def early(
 
 @pytest.fixture(scope="session")
 def vggish(shared: Shared) -> Exported:
-    """Layers 10, 13 and 15, the last two of one shape; of a checkpoint without what is behind."""
+    """Layers 10, 13 and 15, the last two of one shape; of a checkpoint without what follows."""
 
     def make(folder: Path) -> None:
         state = resolve("vggish").random_state(0)
