@@ -108,7 +108,7 @@ sanitize-memory: $(VENV)/test
 		$(BIN)/python -m pytest $(SANITIZE_TESTS) -k "not ($(SLOW_COMPARISONS))"
 
 sanitize-threads: $(VENV)/test
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(SANITIZE_PIP) --target build/tsan-site -C build-dir=build/tsan \
+	$(SANITIZE_BUILD) --target build/tsan-site -C build-dir=build/tsan \
 		-C cmake.define.FUSION_ENGINE_SANITIZE=thread .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1 \
