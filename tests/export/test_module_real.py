@@ -13,6 +13,8 @@ from fusion_engine.frontend import PRESETS, Frontend
 
 from .. import signals
 
+pytestmark = pytest.mark.heavy
+
 PANNS = PRESETS["panns_16k"]
 
 
