@@ -105,6 +105,7 @@ def test_the_epsilons_are_told_apart(oracle: Any) -> None:
         assert difference > 1e-3 * layers[1][number].abs().max()
 
 
+@pytest.mark.heavy
 def test_five_seconds_of_the_file_that_transformers_writes(
     tmp_path: Path, classifier: Any, oracle: Any
 ) -> None:
@@ -118,6 +119,7 @@ def test_five_seconds_of_the_file_that_transformers_writes(
     assert_equals(report, oracle, log_mel_of(498))
 
 
+@pytest.mark.heavy
 def test_every_layer_at_five_seconds(state: State, oracle: Any) -> None:
     """What is traced, untraced: the twelve layers with other positions."""
     log_mel = log_mel_of(498)
