@@ -114,7 +114,7 @@ bench-corpus: $(VENV)/test
 gpu: $(GPU_SITE)/built
 	$(GPU_RUN) $(GPU_PYTHON) -m pytest -m gpu $(GPU_TESTS)
 
-# PyTorch's cache of memory would hide a read behind the end of a tensor.
+# PyTorch's cache of memory would hide a read past the end of a tensor.
 sanitize: $(GPU_SITE)/built
 	set -e; for tool in $(SANITIZERS); do \
 		$(GPU_RUN) PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool --error-exitcode 1 \

@@ -25,7 +25,7 @@ from fusion_engine.export.backbones.cnn14 import FRAMES_PER_STEP
 
 from . import cases_cpu, corpora, peers, report_corpus
 from .corpus_jobs import BATCH, Work
-from .harness import Case, Check, Comparison, Contender, WrongAnswerError
+from .harness import AnswerCheck, Case, Contender, PeerComparison, WrongAnswerError
 from .machine import ROOT, usable_cores
 
 THREADS = usable_cores()
@@ -74,7 +74,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Job:
+class CorpusJob:
     """A job on a corpus, run as often as samples are wanted.
 
     Args:
@@ -163,13 +163,15 @@ def cases() -> tuple[Case, ...]:
     )
 
 
-def clips(network: str, count: int, against: Sequence[str], folder: Path) -> list[Comparison]:
+def clips(network: str, count: int, against: Sequence[str], folder: Path) -> list[PeerComparison]:
     """Short mixed clips, one embedding each."""
     made = once(folder / "clips", lambda path: corpora.short_clips(path, CLIPS))
     return comparisons(Corpus(made[:count], None, CHECKED_CLIPS), network, against, folder)
 
 
-def recordings(network: str, count: int, against: Sequence[str], folder: Path) -> list[Comparison]:
+def recordings(
+    network: str, count: int, against: Sequence[str], folder: Path
+) -> list[PeerComparison]:
     """Long recordings, an embedding for each window."""
     made = once(
         folder / "recordings",
@@ -189,31 +191,33 @@ def once(folder: Path, make: Callable[[Path], None]) -> list[Path]:
 
 def comparisons(
     corpus: Corpus, network: str, against: Sequence[str], folder: Path
-) -> list[Comparison]:
+) -> list[PeerComparison]:
     """The command against each peer."""
     return [
-        compare(Job(COMMAND, corpus, network, folder), Job(peer, corpus, network, folder))
+        compare(
+            CorpusJob(COMMAND, corpus, network, folder), CorpusJob(peer, corpus, network, folder)
+        )
         for peer in against
     ]
 
 
-def compare(ours: Job, peer: Job) -> Comparison:
+def compare(ours: CorpusJob, peer: CorpusJob) -> PeerComparison:
     """Two jobs on one corpus."""
 
-    def check() -> Check:
+    def check() -> AnswerCheck:
         got, expected = ours.answers(), peer.answers()
         if got.shape != expected.shape:
             raise ValueError(f"{peer.name} gives {expected.shape}, ours {got.shape}")
         error = float(np.abs(got - expected).max() / np.abs(expected).max())
         tolerance = SAME if peer.name == DECODED else STOCK
-        return Check("largest difference / largest value", error, tolerance)
+        return AnswerCheck("largest difference / largest value", error, tolerance)
 
     def figures() -> dict[str, Any]:
         _, seconds = ours.corpus.length()
         processes = {"ours_process": ours.figures(), "peer_process": peer.figures()}
         return {"audio_seconds": seconds, **processes}
 
-    return Comparison(
+    return PeerComparison(
         Contender(OURS, lambda: ours.sample),
         Contender(PEERS[peer.name], lambda: peer.sample),
         check,

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusion_engine import Engine
-from fusion_engine.engine.fusion import fuse
+from fusion_engine import Engine, _core
 from fusion_engine.export import export
 from fusion_engine.export.backbones import resolve
 from fusion_engine.export.backbones.cnn14 import FRAMES_PER_STEP
@@ -24,7 +23,7 @@ from fusion_engine.frontend import Frontend
 from tests import oracles, signals
 
 from . import peers
-from .harness import Case, Check, Comparison, Contender, Sampler, Skipped, calls
+from .harness import AnswerCheck, Case, Contender, PeerComparison, Sampler, Skipped, calls
 from .machine import ROOT, usable_cores
 
 THREADS = usable_cores()
@@ -91,14 +90,14 @@ def embed(layers: tuple[int, ...], batch: int, seconds: int, folder: Path) -> li
     engine = Engine(artifact, device="cpu", threads=THREADS)
     ours = partial(engine.embed, samples)
     eager = partial(peers.EagerCnn14(cnn14(), engine.spec.layers), samples)
-    comparisons: list[Comparison | Skipped] = [same_arrays(PYTORCH, ours, eager, STOCK)]
+    comparisons: list[PeerComparison | Skipped] = [same_arrays(PYTORCH, ours, eager, STOCK)]
     if importlib.util.find_spec("openvino") is None:
         return [*comparisons, Skipped(OPENVINO, "not installed: pip install openvino")]
     openvino = partial(peers.OpenVinoCnn14(artifact, engine.spec, THREADS), samples)
     return [*comparisons, same_arrays(OPENVINO, ours, openvino, SAME_GRAPH)]
 
 
-def frontend(batch: int, seconds: int, folder: Path) -> list[Comparison]:
+def frontend(batch: int, seconds: int, folder: Path) -> list[PeerComparison]:
     """Samples to log-mel, against the torchlibrosa modules of PANNs."""
     samples = noise(batch, seconds)
     ours = partial(Frontend(CNN14.frontend, threads=THREADS).batch, list(samples))
@@ -106,13 +105,15 @@ def frontend(batch: int, seconds: int, folder: Path) -> list[Comparison]:
     def peer() -> NDArray[np.float32]:
         return peers.to_numpy(peers.log_mel(cnn14(), samples))
 
-    def check() -> Check:
-        return Check("largest difference in dB", float(np.abs(ours() - peer()).max()), FRONTEND_DB)
+    def check() -> AnswerCheck:
+        return AnswerCheck(
+            "largest difference in dB", float(np.abs(ours() - peer()).max()), FRONTEND_DB
+        )
 
-    return [Comparison(calls(OURS, ours), calls("torchlibrosa", peer), check)]
+    return [PeerComparison(calls(OURS, ours), calls("torchlibrosa", peer), check)]
 
 
-def fusion(layers: tuple[int, ...], batch: int, seconds: int, folder: Path) -> list[Comparison]:
+def fusion(layers: tuple[int, ...], batch: int, seconds: int, folder: Path) -> list[PeerComparison]:
     """Layer outputs to embeddings, against PyTorch in two forms on the same memory."""
     frames = CNN14.frontend.frames(seconds * RATE)
     chosen = [CNN14.layers[number] for number in layers]
@@ -128,7 +129,7 @@ def fusion(layers: tuple[int, ...], batch: int, seconds: int, folder: Path) -> l
     tensors = [torch.from_numpy(x) for x in maps]
 
     def ours() -> NDArray[np.float32]:
-        return fuse(maps, pools, threads=THREADS)[0]
+        return _core.fuse(maps, pools, threads=THREADS)[0]
 
     def torch_form(form: Any) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -143,18 +144,18 @@ def fusion(layers: tuple[int, ...], batch: int, seconds: int, folder: Path) -> l
     ]
 
 
-def import_time(statement: str, folder: Path) -> list[Comparison]:
+def import_time(statement: str, folder: Path) -> list[PeerComparison]:
     """A fresh interpreter's import, against the import of panns_inference and PyTorch."""
 
-    def check() -> Check:
+    def check() -> AnswerCheck:
         program = f"{statement}\nimport json, sys\nprint(json.dumps(list(sys.modules)))"
         loaded = set(json.loads(interpreter(program))).intersection(HEAVY)
-        return Check(f"modules loaded out of {', '.join(HEAVY)}", len(loaded), 0)
+        return AnswerCheck(f"modules loaded out of {', '.join(HEAVY)}", len(loaded), 0)
 
     # The oracle's way in, since the package fetches a label file when imported.
     peer = "from tests.oracles import panns_models; panns_models()"
     return [
-        Comparison(
+        PeerComparison(
             Contender(OURS, partial(import_sampler, statement)),
             Contender("import panns_inference", partial(import_sampler, peer)),
             check,
@@ -184,17 +185,17 @@ def interpreter(program: str) -> str:
 
 def same_arrays(
     name: str, ours: ArrayFunction, peer: ArrayFunction, tolerance: float
-) -> Comparison:
+) -> PeerComparison:
     """Ours against a peer that gives the same array."""
 
-    def check() -> Check:
+    def check() -> AnswerCheck:
         got, expected = ours(), peer()
         if got.shape != expected.shape:
             raise ValueError(f"{name} gives {expected.shape}, ours {got.shape}")
         error = float(np.abs(got - expected).max() / np.abs(expected).max())
-        return Check("largest difference / largest value", error, tolerance)
+        return AnswerCheck("largest difference / largest value", error, tolerance)
 
-    return Comparison(calls(OURS, ours), calls(name, peer), check)
+    return PeerComparison(calls(OURS, ours), calls(name, peer), check)
 
 
 def noise(batch: int, seconds: int) -> NDArray[np.float32]:

@@ -20,9 +20,9 @@ from fusion_engine import _core
 from fusion_engine.export import CudaNetwork, resolve
 
 from . import cases_gpu_kernels, gpu_engines, gpu_timing
-from .cases_gpu_kernels import OURS, failing, first_line, noise
+from .cases_gpu_kernels import OURS, failing, noise, one_line
 from .gpu_engines import MOST_CLIPS, SEED, TUNED_CLIPS, Product, Purpose
-from .harness import Case, Check, Records, WrongAnswerError
+from .harness import AnswerCheck, Case, Records, WrongAnswerError
 from .machine import usable_cores
 from .peers_gpu import Fused, HostToHost, OnnxRuntimePeer, checked_state
 
@@ -43,7 +43,7 @@ ONNX_PEER = "ONNX Runtime CUDA FP32, PyTorch around it"
 
 
 @dataclass(frozen=True)
-class Embedder:
+class GpuContender:
     """Somebody who embeds a batch of clips of one length.
 
     Args:
@@ -68,7 +68,7 @@ def weighted(model: str, layers: tuple[int, ...]) -> tuple[CudaNetwork, dict[str
 
 
 @dataclass(frozen=True)
-class Job:
+class GpuJob:
     """What is embedded: clips of one length by one model, and the answers in FP64."""
 
     model: str
@@ -99,7 +99,7 @@ class Job:
         finally:
             torch.backends.cudnn.benchmark = search
 
-    def check(self, embedder: Embedder, batch: int) -> Check:
+    def check(self, embedder: GpuContender, batch: int) -> AnswerCheck:
         """Both ways of an embedder, the worse one."""
         samples = self.samples(batch)
         exact = torch.stack([self.exact[index % 8] for index in range(batch)])
@@ -162,7 +162,7 @@ def _records(produce: Callable[[Path], Iterator[dict[str, Any]]], folder: Path) 
 
 
 def _alone(produce: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """With PyTorch's settings for it, and with nothing left behind."""
+    """With PyTorch's settings for it, and with nothing kept."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -175,7 +175,7 @@ def _alone(produce: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str
 
 def embed(model: str, seconds: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Latency at batch 1 and throughput at the best batch, of us and of the peers."""
-    job = Job(model, seconds, folder)
+    job = GpuJob(model, seconds, folder)
     found: dict[str, dict[str, Any]] = {}
     failure = None
     try:
@@ -183,7 +183,7 @@ def embed(model: str, seconds: int, folder: Path) -> Iterator[dict[str, Any]]:
             latency(job, ready(job, "latency", 1, found, stack), found)
         with ExitStack() as stack:
             throughput(job, ready(job, "throughput", BATCHES[0], found, stack), found)
-    except Exception as error:  # raised again below, behind what was found before
+    except Exception as error:  # raised again below, after what was found before
         failure = error
     yield from ({"contender": name, **record} for name, record in found.items())
     if failure is not None:
@@ -191,10 +191,10 @@ def embed(model: str, seconds: int, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def ready(
-    job: Job, purpose: Purpose, batch: int, found: dict[str, dict[str, Any]], stack: ExitStack
-) -> dict[str, Embedder]:
+    job: GpuJob, purpose: Purpose, batch: int, found: dict[str, dict[str, Any]], stack: ExitStack
+) -> dict[str, GpuContender]:
     """Those that run here and whose answers are right; ``found`` says why the others are not."""
-    able: dict[str, Embedder] = {}
+    able: dict[str, GpuContender] = {}
     for name, (reason, make) in contenders(job, purpose, stack).items():
         record = found.setdefault(name, {})
         if {"not_measured", "failed"} & record.keys():
@@ -208,7 +208,7 @@ def ready(
             if not check.passed:
                 raise WrongAnswerError(f"{check.measure} is {check.error:.3g}")
         except Exception as error:  # the others go on; the run's exit status tells
-            record["failed"] = first_line(error)
+            record["failed"] = one_line(error)
             logger.exception("%s, %s s: %s", job.model, job.seconds, name)
         else:
             record.setdefault("check", {})[purpose] = asdict(check)
@@ -217,10 +217,10 @@ def ready(
 
 
 def contenders(
-    job: Job, purpose: Purpose, stack: ExitStack
-) -> dict[str, tuple[str | None, Callable[[], Embedder]]]:
+    job: GpuJob, purpose: Purpose, stack: ExitStack
+) -> dict[str, tuple[str | None, Callable[[], GpuContender]]]:
     """Ours and the peers: why one cannot run here, and what makes it."""
-    chosen: dict[str, tuple[str | None, Callable[[], Embedder]]] = {}
+    chosen: dict[str, tuple[str | None, Callable[[], GpuContender]]] = {}
     for product in gpu_engines.products():
         chosen[product.name] = (product.missing(), partial(ours, job, product, purpose, stack))
     for name, dtype in (("FP32", torch.float32), ("FP16", torch.float16)):
@@ -232,23 +232,23 @@ def contenders(
     return chosen
 
 
-def ours(job: Job, product: Product, purpose: Purpose, stack: ExitStack) -> Embedder:
+def ours(job: GpuJob, product: Product, purpose: Purpose, stack: ExitStack) -> GpuContender:
     """The engine, open until the stack closes."""
     engine = stack.enter_context(product.open(job.model, purpose, job.folder))
-    return Embedder(
+    return GpuContender(
         product.precision, gpu_engines.on_device(engine), engine.embed, BATCHES, HOST_THREADS
     )
 
 
-def eager(job: Job, dtype: torch.dtype) -> Embedder:
+def eager(job: GpuJob, dtype: torch.dtype) -> GpuContender:
     """Weights and activations in one type, channels last."""
     call = without_gradients(job.network(dtype).cuda())
-    return Embedder(
+    return GpuContender(
         str(dtype).removeprefix("torch."), call, HostToHost(call), BATCHES, HOST_THREADS
     )
 
 
-def compiled(job: Job) -> Embedder:
+def compiled(job: GpuJob) -> GpuContender:
     """From samples to embeddings in one compiled graph, replayed as CUDA graphs."""
     model = torch.compile(
         job.network(torch.float16).cuda(), mode="max-autotune", fullgraph=True, dynamic=False
@@ -260,16 +260,16 @@ def compiled(job: Job) -> Embedder:
         return call(samples)
 
     # Its CUDA graphs belong to the thread that recorded them.
-    return Embedder("float16", device, HostToHost(device), (TUNED_CLIPS,), 0)
+    return GpuContender("float16", device, HostToHost(device), (TUNED_CLIPS,), 0)
 
 
-def onnx_peer(job: Job) -> Embedder:
+def onnx_peer(job: GpuJob) -> GpuContender:
     """A session as most people open one, in FP32."""
     artifact = gpu_engines.artifact(job.model, "latency", job.folder)
     providers = [("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider"]
     peer = OnnxRuntimePeer(artifact, job.network(torch.float32).cuda(), providers)
     call = without_gradients(peer)
-    return Embedder("float32", call, HostToHost(call), BATCHES, HOST_THREADS)
+    return GpuContender("float32", call, HostToHost(call), BATCHES, HOST_THREADS)
 
 
 def compiler_missing() -> str | None:
@@ -291,7 +291,7 @@ def without_gradients(
     return call
 
 
-def latency(job: Job, able: dict[str, Embedder], found: dict[str, dict[str, Any]]) -> None:
+def latency(job: GpuJob, able: dict[str, GpuContender], found: dict[str, dict[str, Any]]) -> None:
     """Batch 1, in turn; ours beside each peer, round by round."""
     samples = job.samples(1)
     resident = torch.from_numpy(samples).cuda()
@@ -321,17 +321,19 @@ def latency(job: Job, able: dict[str, Embedder], found: dict[str, dict[str, Any]
         found[name]["latency_tflops"] = gpu_timing.teraflops(job.operations, seconds)
 
 
-def throughput(job: Job, able: dict[str, Embedder], found: dict[str, dict[str, Any]]) -> None:
+def throughput(
+    job: GpuJob, able: dict[str, GpuContender], found: dict[str, dict[str, Any]]
+) -> None:
     """A sweep on the device; then from the host with several threads at the best batch."""
     for name, embedder in able.items():
         try:
             found[name] |= swept(job, embedder)
         except Exception as error:  # out of memory, say: the others go on
-            found[name]["failed"] = first_line(error)
+            found[name]["failed"] = one_line(error)
             logger.exception("%s, %s s: %s", job.model, job.seconds, name)
 
 
-def swept(job: Job, embedder: Embedder) -> dict[str, Any]:
+def swept(job: GpuJob, embedder: GpuContender) -> dict[str, Any]:
     """One contender's throughput."""
     sweep = {
         batch: gpu_timing.throughput_on_device(
@@ -355,7 +357,7 @@ def swept(job: Job, embedder: Embedder) -> dict[str, Any]:
 
 def first_call(folder: Path) -> Iterator[dict[str, Any]]:
     """Of a 10 s clip, and then of a 1 s clip, where CUDA itself is up."""
-    jobs = [Job(FIRST_MODEL, seconds, folder) for seconds in (10, 1)]
+    jobs = [GpuJob(FIRST_MODEL, seconds, folder) for seconds in (10, 1)]
     for product in gpu_engines.products():
         for warmup in ((), ((1, 10.0), (1, 1.0))):
             name = f"{product.name}{', warmed up' if warmup else ''}"
@@ -383,7 +385,7 @@ def first_call(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def first_times(
-    call: Callable[[NDArray[np.float32]], Any], jobs: list[Job]
+    call: Callable[[NDArray[np.float32]], Any], jobs: list[GpuJob]
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of the first, second and last call of each length, one after the other."""
     times = {}

@@ -13,11 +13,11 @@ import torch
 
 from fusion_engine import _core
 from fusion_engine.export import resolve
-from fusion_engine.frontend import FrontendSpec, frontend_plan
+from fusion_engine.frontend import FrontendSpec, frontend_tables
 from tests import signals
 
 from . import gpu_timing, peers
-from .harness import Case, Check, Records, WrongAnswerError
+from .harness import AnswerCheck, Case, Records, WrongAnswerError
 from .peers_gpu import LogMel
 
 logger = logging.getLogger(__name__)
@@ -87,15 +87,15 @@ def _one(produce: Callable[[], Iterator[dict[str, Any]]], folder: Path) -> list[
 def failing(
     contender: str, produce: Callable[[], Iterator[dict[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """What ``produce`` gives, and its error as a record, so that the cases behind it still run."""
+    """What ``produce`` gives, and its error as a record, so that the cases after it still run."""
     try:
         yield from produce()
     except Exception as error:  # the run's exit status tells
         logger.exception("%s failed", contender)
-        yield {"contender": contender, "failed": first_line(error)}
+        yield {"contender": contender, "failed": one_line(error)}
 
 
-def first_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
@@ -195,18 +195,18 @@ def fusion_work(maps: Sequence[torch.Tensor], pools: Sequence[int]) -> Work:
 
 def frontend_work(spec: FrontendSpec, samples: torch.Tensor) -> Work:
     """The kernel on these samples [B, N], on the device where they are."""
-    plan = frontend_plan(spec)
+    frontend = frontend_tables(spec)
     clips, length = samples.shape
     frames = spec.frames(length)
     device = samples.device
-    tables = torch.frombuffer(bytearray(plan.tables), dtype=torch.uint8).to(device)
+    tables = torch.frombuffer(bytearray(frontend.data), dtype=torch.uint8).to(device)
     out = torch.full((clips, frames, spec.n_mels), torch.nan, device=device)
     flags = torch.zeros(clips, dtype=torch.int32, device=device)
     stream = _stream()
 
     def launch() -> None:
         _core.log_mel_cuda(
-            plan,
+            frontend,
             tables=tables.data_ptr(),
             samples=samples.data_ptr(),
             dtype="float32",
@@ -223,7 +223,7 @@ def frontend_work(spec: FrontendSpec, samples: torch.Tensor) -> Work:
 
 
 def measure(
-    work: Work, check: Check, contenders: Mapping[str, Callable[[], Any]]
+    work: Work, check: AnswerCheck, contenders: Mapping[str, Callable[[], Any]]
 ) -> Iterator[dict[str, Any]]:
     """A record of the kernel with the copy's time, and one of each contender.
 
@@ -259,11 +259,11 @@ def measure(
 
 def compare(
     got: torch.Tensor, exact: torch.Tensor, measure: str, tolerance: float, relative: bool = True
-) -> Check:
+) -> AnswerCheck:
     """A check of the largest difference, of any device's arrays."""
     difference = (got.double() - exact).abs().max()
     scale = exact.abs().max() if relative else 1.0
-    return Check(measure, float(difference / scale), tolerance)
+    return AnswerCheck(measure, float(difference / scale), tolerance)
 
 
 def noise(spec: FrontendSpec, batch: int, seconds: float = SECONDS) -> np.ndarray[Any, Any]:

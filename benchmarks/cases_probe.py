@@ -21,7 +21,7 @@ from fusion_engine.probe.linear import (
 )
 from fusion_engine.probe.tasks.base import Split
 
-from .harness import Case, Check, Comparison, Measurement, WrongAnswerError, calls
+from .harness import AnswerCheck, Case, Measurement, PeerComparison, WrongAnswerError, calls
 from .machine import ROOT, peak_gib, usable_cores
 
 THREADS = usable_cores()
@@ -48,7 +48,7 @@ def cases() -> tuple[Case, ...]:
     )
 
 
-def steps(folder: Path) -> list[Comparison]:
+def steps(folder: Path) -> list[PeerComparison]:
     """The same minibatches for the same models, against PyTorch with two kernels of its Adam."""
     x, y = (torch.from_numpy(array) for array in generated(EXAMPLES, DIM, CLASSES))
     return [
@@ -59,7 +59,7 @@ def steps(folder: Path) -> list[Comparison]:
 
 def compare(
     x: torch.Tensor, y: torch.Tensor, name: str, fused: bool | None, classes: int = CLASSES
-) -> Comparison:
+) -> PeerComparison:
     """A comparison on preloaded tensors; the models go on from where they are at every call."""
     batches = [
         torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).split(BATCH_SIZE)[
@@ -87,7 +87,7 @@ def compare(
                     torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
                     optimizer.step()
 
-    def check() -> Check:
+    def check() -> AnswerCheck:
         joint()
         one_by_one()
         error = 0.0
@@ -97,9 +97,9 @@ def compare(
                 expected = torch.stack([model(x[:BATCH_SIZE]) for model, _ in group], dim=1)
                 scale = expected.abs().amax(dim=(0, 2))
                 error = max(error, float(((got - expected).abs().amax(dim=(0, 2)) / scale).max()))
-        return Check("largest difference / largest logit of a model", error, SAME_STEPS)
+        return AnswerCheck("largest difference / largest logit of a model", error, SAME_STEPS)
 
-    return Comparison(calls("fusion_engine, joint", joint), calls(name, one_by_one), check)
+    return PeerComparison(calls("fusion_engine, joint", joint), calls(name, one_by_one), check)
 
 
 def linear(stack: ProbeStack, index: int, fused: bool | None) -> Model:

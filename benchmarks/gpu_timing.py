@@ -64,7 +64,7 @@ def event_seconds(call: Call) -> float:
 
 
 def throughput_on_device(call: Call, clips: int) -> float:
-    """Clips per second of calls queued one behind the other, on the device's clock."""
+    """Clips per second of calls queued one after the other, on the device's clock."""
     call()
     torch.cuda.synchronize()
     repeats = max(3, round(SWEEP_SECONDS / max(event_seconds(call), 1e-9)))

@@ -26,7 +26,7 @@ class WrongAnswerError(Exception):
 
 
 @dataclass(frozen=True)
-class Check:
+class AnswerCheck:
     """How far apart two answers are.
 
     Args:
@@ -59,7 +59,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PeerComparison:
     """Ours against one peer.
 
     Args:
@@ -69,7 +69,7 @@ class Comparison:
 
     ours: Contender
     peer: Contender
-    check: Callable[[], Check]
+    check: Callable[[], AnswerCheck]
     figures: Callable[[], dict[str, Any]] = dict
 
 
@@ -105,7 +105,7 @@ class Records:
 
     Args:
         produce: gives records: ``contender``, and its figures, ``not_measured`` with the reason, or
-            ``failed`` with the error. A ``Check`` in it has passed.
+            ``failed`` with the error. An ``AnswerCheck`` in it has passed.
     """
 
     produce: Callable[[], Iterator[dict[str, Any]]]
@@ -123,7 +123,7 @@ class Case:
 
     name: str
     title: str
-    build: Callable[[Path], Sequence[Comparison | Measurement | Skipped | Records]]
+    build: Callable[[Path], Sequence[PeerComparison | Measurement | Skipped | Records]]
 
 
 def calls(name: str, function: Callable[[], Any]) -> Contender:

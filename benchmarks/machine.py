@@ -50,7 +50,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def describe(threads: int) -> dict[str, Any]:
+def describe_host(threads: int) -> dict[str, Any]:
     """The machine and the software, for a run with ``threads`` threads per contender."""
     return {
         "cpu": _cpu_model(),
@@ -119,7 +119,7 @@ def cpu_seconds() -> float:
     """CPU time used so far by this process and its children, those that have ended included."""
     running = 0.0
     for child in family()[1:]:
-        # Behind the name, which may hold anything: the 12th and 13th of these fields.
+        # After the name, which may hold anything: the 12th and 13th of these fields.
         fields = Path("/proc", child, "stat").read_text().rpartition(")")[2].split()
         running += sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
     return running + sum(os.times()[:4])

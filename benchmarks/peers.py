@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 
-from fusion_engine.engine.fusion import fuse
+from fusion_engine import _core
 from fusion_engine.frontend import Frontend
 from fusion_engine.spec import LayerSpec, Spec
 from tests.oracles import PANNS_SETTINGS
@@ -60,7 +60,7 @@ class Tiny(torch.nn.Module):
 
 
 class EagerTiny:
-    """``Tiny`` run eagerly behind PANNs' own frontend, torchlibrosa, then the fusion."""
+    """``Tiny`` run eagerly after PANNs' own frontend, torchlibrosa, then the fusion."""
 
     def __init__(self, rate: int) -> None:
         window, hop, f_max = PANNS_SETTINGS[rate]
@@ -141,4 +141,4 @@ class OpenVinoCnn14:
         inputs = {"log_mel": self._frontend.batch(list(samples))}
         results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
         outputs = [results[index] for index in range(len(self._pools))]
-        return fuse(outputs, self._pools, threads=self._threads)[0]
+        return _core.fuse(outputs, self._pools, threads=self._threads)[0]

@@ -94,7 +94,7 @@ class Fused(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked
         """Layer outputs [S, C, T, F] or [S, D] to float32 embeddings [B, D]."""
         if outputs[0].ndim == 2:
             return torch.cat(list(outputs), dim=1).float()
-        # Segments of a clip stand one behind the other on the time axis.
+        # Segments of a clip stand one after the other on the time axis.
         joined = [
             x if len(x) == clips else x.unflatten(0, (clips, -1)).transpose(1, 2).flatten(2, 3)
             for x in outputs

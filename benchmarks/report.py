@@ -10,6 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report_corpus, report_gpu
+from benchmarks.report_gpu import digits
 from fusion_engine._atomic import atomic_path
 
 HERE = Path(__file__).resolve().parent
@@ -96,19 +97,19 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     for record in results:
         if "measured" in record:
             measured = record["measured"]
-            cells = [record["title"], _digits(1e3 * measured["seconds"]), "none"]
-            cells += ["", f"peak memory {_digits(measured['peak_gib'])} GiB"]
+            cells = [record["title"], digits(1e3 * measured["seconds"]), "none"]
+            cells += ["", f"peak memory {digits(measured['peak_gib'])} GiB"]
         elif "skipped" in record:
             cells = [record["title"], "", record["peer"], "not run", record["skipped"]]
         else:
             speed_up = record["speed_up"]
             cells = [
                 record["title"],
-                _digits(record["ours_ms"]["median"]),
+                digits(record["ours_ms"]["median"]),
                 record["peer"],
-                _digits(record["peer_ms"]["median"]),
-                f"**{_digits(speed_up['median'])}×** "
-                f"({_digits(speed_up['q1'])}–{_digits(speed_up['q3'])})",
+                digits(record["peer_ms"]["median"]),
+                f"**{digits(speed_up['median'])}×** "
+                f"({digits(speed_up['q1'])}–{digits(speed_up['q3'])})",
             ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -129,12 +130,6 @@ def footnote(report: dict[str, Any]) -> str:
         f"{machine['memory_gib']:g} GiB, {machine['os']}; Python {machine['python']}, {libraries}; "
         f"{report['date']}.{quiet}"
     )
-
-
-def _digits(value: float) -> str:
-    """Three digits, more for whole numbers that need them."""
-    decimals = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{decimals}f}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Record = dict[str, Any]
+from .report_corpus import Record
 
 COMMAND = "make bench-gpu"
 OURS, PRODUCT, EAGER = "fusion_engine", "fusion_engine, TensorRT FP16", "PyTorch eager FP16"
@@ -21,7 +21,7 @@ class Aim:
         case: whose record holds the figure.
         contender: and which of them.
         figure: the figure.
-        unit: behind it, with the space where it has one.
+        unit: follows it, with the space where it has one.
         least: whether more is better.
         bound: the goal as a number.
     """
@@ -131,7 +131,7 @@ def aims(results: Sequence[Record]) -> str:
                 pass
             else:
                 met = value >= aim.bound if aim.least else value <= aim.bound
-                reached = f"{'**' if met else ''}{_digits(value)}{aim.unit}{'**' if met else ''}"
+                reached = f"{'**' if met else ''}{digits(value)}{aim.unit}{'**' if met else ''}"
         elif record is not None and "failed" in record:
             reached = f"failed: {record['failed']}"
         rows.append([aim.what, aim.goal, reached])
@@ -148,16 +148,16 @@ def embeddings(results: Sequence[Record]) -> str:
         if "device_clips_per_s" in record:
             host = record.get("host_clips_per_s")
             throughput = [
-                "" if host is None else _digits(host),
-                f"{_digits(record['device_clips_per_s'])} ({record['batch']})",
-                _digits(record["throughput_tflops"]),
+                "" if host is None else digits(host),
+                f"{digits(record['device_clips_per_s'])} ({record['batch']})",
+                digits(record["throughput_tflops"]),
             ]
         rows.append(
             [
                 record["title"],
                 record["contender"],
                 *(_latency(record[key]) for key in ("host_ms", "device_ms")),
-                _digits(record["latency_tflops"]),
+                digits(record["latency_tflops"]),
                 *throughput,
                 _against_eager(record),
             ]
@@ -175,13 +175,13 @@ def kernels(results: Sequence[Record]) -> str:
             continue
         spent = record["kernel_us"]
         if record["contender"] == OURS:
-            copied = f"{_digits(record['copy_us']['p50'])}"
-            share = f"**{_digits(100 * record['fraction_of_copy'])} %**"
-            rate = f"{_digits(record['kernel_gb_per_s'])}"
+            copied = f"{digits(record['copy_us']['p50'])}"
+            share = f"**{digits(100 * record['fraction_of_copy'])} %**"
+            rate = f"{digits(record['kernel_gb_per_s'])}"
         else:
             faster = record["speed_up_of_ours"]["median"]
-            copied, share, rate = "", f"ours is {_digits(faster)}× as fast", ""
-        cells = [record["title"], record["contender"], _digits(spent["p50"]), _digits(spent["p99"])]
+            copied, share, rate = "", f"ours is {digits(faster)}× as fast", ""
+        cells = [record["title"], record["contender"], digits(spent["p50"]), digits(spent["p99"])]
         rows.append([*cells, rate, copied, share])
     heads = ["kernel", "contender", "p50, µs", "p99, µs", "GB/s", "copy of as many bytes, µs"]
     return _table([*heads, "of the copy bandwidth"], "llrrrrr", rows)
@@ -190,9 +190,9 @@ def kernels(results: Sequence[Record]) -> str:
 def first_calls(results: Sequence[Record]) -> str:
     """First calls, and those after a change of the clip's length."""
     rows = [
-        [record["contender"], _digits(record["open_ms"])]
-        + [_digits(record[key][n]) for key in ("10s_ms", "1s_ms") for n in ("first", "second")]
-        + [_digits(record["1s_ms"]["last"])]
+        [record["contender"], digits(record["open_ms"])]
+        + [digits(record[key][n]) for key in ("10s_ms", "1s_ms") for n in ("first", "second")]
+        + [digits(record["1s_ms"]["last"])]
         for record in results
         if "open_ms" in record
     ]
@@ -241,7 +241,7 @@ def footnote(report: dict[str, Any]) -> str:
         "of 40 GFLOP per 10 s clip (CNN14), 1.7 per segment (VGGish), 261 per 1024 frames (AST). "
         "Speed-up: host to host against PyTorch eager FP16. Kernels: cold L2 cache, between two "
         "events; the copy reads half of the kernel's bytes and writes half. PyTorch: the published "
-        "networks in channels_last behind a cuFFT frontend, FP32 without TF32; "
+        "networks in channels_last after a cuFFT frontend, FP32 without TF32; "
         "torch.compile's first calls find the compiler's cache as the cases before left it. "
         f"{gpu['name']}, {details}; {machine['cpu']}, {machine['cores']} cores, {machine['os']}; "
         f"Python {machine['python']}, {libraries}; {report['date']}.\n"
@@ -274,14 +274,14 @@ def _measured(record: Record) -> bool:
 
 
 def _latency(spent: dict[str, Any]) -> str:
-    return f"{_digits(spent['p50'])} ({_digits(spent['p99'])})"
+    return f"{digits(spent['p50'])} ({digits(spent['p99'])})"
 
 
 def _against_eager(record: Record) -> str:
     found = record.get("speed_up", {}).get("host_ms", {}).get(EAGER)
     if found is None:
         return ""
-    return f"**{_digits(found['median'])}×** ({_digits(found['q1'])}–{_digits(found['q3'])})"
+    return f"**{digits(found['median'])}×** ({digits(found['q1'])}–{digits(found['q3'])})"
 
 
 def _table(heads: Sequence[str], align: str, rows: Sequence[Sequence[str]]) -> str:
@@ -294,7 +294,7 @@ def _table(heads: Sequence[str], align: str, rows: Sequence[Sequence[str]]) -> s
     return "\n".join(lines) + "\n"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three digits, more for whole numbers that need them."""
     decimals = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{decimals}f}"

@@ -17,6 +17,8 @@ from fusion_engine._atomic import atomic_path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SUITES = {"cpu": cases_cpu, "probe": cases_probe, "corpus": cases_corpus, "gpu": cases_gpu}
+# They take long, and are written after every case.
+KEPT = ("gpu", "corpus")
 DEFAULT_PAIRS = 15
 # More than this used by others is said, and has no place among the committed results.
 QUIET_CORES = 0.1
@@ -25,8 +27,8 @@ QUIET_CORES = 0.1
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 1 where an answer was wrong or the suite cannot run: nothing is written.
 
-    The GPU suite writes after every case, so that a run that is cut keeps what it had; 1 is then
-    also the status where a contender failed, which stands in the results.
+    The long suites, GPU and corpus, write after every case, so that a run that is cut keeps what it
+    had; 1 is also the status where a contender of the GPU suite failed, as the results say.
     """
     suites = {suite: module.cases() for suite, module in SUITES.items()}
     parser = _parser([case for cases in suites.values() for case in cases])
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = arguments.pairs or (
         cases_corpus.PAIRS if arguments.suite == "corpus" else DEFAULT_PAIRS
     )
-    on_gpu = arguments.suite == "gpu"
+    on_gpu, keeps = arguments.suite == "gpu", arguments.suite in KEPT
     reason = cases_gpu.missing() if on_gpu else None
     if reason is not None:
         print(f"the gpu suite cannot run: {reason}", file=sys.stderr)
@@ -56,12 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pairs": pairs,
     }
 
+    described = machine.describe_host(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
+    report |= {"machine": described, "results": []}
+    kept = earlier(output, report, arguments.case) if arguments.case else []
+
     def save(results: list[dict[str, Any]]) -> None:
-        described = machine.describe(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
-        write(report | {"machine": described, "results": results}, output)
+        # In the suite's order.
+        order = {name: place for place, name in enumerate(cases)}
+        merged = sorted([*kept, *results], key=lambda record: order[record["case"]])
+        write(report | {"results": merged}, output)
 
     try:
-        results = run(chosen, pairs, save if on_gpu and output is not None else None)
+        results = run(chosen, pairs, save if keeps and output is not None else None)
     except WrongAnswerError as error:
         print(f"wrong answer, nothing is written: {error}", file=sys.stderr)
         return 1
@@ -74,6 +82,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     save(results)
     return int(any("failed" in record for record in results))
+
+
+def earlier(
+    output: Path | None, report: dict[str, Any], again: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What a file has already of the same suite on the same machine, but for the cases ``again``.
+
+    Raises:
+        SystemExit: it is of another suite or machine, or had another number of pairs.
+    """
+    if output is None or not output.exists():
+        return []
+    old = json.loads(output.read_text())
+    for field in ("suite", "pairs", "machine"):
+        if old[field] != report[field]:
+            raise SystemExit(
+                f"{output} has {field} {old[field]}, and this run {report[field]}: give another "
+                "--output, or run all cases"
+            )
+    return [record for record in old["results"] if record["case"] not in again]
 
 
 def write(report: dict[str, Any], output: Path | None) -> None:
@@ -150,7 +178,8 @@ def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="PATH",
-        help="the JSON file; benchmarks/results/SUITE.json for all cases, stdout for some",
+        help="the JSON file; benchmarks/results/SUITE.json for all cases, stdout for some; in a "
+        "file of this suite and machine that is there the cases of --case are replaced",
     )
     return parser
 

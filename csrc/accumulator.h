@@ -18,10 +18,8 @@ constexpr int kBlockFrames = 8;
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-// The larger value, elementwise for vector types; a NaN in `candidate` loses (it is flagged where
-// it is read).
-template <class Value>
-FUSION_HD Value larger(Value current, Value candidate) {
+// A NaN in `candidate` loses (it is flagged where it is read).
+FUSION_HD float larger(float current, float candidate) {
 #if defined(__CUDA_ARCH__)
     return fmaxf(current, candidate);
 #else
@@ -29,19 +27,25 @@ FUSION_HD Value larger(Value current, Value candidate) {
 #endif
 }
 
-// `Value` is float, or a vector type whose elements are independent sums.
-template <class Value>
 struct Accumulator {
-    Value sum;
-    Value compensation;
-    Value max;
+    float sum;
+    float compensation;
+    float max;
 
     // Adds a partial sum exactly: Knuth's TwoSum, its rounding error kept in `compensation`.
-    FUSION_HD void add(Value partial) {
-        const Value total = sum + partial;
-        const Value added = total - sum;
+    FUSION_HD void add(float partial) {
+        const float total = sum + partial;
+        const float added = total - sum;
         compensation += (sum - (total - added)) + (partial - added);
         sum = total;
+    }
+
+    // Adds value * count with no rounding error: the product and its remainder.
+    FUSION_HD void add_repeated(float value, float count) {
+        const float product = value * count;
+        add(product);
+        compensation += fmaf(value, count, -product);
+        max = larger(max, value);
     }
 
     FUSION_HD void merge(const Accumulator& other) {
@@ -51,11 +55,10 @@ struct Accumulator {
     }
 };
 
-FUSION_HD Accumulator<float> empty_accumulator() { return {0.0f, 0.0f, kLowest}; }
+FUSION_HD Accumulator empty_accumulator() { return {0.0f, 0.0f, kLowest}; }
 
-template <class Value>
-FUSION_HD Value embedding_of(Head head, const Accumulator<Value>& total, float count) {
-    const Value mean = (total.sum + total.compensation) / count;
+FUSION_HD float embedding_of(Head head, const Accumulator& total, float count) {
+    const float mean = (total.sum + total.compensation) / count;
     switch (head) {
         case Head::kMean:
             return mean;

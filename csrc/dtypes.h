@@ -24,23 +24,6 @@ struct BFloat16 {
 
 constexpr int size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-// The formula for finite, subnormal and non-finite halves alike, with selects for branches; `Float`
-// and `Bits` are float and uint32_t, or vectors of them.
-template <class Float, class Bits>
-inline __attribute__((always_inline)) Float float_of_half_bits(Bits half) {
-    constexpr std::uint32_t kOneExponent = 1u << 23;
-    constexpr std::uint32_t kRebias = (127 - 15) * kOneExponent;
-    constexpr std::uint32_t kHalfInfinity = 0x7c00u << 13;
-    const Bits magnitude = (half & 0x7fffu) << 13;
-    const Bits normal = magnitude + kRebias;
-    // A subnormal has no implicit one: give it one with the exponent, then subtract that one.
-    const Float fraction =
-        std::bit_cast<Float>(normal + kOneExponent) - std::bit_cast<float>(kRebias + kOneExponent);
-    const Bits finite = magnitude < kOneExponent ? std::bit_cast<Bits>(fraction) : normal;
-    const Bits bits = magnitude >= kHalfInfinity ? normal + kRebias : finite;
-    return std::bit_cast<Float>(bits | ((half & 0x8000u) << 16));
-}
-
 FUSION_HD float to_float(float value) { return value; }
 
 FUSION_HD float to_float(BFloat16 value) {
@@ -56,7 +39,19 @@ FUSION_HD float to_float(Float16 value) {
 #if defined(__CUDA_ARCH__)
     return __half2float(__ushort_as_half(value.bits));
 #else
-    return float_of_half_bits<float>(std::uint32_t{value.bits});
+    // Finite, subnormal and non-finite halves by one formula, with selects for branches.
+    constexpr std::uint32_t kOneExponent = 1u << 23;
+    constexpr std::uint32_t kRebias = (127 - 15) * kOneExponent;
+    constexpr std::uint32_t kHalfInfinity = 0x7c00u << 13;
+    const std::uint32_t magnitude = (value.bits & 0x7fffu) << 13;
+    const std::uint32_t normal = magnitude + kRebias;
+    // A subnormal has no implicit one: give it one with the exponent, then subtract that one.
+    const float fraction =
+        std::bit_cast<float>(normal + kOneExponent) - std::bit_cast<float>(kRebias + kOneExponent);
+    const std::uint32_t finite =
+        magnitude < kOneExponent ? std::bit_cast<std::uint32_t>(fraction) : normal;
+    const std::uint32_t bits = magnitude >= kHalfInfinity ? normal + kRebias : finite;
+    return std::bit_cast<float>(bits | ((value.bits & 0x8000u) << 16));
 #endif
 }
 

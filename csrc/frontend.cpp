@@ -132,11 +132,11 @@ void add_mel(TableWriter& tables, const FrontendSettings& settings, const double
 
 }  // namespace
 
-FrontendPlan make_frontend_plan(const FrontendSettings& settings, const double* window,
-                                const double* filters) {
+FrontendTables make_frontend_tables(const FrontendSettings& settings, const double* window,
+                                    const double* filters) {
     check_settings(settings);
-    FrontendPlan plan{};
-    FrontendParams& params = plan.params;
+    FrontendTables frontend{};
+    FrontendParams& params = frontend.params;
     params.n_fft = static_cast<std::int32_t>(settings.n_fft);
     params.win_length = static_cast<std::int32_t>(settings.win_length);
     params.hop_length = static_cast<std::int32_t>(settings.hop_length);
@@ -155,7 +155,7 @@ FrontendPlan make_frontend_plan(const FrontendSettings& settings, const double* 
     params.scale = static_cast<float>(1.0 / settings.divisor);
     params.padding = static_cast<float>(-settings.mean / settings.divisor);
 
-    TableWriter tables(plan.tables);
+    TableWriter tables(frontend.words);
     for (std::int64_t n = 0; n < settings.n_fft; ++n) {
         tables.add(n < settings.win_length ? window[n] : 0.0);
     }
@@ -164,7 +164,7 @@ FrontendPlan make_frontend_plan(const FrontendSettings& settings, const double* 
     params.turns = tables.begin_section();
     for (std::int64_t k = 0; k < settings.n_fft / 4; ++k) tables.add_turn(k, settings.n_fft);
     add_mel(tables, settings, filters, params);
-    return plan;
+    return frontend;
 }
 
 void check_frontend_call(const FrontendParams& params, const FrontendCall& call) {

@@ -61,17 +61,17 @@ struct FrontendParams {
     }
 };
 
-// Made once for a frontend. The tables are computed in FP64 and rounded once; a kernel reads them
-// through one pointer.
-struct FrontendPlan {
+// Settings and tables, made once for a frontend. The tables are computed in FP64 and rounded once;
+// a kernel reads them through one pointer.
+struct FrontendTables {
     FrontendParams params;
-    std::vector<std::uint32_t> tables;
+    std::vector<std::uint32_t> words;
 };
 
 // `window` [win_length], `filters` [n_fft / 2 + 1, n_mels] row by row.
 // Throws std::invalid_argument, also for an n_fft that no kernel takes.
-FrontendPlan make_frontend_plan(const FrontendSettings& settings, const double* window,
-                                const double* filters);
+FrontendTables make_frontend_tables(const FrontendSettings& settings, const double* window,
+                                    const double* filters);
 
 // A call. Clip b's samples begin at b * stride; a clip that is too short for `frames` frames is
 // padded with zeros on the right, and the reflection is at the end of the padded clip.
@@ -89,13 +89,13 @@ struct FrontendCall {
 
 // The CUDA algorithm built for the host: the same threads and order of sums.
 // Throws std::invalid_argument.
-void log_mel_on_host_grid(const FrontendPlan& plan, const FrontendCall& call);
+void log_mel_on_host_grid(const FrontendTables& frontend, const FrontendCall& call);
 
-// CUDA; every pointer is a device pointer, `tables` those of the plan, and the work is queued on
+// CUDA; every pointer is a device pointer, `words` those of `frontend`, and the work is queued on
 // `stream` (a cudaStream_t). Nothing is allocated. Flags are or-ed, never cleared. Throw
 // std::runtime_error on a CUDA error or in a build without CUDA, std::invalid_argument on wrong
 // sizes; arrays in device memory are trusted.
-void log_mel_cuda(const FrontendPlan& plan, const void* tables, const FrontendCall& call,
+void log_mel_cuda(const FrontendTables& frontend, const void* words, const FrontendCall& call,
                   void* stream);
 
 // Checks what can be checked without reading the arrays. Throws std::invalid_argument.

@@ -93,7 +93,7 @@ struct alignas(2 * sizeof(Sample)) SamplePair {
     Sample second;
 };
 
-// Samples 2n and 2n + 1 of the frame for n = lane, lane + kLanes, ...; zeros behind the window.
+// Samples 2n and 2n + 1 of the frame for n = lane, lane + kLanes, ...; zeros after the window.
 template <int kPoints, class Sample>
 FUSION_HD void load_samples(const FrontendTask& task, const FramePlace& place, std::int32_t lane,
                             Complex (&z)[kPointsPerLane]) {
@@ -166,7 +166,7 @@ FUSION_HD float sum_of(const Complex (&z)[kPointsPerLane]) {
     return sum;
 }
 
-// Subtracts the mean of the frame from the lanes' sums; what is behind the window stays zero.
+// Subtracts the mean of the frame from the lanes' sums; what is after the window stays zero.
 template <int kPoints>
 FUSION_HD void subtract_mean(const float* sums, const FrontendParams& params, std::int32_t lane,
                              Complex (&z)[kPointsPerLane]) {

@@ -1,10 +1,8 @@
-// Checks of layer fusion's arguments, and the choice of item axis.
+// Checks of layer fusion's arguments.
 #include "layer_fusion.h"
 
 #include <stdexcept>
 #include <string>
-
-#include "layer_items.h"
 
 namespace fusion_engine {
 namespace {
@@ -45,38 +43,7 @@ void check_offsets(const FusionInput& input) {
     }
 }
 
-bool word_aligned(const LayerOutput& layer, std::int64_t segments, bool along_channels, int width) {
-    const std::int64_t word = static_cast<std::int64_t>(width) * size_of(layer.dtype);
-    const auto fits = [&](std::int64_t extent, std::int64_t stride) {
-        return extent <= 1 || stride % width == 0;
-    };
-    return reinterpret_cast<std::uintptr_t>(layer.data) % static_cast<std::uintptr_t>(word) == 0 &&
-           fits(segments, layer.stride_segment) && fits(layer.time, layer.stride_time) &&
-           (along_channels ? fits(layer.freq, layer.stride_freq)
-                           : fits(layer.channels, layer.stride_channel));
-}
-
-int widest(const LayerOutput& layer, std::int64_t segments, bool along_channels, int max_width,
-           bool aligned) {
-    const std::int32_t extent = along_channels ? layer.channels : layer.freq;
-    const std::int64_t stride = along_channels ? layer.stride_channel : layer.stride_freq;
-    if (stride != 1) return 1;
-    int width = max_width;
-    while (width > 1 && (extent % width != 0 ||
-                         (aligned && !word_aligned(layer, segments, along_channels, width)))) {
-        width /= 2;
-    }
-    return width;
-}
-
 }  // namespace
-
-ItemAxis choose_item_axis(const LayerOutput& layer, std::int64_t segments, int max_width,
-                          bool aligned) {
-    const int freq = widest(layer, segments, false, max_width, aligned);
-    const int channels = widest(layer, segments, true, max_width, aligned);
-    return channels > freq ? ItemAxis{true, channels} : ItemAxis{false, freq};
-}
 
 void check_state(std::int64_t clips, std::int64_t dim) {
     check_range("clips", clips, kMaxSegments);
@@ -84,6 +51,7 @@ void check_state(std::int64_t clips, std::int64_t dim) {
 }
 
 void complete_input(FusionInput& input) {
+    input.segments = input.layers[0].segments;
     check_range("clips", input.clips, kMaxSegments);
     check_range("segments", input.segments, kMaxSegments);
     std::int64_t dim = 0;
@@ -91,6 +59,10 @@ void complete_input(FusionInput& input) {
     input.frames = 1;
     for (std::int32_t l = 0; l < input.layer_count; ++l) {
         const LayerOutput& layer = input.layers[l];
+        if (layer.segments != input.segments) {
+            fail(layer_name(l) + " has " + std::to_string(layer.segments) +
+                 " segments, outputs[0] has " + std::to_string(input.segments));
+        }
         dim += std::int64_t{layer.channels} * layer.freq;
         if (layer.channels < 1 || layer.freq < 1) {
             fail(layer_name(l) + " has " + std::to_string(layer.channels) + " channels and " +
@@ -127,12 +99,12 @@ void complete_input(FusionInput& input) {
     }
 }
 
-std::vector<std::int64_t> check_arrays(const FusionInput& input, const FusionOutput& output) {
+std::int64_t check_arrays(const FusionInput& input, const FusionOutput& output) {
     check_offsets(input);
     bool has_time = false;
     for (std::int32_t l = 0; l < input.layer_count; ++l) has_time |= !input.layers[l].is_vector;
 
-    std::vector<std::int64_t> counted;
+    std::int64_t counted = 0;
     for (std::int64_t b = 0; b < input.clips; ++b) {
         std::int64_t frames = 0;
         for (std::int64_t s = input.first_segment(b); s < input.first_segment(b + 1); ++s) {
@@ -151,7 +123,7 @@ std::vector<std::int64_t> check_arrays(const FusionInput& input, const FusionOut
                  " frame features at " + std::to_string(start) + "; the frames buffer holds " +
                  std::to_string(output.frames.total));
         }
-        counted.push_back(frames);
+        counted += frames;
     }
     return counted;
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "accumulator.h"
 #include "dtypes.h"
@@ -20,6 +19,7 @@ constexpr std::int64_t kMaxCounted = std::int64_t{1} << 31;  // frames of a clip
 // A map [S, C, T, F], or a vector [S, C] (time 1, freq 1). Strides count elements.
 struct LayerOutput {
     const void* data;
+    std::int64_t segments;
     DType dtype;
     bool is_vector;
     std::int32_t channels;
@@ -81,26 +81,25 @@ struct FusionOutput {
     FrameFeatures frames;
 };
 
-// Sets dim, frames and checks what can be checked without reading the arrays.
+// Sets segments, dim, frames and checks what can be checked without reading the arrays.
 // Throws std::invalid_argument.
 void complete_input(FusionInput& input);
 
 // The sizes of a state. Throws std::invalid_argument.
 void check_state(std::int64_t clips, std::int64_t dim);
 
-// Checks host arrays against the input. Returns the counted frames of each clip.
+// Checks host arrays against the input. Returns the counted frames of all clips.
 // Throws std::invalid_argument, also for a clip with no counted frame when fused in one shot.
-std::vector<std::int64_t> check_arrays(const FusionInput& input, const FusionOutput& output);
+std::int64_t check_arrays(const FusionInput& input, const FusionOutput& output);
 
-// CPU. The result depends neither on `threads` nor on the other clips of the call.
-void fuse_cpu(const FusionInput& input, const FusionOutput& output, int threads);
+// CPU: the CUDA algorithm built for the host, its blocks shared out to `threads`. A GPU gives a
+// value to several threads, each with some of the frames, until `target_threads` are busy; with 1
+// there is one thread to a value, and the result depends neither on `threads` nor on the other
+// clips.
+void fuse_cpu(const FusionInput& input, const FusionOutput& output, int threads,
+              std::int64_t target_threads);
 void finalize_cpu(const FusionState& state, std::int64_t clips, std::int64_t dim, Head head,
                   float* embedding);
-
-// The CUDA algorithm built for the host: the same plan, threads and order of merging.
-// `target_threads` is what the plan tries to fill a GPU with.
-void fuse_on_host_grid(const FusionInput& input, const FusionOutput& output,
-                       std::int64_t target_threads);
 
 // CUDA; every pointer is a device pointer and the work is queued on `stream` (a cudaStream_t).
 // Flags are or-ed, never cleared. Throw std::runtime_error on a CUDA error or in a build without

@@ -39,7 +39,7 @@ struct DeviceBlock {
 
     template <class T, int V>
     __device__ void operator()() {
-        const GridLayer& grid = task.plan.layers[place.layer];
+        const LayerGrid& grid = task.grid.layers[place.layer];
         const auto thread = static_cast<std::int32_t>(threadIdx.x);
         LaneReduction<V> lane;
         lane.clear();
@@ -48,7 +48,7 @@ struct DeviceBlock {
             counted = reduce_lane<T, V>(task, place, lane);
             if (lane.check != 0.0f) atomicOr(task.output.flags + place.clip, 1u << place.layer);
         }
-        for (std::int32_t step = task.plan.time_lanes / 2; step > 0; step /= 2) {
+        for (std::int32_t step = task.grid.time_lanes / 2; step > 0; step /= 2) {
             if (place.time_lane >= step && place.time_lane < 2 * step) put(lane);
             __syncthreads();
             if (place.time_lane < step) merge(lane, thread + step * grid.adjacent);
@@ -56,10 +56,6 @@ struct DeviceBlock {
         }
         if (place.item < grid.items && place.time_lane == 0) {
             store_item(task, place, lane, counted);
-            const bool first = place.layer == 0 && place.item == 0;
-            if (first && task.output.embedding == nullptr) {
-                task.output.state.count[place.clip] += static_cast<float>(counted);
-            }
         }
     }
 };
@@ -71,7 +67,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
     extern __shared__ float shared[];
     const GridPlace place = place_of(task, blockIdx.x, static_cast<std::int32_t>(threadIdx.x));
     DeviceBlock run{task, place, shared};
-    dispatch(task.input.layers[place.layer].dtype, task.plan.layers[place.layer].axis.width, run);
+    dispatch(task.input.layers[place.layer].dtype, task.grid.layers[place.layer].axis.width, run);
 }
 
 __global__ void __launch_bounds__(kBlockThreads)
@@ -79,22 +75,21 @@ __global__ void __launch_bounds__(kBlockThreads)
                     float* embedding) {
     const std::int64_t i = std::int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
     if (i >= size) return;
-    embedding[i] = embedding_of<float>(head, {state.sum[i], state.compensation[i], state.max[i]},
-                                       state.count[i / dim]);
+    embedding[i] = embedding_of(state, i, dim, head);
 }
 
 }  // namespace
 
 cudaError_t launch_fusion(const GridTask& task, cudaStream_t stream) {
-    const std::int64_t blocks = task.input.clips * task.plan.blocks_per_clip;
+    const std::int64_t blocks = task.input.clips * task.grid.blocks_per_clip;
     if (blocks == 0) return cudaSuccess;
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     int widest = 1;
     for (std::int32_t l = 0; l < task.input.layer_count; ++l) {
-        widest = std::max(widest, task.plan.layers[l].axis.width);
+        widest = std::max(widest, task.grid.layers[l].axis.width);
     }
     const std::size_t shared_bytes =
-        task.plan.time_lanes == 1 ? 0 : sizeof(float) * 3 * widest * kBlockThreads;
+        task.grid.time_lanes == 1 ? 0 : sizeof(float) * 3 * widest * kBlockThreads;
     fuse_kernel<<<static_cast<unsigned>(blocks), kBlockThreads, shared_bytes, stream>>>(task);
     return cudaGetLastError();
 }

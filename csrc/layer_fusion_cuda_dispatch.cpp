@@ -1,4 +1,4 @@
-// Checks, plan and errors of layer fusion on CUDA.
+// Checks, grid and errors of layer fusion on CUDA.
 #include <stdexcept>
 #include <string>
 
@@ -27,7 +27,7 @@ void fuse_cuda(const FusionInput& input, const FusionOutput& output, void* strea
     if (uniform && input.frames == 0 && output.embedding != nullptr) {
         throw std::invalid_argument("the layer outputs have T_o = 0; expected at least one frame");
     }
-    const GridTask task{input, output, plan_grid(input, target_threads())};
+    const GridTask task{input, output, make_grid(input, target_threads())};
     check_cuda(launch_fusion(task, static_cast<cudaStream_t>(stream)), "launching layer fusion");
 }
 

@@ -1,9 +1,8 @@
-// The plan of the CUDA launch, and its host build: thread by thread, in the kernel's order.
+// How a call fills the grid of a launch.
 #include "layer_fusion_grid.h"
 
 #include <algorithm>
 #include <bit>
-#include <vector>
 
 namespace fusion_engine {
 namespace {
@@ -12,93 +11,70 @@ std::int32_t power_of_two_factor(std::int32_t value) {
     return 1 << std::countr_zero(static_cast<std::uint32_t>(value));
 }
 
-struct HostBlock {
-    const GridTask& task;
-    std::int64_t block;
-    const GridLayer& grid;
+// Whether every item of `width` values can be loaded as one aligned word.
+bool word_aligned(const LayerOutput& layer, bool along_channels, int width) {
+    const std::int64_t word = static_cast<std::int64_t>(width) * size_of(layer.dtype);
+    const auto fits = [&](std::int64_t extent, std::int64_t stride) {
+        return extent <= 1 || stride % width == 0;
+    };
+    return reinterpret_cast<std::uintptr_t>(layer.data) % static_cast<std::uintptr_t>(word) == 0 &&
+           fits(layer.segments, layer.stride_segment) && fits(layer.time, layer.stride_time) &&
+           (along_channels ? fits(layer.freq, layer.stride_freq)
+                           : fits(layer.channels, layer.stride_channel));
+}
 
-    template <class T, int V>
-    void operator()() const {
-        std::vector<LaneReduction<V>> lanes(kBlockThreads);
-        std::int64_t counted = 0;
-        for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
-            const GridPlace place = place_of(task, block, thread);
-            LaneReduction<V>& lane = lanes[static_cast<std::size_t>(thread)];
-            lane.clear();
-            if (place.item >= grid.items) continue;
-            counted = reduce_lane<T, V>(task, place, lane);
-            if (lane.check != 0.0f) task.output.flags[place.clip] |= 1u << place.layer;
-        }
-        for (std::int32_t step = task.plan.time_lanes / 2; step > 0; step /= 2) {
-            for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
-                if (place_of(task, block, thread).time_lane >= step) continue;
-                const auto other = static_cast<std::size_t>(thread + step * grid.adjacent);
-                for (int i = 0; i < V; ++i) {
-                    lanes[static_cast<std::size_t>(thread)].total[i].merge(lanes[other].total[i]);
-                }
-            }
-        }
-        for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
-            const GridPlace place = place_of(task, block, thread);
-            if (place.item >= grid.items || place.time_lane != 0) continue;
-            store_item(task, place, lanes[static_cast<std::size_t>(thread)], counted);
-        }
+int widest(const LayerOutput& layer, bool along_channels) {
+    const std::int32_t extent = along_channels ? layer.channels : layer.freq;
+    const std::int64_t stride = along_channels ? layer.stride_channel : layer.stride_freq;
+    if (stride != 1) return 1;
+    int width = kWordBytes / size_of(layer.dtype);
+    while (width > 1 && (extent % width != 0 || !word_aligned(layer, along_channels, width))) {
+        width /= 2;
     }
-};
+    return width;
+}
+
+ItemAxis choose_item_axis(const LayerOutput& layer) {
+    const int freq = widest(layer, false);
+    const int channels = widest(layer, true);
+    return channels > freq ? ItemAxis{true, channels} : ItemAxis{false, freq};
+}
 
 }  // namespace
 
-GridPlan plan_grid(const FusionInput& input, std::int64_t target_threads) {
-    GridPlan plan{};
+Grid make_grid(const FusionInput& input, std::int64_t target_threads) {
+    Grid grid{};
     std::int64_t items = 0;
     std::int32_t d = 0;
     for (std::int32_t l = 0; l < input.layer_count; ++l) {
         const LayerOutput& layer = input.layers[l];
-        GridLayer& grid = plan.layers[l];
-        grid.axis =
-            choose_item_axis(layer, input.segments, kWordBytes / size_of(layer.dtype), true);
-        grid.items = item_count(layer, grid.axis);
-        grid.first_d = d;
+        LayerGrid& part = grid.layers[l];
+        part.axis = choose_item_axis(layer);
+        part.items = layer.dim() / part.axis.width;
+        part.first_d = d;
         d += layer.dim();
-        items += grid.items;
+        items += part.items;
     }
 
     const std::int64_t clips = std::max<std::int64_t>(input.clips, 1);
     const std::int64_t frames_per_clip = input.frames * input.segments / clips;
-    plan.time_lanes = 1;
-    while (plan.time_lanes < kMaxTimeLanes && plan.time_lanes < frames_per_clip &&
-           clips * items * plan.time_lanes < target_threads) {
-        plan.time_lanes *= 2;
+    grid.time_lanes = 1;
+    while (grid.time_lanes < kMaxTimeLanes && grid.time_lanes < frames_per_clip &&
+           clips * items * grid.time_lanes < target_threads) {
+        grid.time_lanes *= 2;
     }
 
-    const std::int32_t items_per_block = kBlockThreads / plan.time_lanes;
+    const std::int32_t items_per_block = kBlockThreads / grid.time_lanes;
     for (std::int32_t l = 0; l < input.layer_count; ++l) {
-        GridLayer& grid = plan.layers[l];
-        const std::int32_t run = grid.axis.along_channels
+        LayerGrid& part = grid.layers[l];
+        const std::int32_t run = part.axis.along_channels
                                      ? items_per_block
-                                     : power_of_two_factor(input.layers[l].freq / grid.axis.width);
-        grid.adjacent = std::min(run, items_per_block);
-        grid.first_block = plan.blocks_per_clip;
-        plan.blocks_per_clip += (grid.items + items_per_block - 1) / items_per_block;
+                                     : power_of_two_factor(input.layers[l].freq / part.axis.width);
+        part.adjacent = std::min(run, items_per_block);
+        part.first_block = grid.blocks_per_clip;
+        grid.blocks_per_clip += (part.items + items_per_block - 1) / items_per_block;
     }
-    return plan;
-}
-
-void fuse_on_host_grid(const FusionInput& input, const FusionOutput& output,
-                       std::int64_t target_threads) {
-    const std::vector<std::int64_t> counted = check_arrays(input, output);
-    const GridTask task{input, output, plan_grid(input, target_threads)};
-    const std::int64_t blocks = input.clips * task.plan.blocks_per_clip;
-    for (std::int64_t block = 0; block < blocks; ++block) {
-        const std::int32_t layer = place_of(task, block, 0).layer;
-        HostBlock run{task, block, task.plan.layers[layer]};
-        dispatch(input.layers[layer].dtype, task.plan.layers[layer].axis.width, run);
-    }
-    if (output.embedding == nullptr) {
-        for (std::int64_t b = 0; b < input.clips; ++b) {
-            output.state.count[b] += static_cast<float>(counted[static_cast<std::size_t>(b)]);
-        }
-    }
+    return grid;
 }
 
 }  // namespace fusion_engine

@@ -1,14 +1,15 @@
 // The CUDA algorithm of layer fusion, in functions that build for the GPU and for the host.
 //
-// A block of 256 threads holds 256 / time_lanes items (see layer_items.h); the time lanes of an
-// item take its counted frames in turn and are merged as a tree. Neighbouring threads hold
-// neighbouring items, then neighbouring frames, so that loads coalesce in NCHW as in NHWC.
+// A layer output is cut into items: values that are neighbours in memory, along frequency (NCHW) or
+// along channels (NHWC, vectors), and that one load takes. A block of 256 threads holds
+// 256 / time_lanes items; the time lanes of an item take its counted frames in turn and are merged
+// as a tree. Neighbouring threads hold neighbouring items, then neighbouring frames, so that loads
+// coalesce in NCHW as in NHWC.
 #pragma once
 
 #include <cstdint>
 
 #include "layer_fusion.h"
-#include "layer_items.h"
 
 namespace fusion_engine {
 
@@ -17,7 +18,12 @@ constexpr int kMaxTimeLanes = 32;
 constexpr int kWordBytes = 16;    // the widest load
 constexpr int kRowsInFlight = 8;  // loads that a thread issues before it needs the first
 
-struct GridLayer {
+struct ItemAxis {
+    bool along_channels;
+    std::int32_t width;  // values of an item, a power of two
+};
+
+struct LayerGrid {
     ItemAxis axis;
     std::int32_t items;
     std::int32_t adjacent;     // items that are neighbours in memory, a power of two
@@ -25,8 +31,8 @@ struct GridLayer {
     std::int32_t first_d;
 };
 
-struct GridPlan {
-    GridLayer layers[kMaxLayers];
+struct Grid {
+    LayerGrid layers[kMaxLayers];
     std::int32_t time_lanes;  // a power of two
     std::int32_t blocks_per_clip;
 };
@@ -35,11 +41,11 @@ struct GridPlan {
 struct GridTask {
     FusionInput input;
     FusionOutput output;
-    GridPlan plan;
+    Grid grid;
 };
 
 // Fills `target_threads` with time lanes where the clips and items alone do not.
-GridPlan plan_grid(const FusionInput& input, std::int64_t target_threads);
+Grid make_grid(const FusionInput& input, std::int64_t target_threads);
 
 // Which block, item and time lane a thread is.
 struct GridPlace {
@@ -50,25 +56,48 @@ struct GridPlace {
 };
 
 FUSION_HD GridPlace place_of(const GridTask& task, std::int64_t block, std::int32_t thread) {
-    const GridPlan& plan = task.plan;
-    const std::int64_t clip = block / plan.blocks_per_clip;
-    const auto rest = static_cast<std::int32_t>(block % plan.blocks_per_clip);
+    const Grid& grid = task.grid;
+    const std::int64_t clip = block / grid.blocks_per_clip;
+    const auto rest = static_cast<std::int32_t>(block % grid.blocks_per_clip);
     std::int32_t layer = 0;
-    while (layer + 1 < task.input.layer_count && rest >= plan.layers[layer + 1].first_block) {
+    while (layer + 1 < task.input.layer_count && rest >= grid.layers[layer + 1].first_block) {
         ++layer;
     }
-    const GridLayer& grid = plan.layers[layer];
-    const std::int32_t items_per_block = kBlockThreads / plan.time_lanes;
-    const std::int32_t row = thread / grid.adjacent;
-    const std::int32_t item = (rest - grid.first_block) * items_per_block +
-                              row / plan.time_lanes * grid.adjacent + thread % grid.adjacent;
-    return {clip, layer, item, row % plan.time_lanes};
+    const LayerGrid& part = grid.layers[layer];
+    const std::int32_t items_per_block = kBlockThreads / grid.time_lanes;
+    const std::int32_t row = thread / part.adjacent;
+    const std::int32_t item = (rest - part.first_block) * items_per_block +
+                              row / grid.time_lanes * part.adjacent + thread % part.adjacent;
+    return {clip, layer, item, row % grid.time_lanes};
+}
+
+struct Item {
+    std::int64_t offset;    // elements from the segment's start
+    std::int32_t d;         // index of its first value in the embedding's part of this layer
+    std::int32_t d_stride;  // from one value to the next
+};
+
+// d = c * F + f, Eq. 1's flatten order.
+FUSION_HD Item item_at(const LayerOutput& layer, ItemAxis axis, std::int32_t index) {
+    std::int32_t c = 0;
+    std::int32_t f = 0;
+    if (axis.along_channels) {
+        const std::int32_t groups = layer.channels / axis.width;
+        f = index / groups;
+        c = index % groups * axis.width;
+    } else {
+        const std::int32_t groups = layer.freq / axis.width;
+        c = index / groups;
+        f = index % groups * axis.width;
+    }
+    return {c * layer.stride_channel + f * layer.stride_freq, c * layer.freq + f,
+            axis.along_channels ? layer.freq : 1};
 }
 
 // A thread's partial result: V values of the embedding, over the frames of its time lane.
 template <int V>
 struct LaneReduction {
-    Accumulator<float> total[V];
+    Accumulator total[V];
     float check;  // 0, or NaN once a value read is not finite: 0 * x
     float pooled[V];
     float partial[V];
@@ -191,7 +220,7 @@ FUSION_HD void reduce_vector(const T* start, std::int64_t count, std::int64_t po
     for (int v = 0; v < V; ++v) {
         values[v] = to_float(word.values[v]);
         result.check += values[v] * 0.0f;
-        add_repeated(result.total[v], values[v], static_cast<float>(count));
+        result.total[v].add_repeated(values[v], static_cast<float>(count));
     }
     if (frames.data == nullptr) return;
     for (std::int64_t i = 0; i < count; ++i) frames.write(position + i, values);
@@ -203,8 +232,8 @@ FUSION_HD std::int64_t reduce_lane(const GridTask& task, const GridPlace& place,
                                    LaneReduction<V>& result) {
     const FusionInput& input = task.input;
     const LayerOutput& layer = input.layers[place.layer];
-    const GridLayer& grid = task.plan.layers[place.layer];
-    const std::int32_t lanes = task.plan.time_lanes;
+    const LayerGrid& grid = task.grid.layers[place.layer];
+    const std::int32_t lanes = task.grid.time_lanes;
     const Item item = item_at(layer, grid.axis, place.item);
     const FrameColumns frames =
         frame_columns(task.output.frames, place.clip,
@@ -231,18 +260,44 @@ FUSION_HD std::int64_t reduce_lane(const GridTask& task, const GridPlace& place,
     return position;
 }
 
+// One value of the result: the embedding in one shot, the clip's state otherwise.
+FUSION_HD void store_value(const FusionOutput& output, std::int64_t index, const Accumulator& total,
+                           float count) {
+    if (output.embedding != nullptr) {
+        output.embedding[index] = embedding_of(output.head, total, count);
+        return;
+    }
+    const FusionState& state = output.state;
+    Accumulator sofar{state.sum[index], state.compensation[index], state.max[index]};
+    sofar.merge(total);
+    state.sum[index] = sofar.sum;
+    state.compensation[index] = sofar.compensation;
+    state.max[index] = sofar.max;
+}
+
 // The merged result of an item, by its time lane 0.
 template <int V>
 FUSION_HD void store_item(const GridTask& task, const GridPlace& place,
                           const LaneReduction<V>& result, std::int64_t counted) {
-    const GridLayer& grid = task.plan.layers[place.layer];
+    const LayerGrid& grid = task.grid.layers[place.layer];
     const Item item = item_at(task.input.layers[place.layer], grid.axis, place.item);
     const std::int64_t index = place.clip * task.input.dim + grid.first_d + item.d;
     FUSION_UNROLL
     for (int i = 0; i < V; ++i) {
-        store_result(task.output, index + i * item.d_stride, result.total[i],
-                     static_cast<float>(counted));
+        store_value(task.output, index + i * item.d_stride, result.total[i],
+                    static_cast<float>(counted));
     }
+    const bool first = place.layer == 0 && place.item == 0;
+    if (first && task.output.embedding == nullptr) {
+        task.output.state.count[place.clip] += static_cast<float>(counted);
+    }
+}
+
+// Value `index` of [B, D].
+FUSION_HD float embedding_of(const FusionState& state, std::int64_t index, std::int64_t dim,
+                             Head head) {
+    const Accumulator total{state.sum[index], state.compensation[index], state.max[index]};
+    return embedding_of(head, total, state.count[index / dim]);
 }
 
 // Calls run.template operator()<T, V>() for the layer's dtype and item width.

@@ -1,4 +1,4 @@
-"""The runtime: backends, the cutting of clips, and the engine. Never imports torch."""
+"""From an artifact and audio to embeddings. Never imports torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineStats"]
 
 # Resolved at first use: plans are built and read without the native module.
-_LAZY = {"Engine": ".pipeline", "EngineStats": ".stats"}
+_LAZY = {"Engine": ".engine", "EngineStats": ".stats"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,13 @@
-"""Recordings, cut into clips and grouped into batches: in order and in bounded memory."""
+"""From what the caller gave to checked clips, in order and in bounded memory."""
 
-import math
+import numbers
 import os
+from array import array
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,77 +16,20 @@ from numpy.typing import NDArray
 
 from ..audio import Channel, as_samples, decode_ahead
 from ..audio.ahead import DecodeAhead, Decoded
-from ..audio.arrays import as_array
-from ..audio.recording import LOUDEST
+from ..audio.arrays import as_array, batch_rows
 from ..errors import AudioError, BackendError, FusionEngineError
-from .long_clip import LongClip
+from .recording import WHOLE, Clip, Item, LongClips, Progress, Recording
 from .windows import Windows
 
 # Files that are known ahead of the one that is being read.
 _AHEAD = 64
 # Broken files bring no samples, and are to be reported.
 _MOST_EVENTS = 4_096
-EXPECTED = "expected an array of samples [N] or a path"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Item:
-    """What is to be embedded.
-
-    Attributes:
-        key: comes back with every result.
-        audio: samples [N], or the path of a file.
-        sample_rate: of samples, in Hz; ``None``: the model's.
-        parts: what to embed of it, (start, end) in seconds of the recording, each a recording of
-            its own to the windows; ``None``: its start, its end. In order, whatever their order.
-        skip: results that are not wanted again, from the first on.
-    """
-
-    key: Any
-    audio: Any
-    sample_rate: int | None = None
-    parts: Sequence[tuple[float | None, float | None]] = ((None, None),)
-    skip: int = 0
-
-    @property
-    def is_whole(self) -> bool:
-        """There are no parts of it."""
-        return len(self.parts) == 1 and self.parts[0] == (None, None)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Clip:
-    """A part of a recording, of one channel.
-
-    Attributes:
-        name: in messages.
-        key: of its item.
-        channel: from 1 on, where each has a clip of its own.
-        start: first sample, at the model's rate.
-        end: behind the last sample, padding included.
-        samples: [end - start], checked; of a long clip none.
-        long: a long clip, run up to its last runs.
-        found: ``silent`` and ``clipped_scale``; ``None``: they follow from the samples.
-    """
-
-    name: str
-    samples: NDArray[Any]
-    long: LongClip | None = None
-    key: Any = None
-    channel: int | None = None
-    start: int = 0
-    end: int = 0
-    found: tuple[bool, bool] | None = None
-
-    @property
-    def silent(self) -> bool:
-        """Every sample is zero."""
-        return not self.samples.any() if self.found is None else self.found[0]
-
-    @property
-    def clipped_scale(self) -> bool:
-        """A sample is beyond ±16."""
-        return _beyond(self.samples) if self.found is None else self.found[1]
+EXPECTED = (
+    "expected an array of samples [N], a batch [B, N], a path, or a list of arrays [N] and paths"
+)
+_EXPECTED_ITEM = "expected an array of samples [N] or a path"
+_BUFFERS = (bytes, bytearray, memoryview, array)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,19 +47,6 @@ class End:
     samples: int = 0
     partial: bool = False
     error: FusionEngineError | None = None
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Progress:
-    """A long clip is under way.
-
-    Attributes:
-        key: of its item.
-        samples: of the recording, so far.
-    """
-
-    key: Any
-    samples: int
 
 
 Event = Clip | End | Progress
@@ -138,16 +69,67 @@ class Embedded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LongClips:
-    """What becomes of clips that are too long to be held.
+class Given:
+    """The clips of one call.
 
     Args:
-        most: samples of the longest that is held.
-        begin: a long clip of a name.
+        items: one for each; samples are not yet checked.
+        single: the caller gave one clip, not a batch of one.
+        held: the caller holds all samples as they are, so that all of them take no more memory.
     """
 
-    most: int
-    begin: Callable[[str], LongClip]
+    items: Sequence[Item]
+    single: bool
+    held: bool
+
+
+def read(audio: Any, *, source_rate: int | None, sample_rate: int) -> Given:
+    """What the caller gave, as items.
+
+    Args:
+        audio: see ``Engine.embed``.
+        source_rate: rate of arrays in Hz, ``None`` when they are at the model's rate.
+        sample_rate: the model's rate in Hz.
+
+    Raises:
+        TypeError: neither arrays nor paths.
+        ValueError: ``source_rate`` together with a path.
+        AudioError: an array of a wrong shape; bad samples are found when the clip is reached.
+    """
+    if is_path(audio):
+        return Given([_item("clip", audio, source_rate)], True, False)
+    held = source_rate in (None, sample_rate)
+    # Bytes are a sequence of numbers too.
+    if isinstance(audio, Sequence) and not isinstance(audio, _BUFFERS):
+        clips = [_clip(clip, f"clip {index}") for index, clip in enumerate(audio)]
+        named = zip(_names(len(clips)), clips, strict=True)
+        items = [_item(name, clip, source_rate) for name, clip in named]
+        return Given(items, False, held and not any(map(is_path, audio)))
+    samples = as_array(audio, "audio", EXPECTED)
+    if samples.ndim != 2:
+        return Given([_item("clip", samples, source_rate)], True, held)
+    rows = batch_rows(samples)
+    named = zip(_names(len(rows)), rows, strict=True)
+    return Given([_item(name, row, source_rate) for name, row in named], False, held)
+
+
+def read_clip(audio: Any, *, source_rate: int | None, sample_rate: int) -> Clip:
+    """One clip, for the calls that take no batch.
+
+    Raises:
+        AudioError: a batch or a list; or as ``read``, of the samples too.
+        BackendError: decoding has ended early.
+    """
+    given = read(audio, source_rate=source_rate, sample_rate=sample_rate)
+    if not given.single:
+        raise AudioError(f"got {len(given.items)} clips, expected one: samples [N] or a path")
+    with closing(clips_of(given.items, sample_rate)) as events:
+        event = next(events)
+    if isinstance(event, Clip):
+        return event
+    assert isinstance(event, End)
+    assert event.error is not None
+    raise event.error
 
 
 def clips_of(
@@ -188,6 +170,48 @@ def clips_of(
             yield from _clips(waiting.popleft(), files, sample_rate, windows, long)
 
 
+def batches(events: Iterable[Event], most: float) -> Iterator[list[Event]]:
+    """Events whose clips have together ``most`` samples, or a little more.
+
+    The beginning of a long clip ends a batch, so that what comes before it does not wait for it.
+    """
+    batch, samples = list[Event](), 0
+    for event in events:
+        batch.append(event)
+        samples += len(event.samples) if isinstance(event, Clip) else 0
+        if isinstance(event, Progress) or samples >= most or len(batch) == _MOST_EVENTS:
+            yield batch
+            batch, samples = [], 0
+    if batch:
+        yield batch
+
+
+def is_path(audio: Any) -> bool:
+    """Whether ``audio`` names a file."""
+    return isinstance(audio, str | os.PathLike)
+
+
+def _item(name: str, audio: Any, source_rate: int | None) -> Item:
+    if source_rate is not None and is_path(audio):
+        raise ValueError("sample_rate= is for arrays of samples; a file carries its own rate")
+    return Item(key=name, audio=audio, sample_rate=source_rate)
+
+
+def _names(count: int) -> list[str]:
+    return ["clip"] if count == 1 else [f"clip {index}" for index in range(count)]
+
+
+def _clip(item: Any, name: str) -> Any:
+    """What is one clip of a list."""
+    if isinstance(item, numbers.Number | list | tuple):
+        kind = type(item).__name__
+        raise TypeError(
+            f"{name} is {kind}; {EXPECTED}. A list holds whole clips: samples in a list become one "
+            "with np.asarray(samples, np.float32)"
+        )
+    return item if is_path(item) else as_array(item, name, EXPECTED)
+
+
 def _clips(
     item: Item,
     files: DecodeAhead | None,
@@ -195,7 +219,7 @@ def _clips(
     windows: Windows | None,
     long: LongClips | None,
 ) -> Iterator[Event]:
-    source: _Source
+    source: _Array | _File
     try:
         if is_path(item.audio):
             assert files is not None
@@ -204,14 +228,15 @@ def _clips(
             source = _Array(item, sample_rate)
             count = len(source.samples)
             # Nothing to cut: this is what a call with one clip waits for.
-            if item.is_whole and windows is None and (long is None or count <= long.most):
+            whole = windows is None and tuple(item.parts) == WHOLE
+            if whole and (long is None or count <= long.most):
                 if not item.skip:
                     yield Clip(name=source.name, key=item.key, end=count, samples=source.samples)
                 yield End(key=item.key, samples=count)
                 return
-        cutter = _Cutter(item, source, sample_rate, windows, long)
-        yield from cutter
-        yield End(key=item.key, samples=cutter.total, partial=source.partial)
+        recording = Recording(item, source, sample_rate, windows, long)
+        yield from recording
+        yield End(key=item.key, samples=recording.total, partial=source.partial)
     except AudioError as error:
         yield End(key=item.key, error=error)
 
@@ -235,9 +260,11 @@ class _Array:
 
     def __init__(self, item: Item, sample_rate: int) -> None:
         self.name = str(item.key)
-        array = as_array(item.audio, self.name, EXPECTED)
+        samples = item.audio
+        if not isinstance(samples, np.ndarray):
+            samples = as_array(samples, self.name, _EXPECTED_ITEM)
         self.samples = as_samples(
-            array, source_rate=item.sample_rate, sample_rate=sample_rate, name=self.name
+            samples, source_rate=item.sample_rate, sample_rate=sample_rate, name=self.name
         )
 
     def blocks(self) -> Iterator[NDArray[Any]]:
@@ -267,247 +294,4 @@ class _File:
 
     @property
     def found(self) -> tuple[bool, bool] | None:
-        """Silent, and beyond ±16: of the whole file, before it was resampled."""
         return self._decoded.decoding.silent, self._decoded.decoding.clipped_scale
-
-
-_Source = _Array | _File
-
-
-class _Cutter:
-    """Cuts one item; iterate once.
-
-    Attributes:
-        total: samples of the recording so far.
-    """
-
-    def __init__(
-        self,
-        item: Item,
-        source: _Source,
-        sample_rate: int,
-        windows: Windows | None,
-        long: LongClips | None,
-    ) -> None:
-        self._item, self._source = item, source
-        # A file that is one clip was looked at before it was resampled.
-        self._whole = windows is None and item.is_whole
-        ends = [
-            (round((start or 0.0) * sample_rate), None if end is None else round(end * sample_rate))
-            for start, end in item.parts
-        ]
-        ends.sort(key=lambda part: (part[0], math.inf if part[1] is None else part[1]))
-        self._parts = deque(
-            _Part(source.name, first, stop, sample_rate, windows, long) for first, stop in ends
-        )
-        self._given = 0
-        self.total = 0
-
-    def __iter__(self) -> Iterator[Clip | Progress]:
-        for block in self._source.blocks():
-            begin, self.total = self.total, self.total + len(block)
-            for number, part in enumerate(self._parts):
-                if part.first >= self.total:
-                    break
-                part.take(block, begin)
-                if part.is_long:
-                    # Before its first run, so that what comes before it need not wait.
-                    yield Progress(key=self._item.key, samples=begin)
-                    results = self._given + number * block.shape[1]
-                    part.run(skip=self._item.skip - results)
-            while self._parts:
-                yield from self._clips(self._parts[0].whole_windows())
-                if not self._parts[0].ends_before(self.total):
-                    break
-                yield from self._clips(self._parts.popleft().rest(self.total))
-        while self._parts:
-            yield from self._clips(self._parts[0].whole_windows())
-            yield from self._clips(self._parts.popleft().rest(self.total))
-
-    def _clips(self, cuts: "Iterable[_Cut]") -> Iterator[Clip]:
-        """A clip of each channel."""
-        for cut in cuts:
-            for column, (samples, long) in enumerate(cut.channels()):
-                self._given += 1
-                if self._given <= self._item.skip:
-                    continue
-                yield Clip(
-                    name=self._source.name,
-                    key=self._item.key,
-                    channel=None if self._source.channels is None else column + 1,
-                    start=cut.start,
-                    end=cut.start + cut.length,
-                    samples=np.ascontiguousarray(samples),
-                    long=None if long is None else long.clip,
-                    found=self._found(long),
-                )
-
-    def _found(self, long: "_LongChannel | None") -> tuple[bool, bool] | None:
-        found = self._source.found
-        if self._whole and self._source.channels is None and found is not None:
-            return found
-        return None if long is None else long.found
-
-
-def _beyond(samples: NDArray[Any]) -> bool:
-    return samples.dtype != np.int16 and bool(np.abs(samples).max() > LOUDEST)
-
-
-class _LongChannel:
-    """A channel of a long clip, of which nothing is held but what its next run needs."""
-
-    def __init__(self, clip: LongClip) -> None:
-        self.clip = clip
-        self.found = (True, False)
-
-    def push(self, samples: NDArray[Any]) -> None:
-        self.clip.push(samples)
-        silent, loud = self.found
-        self.found = (silent and not samples.any(), loud or _beyond(samples))
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """What was cut out of a recording.
-
-    Args:
-        start: first sample.
-        length: samples.
-        samples: [length, channels]; of a long clip [0, channels].
-        long: its channels, ``None`` for those that are not wanted.
-    """
-
-    start: int
-    length: int
-    samples: NDArray[Any]
-    long: Sequence[_LongChannel | None] = ()
-
-    def channels(self) -> Iterator[tuple[NDArray[Any], _LongChannel | None]]:
-        return zip_longest(self.samples.T, self.long)
-
-
-class _Part:
-    """The samples ``first`` to ``stop`` of a recording, and what is cut out of them."""
-
-    def __init__(
-        self,
-        name: str,
-        first: int,
-        stop: int | None,
-        sample_rate: int,
-        windows: Windows | None,
-        long: LongClips | None,
-    ) -> None:
-        self._name, self._rate, self._windows = name, sample_rate, windows
-        self._long = long if windows is None else None
-        self._channels: list[_LongChannel | None] = []
-        self.first, self._stop = first, stop
-        self._number = 0  # of the next window
-        self._held: list[NDArray[Any]] = []
-        # Where what is held begins and ends, from `first` on.
-        self._begin = self._end = 0
-
-    def take(self, block: NDArray[Any], begin: int) -> None:
-        """Keep what belongs here of a block from sample ``begin`` on."""
-        stop = begin + len(block) if self._stop is None else min(self._stop, begin + len(block))
-        part = block[max(0, self.first - begin) : max(0, stop - begin)]
-        if len(part):
-            self._held.append(part)
-            self._end += len(part)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether it is not to be held."""
-        return self._long is not None and self._end > self._long.most
-
-    def run(self, skip: int) -> None:
-        """Run what is held of a long clip, but for its first ``skip`` channels."""
-        assert self._long is not None
-        for block in self._held:
-            if not self._channels:
-                self._channels = [
-                    None if column < skip else _LongChannel(self._long.begin(self._name))
-                    for column in range(block.shape[1])
-                ]
-            for channel, samples in zip(self._channels, block.T, strict=True):
-                if channel is not None:
-                    channel.push(samples)
-        self._held.clear()
-
-    def ends_before(self, total: int) -> bool:
-        """Whether the first ``total`` samples have all of it."""
-        return self._stop is not None and self._stop <= total
-
-    def whole_windows(self) -> Iterator[_Cut]:
-        """Those that are all there."""
-        if self._windows is None:
-            return
-        while self._windows.start(self._number) + self._windows.length <= self._end:
-            yield self._cut(self._windows.start(self._number), self._windows.length)
-            self._number += 1
-        self._drop(self._windows.start(self._number))
-
-    def rest(self, total: int) -> Iterator[_Cut]:
-        """What is left at the end: everything, without windows.
-
-        Raises:
-            AudioError: the part has no clip.
-        """
-        if self._channels:
-            none = np.empty((0, len(self._channels)), np.float32)
-            yield _Cut(self.first, self._end, none, self._channels)
-            return
-        if self._windows is None:
-            start, length = 0, self._end or None
-        else:
-            start = self._windows.start(self._number)
-            length = self._windows.last(self._end, self._number)
-        if length is not None:
-            yield self._cut(start, length)
-        elif self._end == 0:
-            raise AudioError(
-                f"{self._name}: has no samples from {self.first / self._rate:g} s on, it is "
-                f"{total / self._rate:g} s long",
-                kind="shorter than the part of it",
-            )
-        elif self._windows is not None and self._number == 0:
-            raise self._windows.too_short(self._name, self._end)
-
-    def _drop(self, start: int) -> None:
-        """Let go of what is before ``start``."""
-        while self._held and self._begin < start:
-            unused = min(start - self._begin, len(self._held[0]))
-            self._held[0] = self._held[0][unused:]
-            self._begin += unused
-            if not len(self._held[0]):
-                del self._held[0]
-
-    def _cut(self, start: int, length: int) -> _Cut:
-        """From ``start`` on; zeros behind the end."""
-        if len(self._held) > 1:
-            self._held = [np.concatenate(self._held)]
-        samples = self._held[0][start - self._begin :][:length]
-        if len(samples) < length:
-            samples = np.pad(samples, ((0, length - len(samples)), (0, 0)))
-        return _Cut(self.first + start, length, samples)
-
-
-def batches(events: Iterable[Event], most: float) -> Iterator[list[Event]]:
-    """Runs of events whose clips have together ``most`` samples, or a little more.
-
-    The beginning of a long clip ends one, so that what comes before it does not wait for it.
-    """
-    batch, samples = list[Event](), 0
-    for event in events:
-        batch.append(event)
-        samples += len(event.samples) if isinstance(event, Clip) else 0
-        if isinstance(event, Progress) or samples >= most or len(batch) == _MOST_EVENTS:
-            yield batch
-            batch, samples = [], 0
-    if batch:
-        yield batch
-
-
-def is_path(audio: Any) -> bool:
-    """Whether ``audio`` names a file."""
-    return isinstance(audio, str | os.PathLike)

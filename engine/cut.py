@@ -1,28 +1,31 @@
-"""How a clip's log-mel is cut into the pieces that go through the backbone.
+"""From lengths to batches and runs: what goes through the network together, and what counts of it.
 
 A short clip is one piece. A long one is cut into chunks that overlap by the reach of the
 convolutions, so that the counted frames of every chunk are what one whole pass would give. A
-fixed-input backbone takes segments.
+fixed-input network takes segments.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from ..errors import AudioError
 from ..spec import Spec
 
-# One run of a backbone that takes segments holds no more of them than this many seconds.
+# One run of a network that takes segments holds no more of them than this many seconds.
 RUN_SECONDS = 60.0
+# Lengths of clips whose cut is kept.
+_KNOWN_LENGTHS = 4_096
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Frames ``start``…``stop`` of a clip's log-mel, of which some frame features count.
+    """Frames ``start``…``stop`` of a clip's log-mel, of which some steps count.
 
     Args:
         start: first frame of log-mel.
-        stop: behind the last; beyond the clip's end the piece is padded.
-        begin: first frame feature that counts, from the piece's own start.
+        stop: one after the last; beyond the clip's end the piece is padded.
+        begin: first step that counts, from the piece's own start.
         count: how many count; for a model without a time axis, the piece's weight in the mean.
     """
 
@@ -39,17 +42,124 @@ class Piece:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the backbone over a part of a clip.
+    """One run of the network over a part of a clip.
 
     Args:
         first: first sample of the part.
-        stop: behind its last sample.
+        stop: one after its last sample.
         pieces: of these samples' log-mel, all of one length.
     """
 
     first: int
     stop: int
     pieces: Sequence[Piece]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a clip is cut that goes through the network in one run.
+
+    Args:
+        frames: of its log-mel.
+        pieces: of it, all of one length.
+        clips_per_run: how many clips that are cut alike fit one run.
+    """
+
+    frames: int
+    pieces: Sequence[Piece]
+    clips_per_run: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips, by their places in a list, that go through the network in one run."""
+
+    rows: Sequence[int]
+    cut: Cut
+
+
+@dataclass(frozen=True)
+class Long:
+    """The place of a clip that takes several runs."""
+
+    row: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The place of a clip that the artifact does not take, and why."""
+
+    row: int
+    error: AudioError
+
+
+class Cutting:
+    """How clips are cut for one artifact on one runner.
+
+    Args:
+        spec: the artifact's.
+        min_frames: the fewest frames of log-mel that the network takes in one piece.
+        max_frames: the most: a plan may take less than its artifact.
+        run_frames: the most in one run, all pieces together: what bounds the memory.
+        pieces_per_run: how many pieces of so many frames one run takes, an ``AudioError`` where it
+            takes none of that length; ``None``: what ``run_frames`` allows.
+
+    Attributes:
+        most_samples: of a clip that goes through in one run.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        min_frames: int | None = None,
+        max_frames: int | None = None,
+        run_frames: int | None = None,
+        pieces_per_run: Callable[[int], int] | None = None,
+    ) -> None:
+        self.spec = spec = replace(
+            spec,
+            min_frames=min_frames or spec.min_frames,
+            max_frames=max_frames or spec.max_frames,
+        )
+        self.run_frames = run_frames or most_frames(spec)
+        self._pieces_per_run = pieces_per_run or (lambda frames: self.run_frames // frames)
+        self.most_samples = spec.frontend.samples(self.run_frames + 1) - 1
+        # A length is computed once.
+        self.cut = lru_cache(_KNOWN_LENGTHS)(self._cut)
+
+    def _cut(self, samples: int) -> Cut | None:
+        """How a clip of so many samples is cut; ``None``: it takes several runs.
+
+        Raises:
+            AudioError: it is shorter than the artifact takes.
+        """
+        frames = frames_of(self.spec, samples)
+        if frames > self.run_frames:
+            return None
+        pieces = pieces_of(self.spec, frames)
+        return Cut(frames, pieces, max(1, self._pieces_per_run(pieces[0].frames) // len(pieces)))
+
+    def batches(self, lengths: Sequence[int]) -> Iterator[Batch | Long | Refused]:
+        """What to do with clips of so many samples: those with equally many frames go together."""
+        groups: dict[int, tuple[Cut, list[int]]] = {}
+        for row, samples in enumerate(lengths):
+            try:
+                cut = self.cut(samples)
+            except AudioError as error:
+                yield Refused(row, error)
+                continue
+            if cut is None:
+                yield Long(row)
+            else:
+                groups.setdefault(cut.frames, (cut, []))[1].append(row)
+        for cut, rows in groups.values():
+            for first in range(0, len(rows), cut.clips_per_run):
+                yield Batch(rows[first : first + cut.clips_per_run], cut)
+
+    def runs(self, name: str = "clip") -> "Runs":
+        """The runs of a clip of a name, of which more and more is known."""
+        return Runs(self.spec, self.run_frames, name)
 
 
 def least_frames(spec: Spec) -> int:
@@ -65,8 +175,8 @@ def frames_of(spec: Spec, samples: int) -> int:
     return max(least_frames(spec), spec.frontend.frames(samples))
 
 
-def run_frames(spec: Spec) -> int:
-    """The most frames of log-mel in one run, all pieces together: what bounds the memory."""
+def most_frames(spec: Spec) -> int:
+    """The most frames of log-mel in one run on a CPU, all pieces together."""
     if spec.segment is None:
         return spec.max_frames
     per_second = spec.frontend.sample_rate / spec.frontend.hop_length

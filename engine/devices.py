@@ -95,7 +95,7 @@ def _count(driver: ModuleType) -> int:
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """What a call of ``cuda.bindings.driver`` returned behind its error code.
+    """What a call of ``cuda.bindings.driver`` returned after its error code.
 
     Raises:
         BackendError: names the error code.

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +20,22 @@ from ..audio import Channel
 from ..errors import ArtifactError, AudioError, BackendError, FusionEngineError
 from ..named import named_artifact
 from ..spec import HEADS, Head, Spec
-from .clips import Clip, Embedded, End, Event, Item, LongClips, batches, clips_of
-from .cuda.arrays import is_on_gpu
-from .cut import Run, Runs, frames_of, pieces_of
-from .inputs import read_clip, read_clips
+from .clips import Embedded, End, Event, batches, clips_of, read, read_clip
+from .cuda.arrays import DeviceArray, OnDevice, is_on_gpu
+from .cut import Batch, Long, Run
 from .long_clip import LongClip
 from .open import Options, open_runner
-from .runner import Flags, Runner, check_finite, fault
+from .recording import Clip, Item, LongClips
+from .runner import Flags, Runner, Sink, fault, not_finite
 from .stats import EngineStats, Meter
 from .windows import Tail, Windows
 
-# Clips that are decoded or resampled are grouped by length within so many seconds of audio, so that
-# the memory for a long list of files does not grow with the list.
+# Clips that are decoded or resampled are grouped within so many seconds of audio, so that the
+# memory for a long list of files does not grow with the list.
 BATCH_SECONDS = 120.0
+
+# One clip [N], a batch [B, N], or a list of clips.
+HostAudio = NDArray[Any] | str | os.PathLike[str] | Sequence[NDArray[Any] | str | os.PathLike[str]]
 
 Result = NDArray[np.float32] | FusionEngineError
 Events = Generator[tuple[Event, Result | None], None, None]
@@ -130,9 +133,7 @@ class Engine:
         runner = self._open
         # In the right order also where nobody closes the engine.
         self._finalizer = weakref.finalize(self, runner.close)
-        self._spec = runner.spec
-        self._device, self._backend = runner.device, runner.name
-        self._cutting = runner.cutting()
+        self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
         watch_forks(self)
         try:
             for batch, seconds in warmup:
@@ -229,6 +230,16 @@ class Engine:
         figures = self._open.figures() if self._open is not None else {}
         return replace(self._meter.stats, **figures)
 
+    @overload
+    def embed(
+        self, audio: HostAudio, *, sample_rate: int | None = None, head: Head | None = None
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def embed(
+        self, audio: OnDevice, *, sample_rate: int | None = None, head: Head | None = None
+    ) -> DeviceArray: ...
+
     def embed(self, audio: Any, *, sample_rate: int | None = None, head: Head | None = None) -> Any:
         """The embedding z̃ of one or many clips (Niizumi et al. 2022, Eq. 1 to 3).
 
@@ -253,23 +264,20 @@ class Engine:
             NumericalError: a layer output is not finite.
             TypeError, ValueError: a wrong argument.
         """
-        head = self._check_head(head)
-        if is_on_gpu(audio):
+        head, runner = self._check_head(head), self._runner
+        if not isinstance(audio, np.ndarray) and is_on_gpu(audio):
             if sample_rate not in (None, self.sample_rate):
                 raise ValueError(
                     f"sample_rate is {sample_rate}, and audio in GPU memory is not resampled: "
                     f"expected samples at {self.sample_rate} Hz"
                 )
-            return self._runner.embed_on_device(audio, head)
-        clips = read_clips(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
-        out = np.empty((clips.count, self.embedding_dim), np.float32)
+            return runner.embed_on_device(audio, head)
+        given = read(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
+        out = np.empty((len(given.items), self.embedding_dim), np.float32)
         done = 0
-        # Samples that the caller holds anyway are grouped over the whole list.
-        most = math.inf if clips.held else BATCH_SECONDS
-        with (
-            self._runner.call(),
-            closing(self._events(clips.items, head, most_seconds=most)) as events,
-        ):
+        most = math.inf if given.held else BATCH_SECONDS
+        events = self._events(runner, given.items, head, batch_seconds=most)
+        with runner.call(), closing(events):
             for event, result in events:
                 if isinstance(event, Clip):
                     if isinstance(result, FusionEngineError):
@@ -278,10 +286,10 @@ class Engine:
                     done += 1
                 elif isinstance(event, End) and event.error is not None:
                     raise event.error
-        if done != clips.count:
+        if done != len(out):
             # A row that nobody wrote holds whatever its memory held before.
-            raise BackendError(f"{done} of {clips.count} clips were read: no embeddings")
-        return out.reshape(-1) if clips.single else out
+            raise BackendError(f"{done} of {len(out)} clips were read: no embeddings")
+        return out[0] if given.single else out
 
     def embed_stream(
         self,
@@ -306,9 +314,9 @@ class Engine:
             window: seconds; ``None``: a recording is one clip.
             hop: seconds from one window's first sample to the next one's, which is rounded from its
                 exact place, so that nothing drifts; ``None``: ``window``.
-            tail: what becomes of the samples behind the last whole window: ``half``: a shorter
+            tail: what becomes of the samples after the last whole window: ``half``: a shorter
                 window if they are at least half of one; ``keep``: always; ``pad``: one with zeros
-                behind; ``drop``: nothing.
+                added; ``drop``: nothing.
             head: as for ``embed``.
             channel: of files: ``mix``, ``first`` or a number from 1 on.
             partial: of files that are damaged or contradict themselves, take what is there.
@@ -370,38 +378,14 @@ class Engine:
             As ``embed_stream``.
         """
         return self._events(
+            self._runner,
             items,
             self._check_head(head),
             windows=windows,
             channel=channel,
             partial=partial,
-            most_seconds=BATCH_SECONDS,
+            batch_seconds=BATCH_SECONDS,
         )
-
-    def _events(
-        self,
-        items: Iterable[Item],
-        head: Head,
-        *,
-        windows: Windows | None = None,
-        channel: Channel = "mix",
-        partial: bool = False,
-        most_seconds: float,
-    ) -> Events:
-        frames = self._runner.run_frames
-        long = LongClips(
-            self.spec.frontend.samples(frames + 1) - 1,
-            lambda name: LongClip(self._runner, self._meter, name),
-        )
-        clips = clips_of(
-            items, self.sample_rate, windows=windows, channel=channel, partial=partial, long=long
-        )
-        with closing(clips):
-            for batch in batches(clips, most_seconds * self.sample_rate):
-                batch_clips = [event for event in batch if isinstance(event, Clip)]
-                found = iter(self._embed_clips(batch_clips, head))
-                for event in batch:
-                    yield event, next(found) if isinstance(event, Clip) else None
 
     def embed_frames(self, audio: Any, *, sample_rate: int | None = None) -> NDArray[np.float32]:
         """The frame features z of one clip, ``engine.frame_rate`` of them per second.
@@ -439,8 +423,9 @@ class Engine:
                 state.add(clip.samples[run.first : run.stop], run.pieces, part)
                 out[:, done : done + count] = part
                 done += count
-            _, flags = state.finish("mean")
-        self._check_finite(np.array([flags]), [clip])
+            _, flag = state.finish("mean")
+        if flag:
+            raise not_finite(self.spec, flag, clip.name)
         return out
 
     def layer_outputs(
@@ -480,40 +465,65 @@ class Engine:
             for name, part in parts.items()
         }
 
-    def _embed_clips(self, clips: Sequence[Clip], head: Head) -> list[Result]:
+    def _events(
+        self,
+        runner: Runner,
+        items: Iterable[Item],
+        head: Head,
+        *,
+        windows: Windows | None = None,
+        channel: Channel = "mix",
+        partial: bool = False,
+        batch_seconds: float,
+    ) -> Events:
+        long = LongClips(
+            runner.cutting.most_samples, lambda name: LongClip(runner, self._meter, name)
+        )
+        clips = clips_of(
+            items, self.sample_rate, windows=windows, channel=channel, partial=partial, long=long
+        )
+        with closing(clips):
+            for batch in batches(clips, batch_seconds * self.sample_rate):
+                batch_clips = [event for event in batch if isinstance(event, Clip)]
+                found = iter(self._embed(runner, batch_clips, head))
+                for event in batch:
+                    yield event, next(found) if isinstance(event, Clip) else None
+
+    def _embed(self, runner: Runner, clips: Sequence[Clip], head: Head) -> list[Result]:
         """Embeddings or errors of clips of any lengths: equal ones together, long ones in runs."""
         results: list[Any] = [None] * len(clips)
-        groups: dict[int, list[int]] = defaultdict(list)
-        for index, clip in enumerate(clips):
-            frames = frames_of(self.spec, len(clip.samples))
-            if clip.long is not None or frames > self._runner.run_frames:
-                results[index] = self._embed_long(clip, head)
+        for part in runner.cutting.batches([clip.end - clip.start for clip in clips]):
+            if isinstance(part, Long):
+                results[part.row] = self._embed_long(runner, clips[part.row], head)
+            elif isinstance(part, Batch):
+                chosen = [clips[row] for row in part.rows]
+                sink = self._sink(part.rows, chosen, results)
+                runner.run([clip.samples for clip in chosen], part.cut, head, sink)
             else:
-                groups[frames].append(index)
-        for frames, indices in groups.items():
-            pieces = pieces_of(self._cutting, frames)
-            try:
-                size = self._runner.clips_per_run(pieces)
-            except AudioError as reason:
-                for index in indices:
-                    results[index] = reason
-                continue
-            for first in range(0, len(indices), size):
-                part = indices[first : first + size]
-                samples = [clips[index].samples for index in part]
-                self._count([clips[index] for index in part])
-                embeddings, flags = self._runner.embed(samples, frames, pieces, head)
-                for index, embedding, flag in zip(part, embeddings, flags, strict=True):
-                    error = fault(self.spec, flag, embedding, clips[index].name)
-                    results[index] = embedding if error is None else error
+                results[part.row] = part.error
+        if len(self._meter.amounts) > Meter.MOST:
+            self._meter.settle()
         return results
 
-    def _embed_long(self, clip: Clip, head: Head) -> Result:
+    def _sink(self, rows: Sequence[int], clips: Sequence[Clip], results: list[Any]) -> Sink:
+        """Takes what a run gives for some clips."""
+
+        def sink(embeddings: NDArray[np.float32], flags: Flags) -> None:
+            for row, embedding in zip(rows, embeddings, strict=True):
+                results[row] = embedding
+            if flags.any() or not np.isfinite(embeddings).all():
+                for row, embedding, flag, clip in zip(rows, embeddings, flags, clips, strict=True):
+                    results[row] = fault(self.spec, flag, embedding, clip.name) or embedding
+            self._count(clips)
+
+        return sink
+
+    def _embed_long(self, runner: Runner, clip: Clip, head: Head) -> Result:
         """A clip that takes more than one run; one that came as a stream is run but for its end."""
         try:
             long = clip.long
             if long is None:
-                long = LongClip(self._runner, self._meter, clip.name)
+                long = LongClip(runner, self._meter, clip.name)
                 long.push(clip.samples)
             embedding, flag = long.finish(head)
         except AudioError as error:
@@ -529,8 +539,7 @@ class Engine:
 
     def _runs(self, clip: Clip) -> Iterator[Run]:
         """Of a whole clip."""
-        runs = Runs(self._cutting, self._runner.run_frames, clip.name)
-        return runs.of(len(clip.samples), ended=True)
+        return self._runner.cutting.runs(clip.name).of(len(clip.samples), ended=True)
 
     def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
         clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
@@ -539,7 +548,7 @@ class Engine:
 
     def _count(self, clips: Sequence[Clip]) -> None:
         seconds = sum(len(clip.samples) for clip in clips) / self.sample_rate
-        self._meter.add(clips=len(clips), audio_seconds=seconds)
+        self._meter.amounts.append({"clips": len(clips), "audio_seconds": seconds})
 
     def _check_head(self, head: Head | None) -> Head:
         if self.spec.frames_per_step is None:
@@ -553,6 +562,3 @@ class Engine:
         if head not in HEADS:
             raise ValueError(f"head is {head!r}, expected one of {list(HEADS)}")
         return head
-
-    def _check_finite(self, flags: Flags, clips: Sequence[Clip]) -> None:
-        check_finite(self.spec, flags, [clip.name for clip in clips])

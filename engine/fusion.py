@@ -1,12 +1,8 @@
-"""Layer fusion on the CPU: layer outputs to embeddings, in one shot or in several calls.
-
-Niizumi et al. 2022, Eq. 1-3: every layer output is max-pooled over time, flattened channel-major
-(d = c·F + f), concatenated with the others, and pooled over the clip's frames.
-"""
+"""What layer fusion keeps of a clip between calls (Niizumi et al. 2022, Eq. 1-3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +15,20 @@ FlagArray = npt.NDArray[np.uint32]
 IndexArray = npt.NDArray[np.int64]
 
 
+class Totals(TypedDict):
+    """The buffers that ``_core.accumulate`` and ``_core.finalize`` take by these keywords."""
+
+    sum: FloatArray
+    compensation: FloatArray
+    max: FloatArray
+    count: FloatArray
+
+
 @dataclass
 class FusionState:
     """What clips that are fused in several calls have added up so far; C-contiguous buffers.
+
+    ``_core.accumulate`` adds to them, ``_core.finalize`` makes the embeddings of them.
 
     Args:
         sum: [B, D], the rounded sum of the counted frames.
@@ -47,6 +54,16 @@ class FusionState:
             count=np.zeros(clips, np.float32),
             flags=np.zeros(clips, np.uint32),
         )
+
+    @property
+    def totals(self) -> Totals:
+        """All of it but the flags."""
+        return {
+            "sum": self.sum,
+            "compensation": self.compensation,
+            "max": self.max,
+            "count": self.count,
+        }
 
 
 def fuse(
@@ -126,10 +143,7 @@ def accumulate(
         offsets=offsets,
         begins=begins,
         counts=counts,
-        sum=state.sum,
-        compensation=state.compensation,
-        max=state.max,
-        count=state.count,
+        **state.totals,
         flags=state.flags,
         frames=frames,
         frame_offsets=frame_offsets,
@@ -143,10 +157,4 @@ def finalize(state: FusionState, head: Head = "mean_max") -> FloatArray:
     Raises:
         ValueError: a clip with no counted frame.
     """
-    return _core.finalize(
-        sum=state.sum,
-        compensation=state.compensation,
-        max=state.max,
-        count=state.count,
-        head=head,
-    )
+    return _core.finalize(**state.totals, head=head)

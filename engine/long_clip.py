@@ -1,13 +1,12 @@
 """A clip too long for one run: samples in, block by block, in the memory of a run."""
 
 from collections import deque
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..spec import Head
-from .cut import Run, Runs
+from .cut import Run
 from .runner import Runner, Samples
 from .stats import Meter
 
@@ -16,18 +15,17 @@ class LongClip:
     """One clip; its embedding does not depend on how its samples are cut into blocks.
 
     Args:
-        runner: runs the backbone.
+        runner: runs the network.
         meter: told of the audio as it comes.
         name: of the clip, in messages.
     """
 
     def __init__(self, runner: Runner, meter: Meter, name: str) -> None:
-        spec = runner.cutting()
-        self._rate, self._meter = spec.frontend.sample_rate, meter
-        self._runs = Runs(spec, runner.run_frames, name)
+        self._rate, self._meter = runner.spec.frontend.sample_rate, meter
+        self._runs = runner.cutting.runs(name)
         self._state = runner.clip_state()
         self._held = deque[Samples]()
-        self._first = self._count = 0  # of the samples that are held, and behind the last
+        self._first = self._count = 0  # of the samples that are held, and of the clip so far
 
     def push(self, samples: Samples) -> None:
         """Take the next samples [n], all of one type, and run what is complete.
@@ -39,7 +37,7 @@ class LongClip:
         self._held.append(samples)
         self._count += len(samples)
         self._run(ended=False)
-        self._meter.add(audio_seconds=len(samples) / self._rate)
+        self._meter.amounts.append({"audio_seconds": len(samples) / self._rate})
 
     def finish(self, head: Head) -> tuple[NDArray[np.float32], np.uint32]:
         """The embedding [D] and its flags; see ``runner.Flags``.
@@ -48,7 +46,7 @@ class LongClip:
             AudioError, BackendError: as ``push``.
         """
         self._run(ended=True)
-        self._meter.add(clips=1)
+        self._meter.amounts.append({"clips": 1})
         return self._state.finish(head)
 
     def _run(self, *, ended: bool) -> None:
@@ -62,8 +60,5 @@ class LongClip:
         for block in self._held:
             parts.append(block[max(0, run.first - first) : max(0, run.stop - first)])
             first += len(block)
-        return _joined([part for part in parts if len(part)])
-
-
-def _joined(parts: Sequence[Samples]) -> Samples:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts = [part for part in parts if len(part)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -87,31 +87,31 @@ def shape_problems(spec: Spec, shapes: Mapping[str, Shape]) -> Iterator[str]:
             yield f"{layer.name} is {_text(shape)}, and its spec pools time by {layer.time_pool}"
 
 
-def check_outputs(spec: Spec, log_mel: Sequence[int], outputs: Sequence[Any]) -> None:
-    """Compare the arrays that a run gave with the spec: sizes that a graph leaves open.
+def check_outputs(spec: Spec, log_mel: Shape, outputs: Sequence[Shape]) -> None:
+    """Compare what a run gave with the spec: sizes that a graph leaves open.
 
     Args:
         spec: the artifact's.
         log_mel: shape of the input, [S, 1, T, n_mels].
-        outputs: the layer outputs.
+        outputs: shapes of the layer outputs.
 
     Raises:
         ArtifactError: they differ, so the graph is not the one that the spec is about.
     """
     segments, _, frames, _ = log_mel
     steps = set()
-    for layer, output in zip(spec.layers, outputs, strict=True):
+    for layer, shape in zip(spec.layers, outputs, strict=True):
         sizes = [segments, layer.channels, None, layer.freq][: 4 if layer.kind == "map" else 2]
-        if not _fits(output.shape, sizes):
+        if not _fits(shape, sizes):
             raise ArtifactError(
-                f"{layer.name} is {_text(output.shape)}, expected {_text(sizes)}: the graph is not "
+                f"{layer.name} is {_text(shape)}, expected {_text(sizes)}: the graph is not "
                 f"what its spec says. {_MEND}"
             )
         if layer.kind == "map":
-            steps.add(output.shape[2] // layer.time_pool)
-            if len(steps) > 1 or not _enough(spec, layer, output.shape[2], frames):
+            steps.add(shape[2] // layer.time_pool)
+            if len(steps) > 1 or not _enough(spec, layer, shape[2], frames):
                 raise ArtifactError(
-                    f"{layer.name} is {_text(output.shape)} for {frames} frames, and its spec "
+                    f"{layer.name} is {_text(shape)} for {frames} frames, and its spec "
                     f"pools time by {layer.time_pool} and says {spec.frames_per_step} frames per "
                     f"step: the graph is not what its spec says. {_MEND}"
                 )

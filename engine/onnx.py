@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import threading
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from .integrity import Check
 from .network import check_graph, check_outputs
 
 logger = logging.getLogger(__name__)
+
+_KNOWN_SHAPES = 4_096
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
@@ -177,6 +180,8 @@ class OnnxNetwork:
         self._lock = threading.Lock()
         watch_forks(self)
         self.spec, self.name = onnx.spec, onnx.name
+        # What a graph gives for one shape is checked once.
+        self._check = lru_cache(_KNOWN_SHAPES)(partial(check_outputs, self.spec))
         if any(node.type == "tensor(float16)" for node in onnx.session.get_outputs()):
             logger.warning(
                 "%s is a graph in FP16, which the CPU computes in FP32: what FP16 loses is not in "
@@ -200,7 +205,7 @@ class OnnxNetwork:
             raise BackendError(
                 f"ONNX Runtime failed on log-mel {list(log_mel.shape)}: {first_line(error)}"
             ) from error
-        check_outputs(self.spec, log_mel.shape, outputs)
+        self._check(log_mel.shape, tuple(output.shape for output in outputs))
         return outputs
 
     def after_fork(self) -> None:

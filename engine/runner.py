@@ -1,9 +1,8 @@
-"""What the engine asks of whoever computes: checked clips in, embeddings out."""
+"""What the engine asks of whoever computes: checked samples in, embeddings out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,12 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, NumericalError
 from ..spec import Head, Spec
-from .cut import Piece
+from .cut import Cut, Cutting, Piece
 
 Samples = NDArray[Any]
 Flags = NDArray[np.uint32]
+# Takes the embeddings [B, D] of a run, and its flags.
+Sink = Callable[[NDArray[np.float32], Flags], None]
 
 
 class ClipState(ABC):
@@ -35,7 +36,7 @@ class ClipState(ABC):
             frames: receives the frame features [D, T_o] that count.
 
         Raises:
-            BackendError: as ``Runner.embed``.
+            BackendError: as ``Runner.run``.
         """
 
     @abstractmethod
@@ -46,46 +47,26 @@ class ClipState(ABC):
 class Runner(ABC):
     """Runs one artifact from samples on. Safe from many threads.
 
-    Samples are one clip's [N], checked, of ``float32``, ``float64`` or ``int16``. Pieces are those
-    of every clip of the call. Flags are [B]: bit l is set when layer output l was not finite.
+    Samples are one clip's [N], checked, of ``float32``, ``float64`` or ``int16``. Flags are [B]:
+    bit l is set when layer output l was not finite.
 
     Attributes:
-        spec: the artifact's spec.
+        spec: the artifact's spec, with the normalisation that was asked for.
         device: what really runs, ``cpu`` or ``cuda:0``.
         name: library, version and, on a GPU, its name.
-        min_frames: the fewest frames of log-mel that it takes in one piece.
-        max_frames: the most.
-        run_frames: the most in one run, all pieces together; a longer clip is a long one.
+        cutting: how clips are cut.
+        call: makes the context of a call of several runs, which closing waits for.
     """
 
     spec: Spec
     device: str
     name: str
-    min_frames: int
-    max_frames: int
-    run_frames: int
-
-    def cutting(self) -> Spec:
-        """The spec by which clips are cut: a plan may take less than its artifact did."""
-        return replace(self.spec, min_frames=self.min_frames, max_frames=self.max_frames)
-
-    def call(self) -> AbstractContextManager[None]:
-        """A call of several runs, which closing waits for."""
-        return nullcontext()
+    cutting: Cutting
+    call: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @abstractmethod
-    def clips_per_run(self, pieces: Sequence[Piece]) -> int:
-        """How many clips that are cut alike, of at most ``run_frames`` frames, fit one run.
-
-        Raises:
-            AudioError: their pieces are shorter than it takes.
-        """
-
-    @abstractmethod
-    def embed(
-        self, clips: Sequence[Samples], frames: int, pieces: Sequence[Piece], head: Head
-    ) -> tuple[NDArray[np.float32], Flags]:
-        """Embeddings [B, D] and flags, in one run, of clips of ``frames`` frames of log-mel each.
+    def run(self, clips: Sequence[Samples], cut: Cut, head: Head, sink: Sink) -> None:
+        """Embed clips that are cut alike, in one run, and give the results to ``sink``.
 
         Raises:
             BackendError: the library failed, memory that ran out included.
@@ -115,23 +96,12 @@ class Runner(ABC):
         """Give everything back; calls that are under way are waited for."""
 
 
-def check_finite(spec: Spec, flags: Flags, names: Sequence[str]) -> None:
-    """Raise for the first clip whose flags say that a layer output is not finite.
-
-    Raises:
-        NumericalError: names the clip and the layers.
-    """
-    for name, flag in zip(names, flags, strict=True):
-        if flag:
-            raise _not_finite(spec, flag, name)
-
-
 def fault(
     spec: Spec, flag: np.uint32, embedding: NDArray[np.float32], name: str
 ) -> NumericalError | None:
     """Why there is no embedding of a clip, if there is none: a layer output, or a sum over time."""
     if flag:
-        return _not_finite(spec, flag, name)
+        return not_finite(spec, flag, name)
     if not np.isfinite(embedding).all():
         return NumericalError(
             f"{name}: its layer outputs are so large that their sum over time overflows, so "
@@ -140,7 +110,8 @@ def fault(
     return None
 
 
-def _not_finite(spec: Spec, flag: np.uint32, name: str) -> NumericalError:
+def not_finite(spec: Spec, flag: np.uint32, name: str) -> NumericalError:
+    """What is said of a clip whose flag is set: names the clip and the layers."""
     layers = [layer.name for bit, layer in enumerate(spec.layers) if flag >> bit & 1]
     return NumericalError(
         f"{name}: {', '.join(layers)} holds values that are not finite, so there is no "

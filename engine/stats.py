@@ -1,9 +1,8 @@
 """What an engine has done so far, counted from many threads."""
 
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +16,9 @@ class EngineStats:
     Args:
         clips: clips answered.
         audio_seconds: their length.
-        runs: runs of the backbone.
+        runs: runs of the network.
         frontend_seconds: time spent in the frontend, summed over threads.
-        backbone_seconds: in the backbone.
+        backbone_seconds: in the network.
         fusion_seconds: in the layer fusion.
         gpu_seconds: on a GPU, where the stages overlap: in all three, the copies included.
         uncaptured_runs: runs on a GPU that were not launched as one recorded CUDA graph: the first
@@ -43,9 +42,16 @@ class EngineStats:
 
 
 class Meter:
-    """Adds up ``EngineStats``."""
+    """Adds up ``EngineStats``.
+
+    A call leaves what it took in ``amounts``, by field, which takes no lock; they are added up when
+    somebody asks, and by ``settle`` before they are many.
+    """
+
+    MOST = 4_096
 
     def __init__(self) -> None:
+        self.amounts = deque[Mapping[str, float]]()
         self._sums: dict[str, Any] = asdict(EngineStats())
         self.after_fork()
         watch_forks(self)
@@ -58,19 +64,15 @@ class Meter:
     def stats(self) -> EngineStats:
         """What was added up so far."""
         with self._lock:
+            self._add_up()
             return EngineStats(**self._sums)
 
-    def add(self, **amounts: float) -> None:
-        """Add to the fields named."""
+    def settle(self) -> None:
+        """Add up what calls left."""
         with self._lock:
-            for name, amount in amounts.items():
-                self._sums[name] += amount
+            self._add_up()
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time that the block takes to the field ``stage``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(**{stage: time.perf_counter() - start})
+    def _add_up(self) -> None:
+        while self.amounts:
+            for name, amount in self.amounts.popleft().items():
+                self._sums[name] += amount

@@ -19,7 +19,7 @@ class Windows:
     Args:
         window: seconds.
         hop: seconds; ``None``: as long as the window.
-        tail: what becomes of the samples behind the last whole window: a window of their own
+        tail: what becomes of the samples after the last whole window: a window of their own
             (``keep``), one that is zero-padded to the whole length (``pad``), nothing (``drop``),
             or a window if they are at least half of one (``half``).
         sample_rate: in Hz.

@@ -4,10 +4,10 @@ Importing it does not import torch.
 """
 
 from .backbones import Backbone, backbones, resolve
+from .export_report import ExportReport
 from .exporter import export
 from .module import export_module
 from .presets import PRESETS, Preset, preset
-from .report import ExportReport
 from .tapping import ModuleLayer
 from .verify import LayerCheck
 

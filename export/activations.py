@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.network import INPUT
 from ..engine.onnx import import_onnxruntime
 from ..errors import ExportError
 
@@ -141,7 +142,7 @@ def largest_activations(
             session = runtime.InferenceSession(
                 os.fspath(copy), options, providers=["CPUExecutionProvider"]
             )
-            runs = [session.run(names, {"log_mel": log_mel}) for log_mel in inputs]
+            runs = [session.run(names, {INPUT: log_mel}) for log_mel in inputs]
         except Exception as error:  # onnxruntime's own classes share no public base
             raise ExportError(f"ONNX Runtime cannot measure the activations: {error}") from error
     finally:

@@ -21,14 +21,14 @@ from ..spec import Spec, Token, WeightsSource
 from .activations import largest_activations, watched_values
 from .backbones import Backbone, resolve
 from .checkpoint import load_weights
+from .export_report import ExportReport
 from .files import refer_to, written
-from .report import ExportReport
 from .verify import verification_inputs, verify
 
 if TYPE_CHECKING:
     import torch
 
-    from .verify import Reference
+    from .verify import LayerFunction
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def export(
     backbone = resolve(model)
     numbers = _layers(backbone, layers)
     backbone = backbone.configured(
-        frames=frames_of(backbone.frontend, seconds, frames), token=token
+        frames=input_frames(backbone.frontend, seconds, frames), token=token
     )
     path = onnx_path(output)
     require_libraries()
@@ -117,9 +117,9 @@ def write_artifact(
     temporary: Path,
     spec: Spec,
     graph: torch.nn.Module,
-    reference: Reference,
+    reference: LayerFunction,
     *,
-    peer: Reference | None = None,
+    peer: LayerFunction | None = None,
     step: Callable[[str], None],
     started: float,
 ) -> ExportReport:
@@ -190,7 +190,7 @@ def _layers(backbone: Backbone, layers: Sequence[int] | None) -> tuple[int, ...]
     return numbers
 
 
-def frames_of(frontend: FrontendSpec, seconds: float | None, frames: int | None) -> int | None:
+def input_frames(frontend: FrontendSpec, seconds: float | None, frames: int | None) -> int | None:
     """The length asked for in frames of log-mel, if one was."""
     if seconds is None:
         return frames

@@ -1,4 +1,4 @@
-"""The ONNX graph of a module: traced by torch, cleaned of what tracing leaves behind."""
+"""The ONNX graph of a module: traced by torch, cleaned of what tracing adds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
+from ..engine.network import INPUT
 from ..errors import ExportError
 from ..spec import METADATA_KEY, Spec
 from .foreign import foreign
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # What torch's exporter writes without conversion, and TensorRT 10 and later parse.
 OPSET = 18
-INPUT = "log_mel"
 
 # Up to here torch before 2.11 counts a convolution's values in 32 bits, and says so of an input
 # without a limit; later ones take any length.

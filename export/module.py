@@ -16,9 +16,9 @@ from ..frontend import FrontendSpec
 from ..spec import LayerSpec, SegmentRule, Spec, WeightsSource
 from .checkpoint import state_sha256
 from .copies import computing_in_fp64, copied
-from .exporter import frames_of, onnx_path, require_libraries, write_artifact
+from .export_report import ExportReport
+from .exporter import input_frames, onnx_path, require_libraries, write_artifact
 from .foreign import foreign
-from .report import ExportReport
 from .strides import Alignment, align_dynamic, align_fixed
 from .tapping import (
     AXES,
@@ -209,7 +209,7 @@ def _range(
             raise TypeError(f"{what} must be an int, got {value!r}")
         if value is not None and value < 1:
             raise ExportError(f"{what}={value}, expected at least 1")
-    most = frames_of(frontend, seconds, frames)
+    most = input_frames(frontend, seconds, frames)
     if most is None:
         if dynamic_from is None:
             raise ExportError(

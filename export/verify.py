@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.network import INPUT
 from ..engine.onnx import import_onnxruntime
 from ..errors import ExportError
-from ..frontend.spec import FrontendSpec
+from ..frontend.frontend_spec import FrontendSpec
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..spec import Spec
     from .backbones.base import Backbone
 
-    Reference = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+    LayerFunction = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 # FP32 convolutions and folded batch norms were measured at 5e-7 of the largest value against FP64.
 TOLERANCE = 5e-6
@@ -57,7 +58,7 @@ class LayerCheck:
 
 
 def verify(
-    path: Path, spec: Spec, reference: Reference, peer: Reference | None = None
+    path: Path, spec: Spec, reference: LayerFunction, peer: LayerFunction | None = None
 ) -> tuple[LayerCheck, ...]:
     """Run the artifact at ``path`` and its FP64 reference on the same log-mel.
 
@@ -164,6 +165,6 @@ def _run(
         session = runtime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]
         )
-        return [session.run(names, {"log_mel": log_mel}) for log_mel in inputs]
+        return [session.run(names, {INPUT: log_mel}) for log_mel in inputs]
     except Exception as error:  # onnxruntime's own classes share no public base
         raise ExportError(f"ONNX Runtime cannot run the exported graph: {error}") from error

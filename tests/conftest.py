@@ -41,7 +41,7 @@ def _gpu_missing() -> str | None:
 
 @pytest.fixture(scope="session")
 def cnn14_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CNN14 cut behind its first block, random weights: 0.2 MB, D = 2048."""
+    """CNN14 cut after its first block, random weights: 0.2 MB, D = 2048."""
     from fusion_engine.export import export
 
     path = tmp_path_factory.mktemp("cnn14") / "cnn14_1.onnx"

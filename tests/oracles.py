@@ -164,7 +164,7 @@ def ast(seed: int = 0) -> Any:
 def ast_layers(
     model: Any, log_mel: torch.Tensor, *, eps: float, depth: int = 12
 ) -> dict[int, torch.Tensor]:
-    """Blocks 1…depth of ``transformers``' ASTModel behind its last LayerNorm, all tokens.
+    """Blocks 1…depth of ``transformers``' ASTModel after its last LayerNorm, all tokens.
 
     [B, S, 768] each, for log-mel [B, 1, T, 128]. The positional embedding follows T as in AST's own
     repository; the model keeps its own.

@@ -22,16 +22,14 @@ from benchmarks import (
     run,
 )
 from benchmarks.harness import (
+    AnswerCheck,
     Case,
-    Check,
-    Comparison,
     Contender,
     Measurement,
+    PeerComparison,
     Skipped,
     WrongAnswerError,
 )
-
-COMMITTED = Path(report.RESULTS, "cpu.json")
 
 
 def scripted(name, samples, log):
@@ -54,7 +52,7 @@ def toy_case(error=0.0, log=None):
     log = [] if log is None else log
     ours = scripted("ours", [1e-3, 2e-3, 4e-3], log)
     peer = scripted("peer", [2e-3, 8e-3, 4e-3], log)
-    comparison = Comparison(ours, peer, lambda: Check("distance", error, 1e-6))
+    comparison = PeerComparison(ours, peer, lambda: AnswerCheck("distance", error, 1e-6))
     return Case("toy", "a toy", lambda folder: [comparison, Skipped("other", "not installed")])
 
 
@@ -182,6 +180,24 @@ def test_some_cases_go_to_stdout_and_leave_the_results_alone(monkeypatch, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
 
 
+def test_a_case_that_is_run_again_replaces_its_records(monkeypatch, tmp_path):
+    first = Case("first", "another", lambda folder: [Skipped("other", "not installed")])
+    monkeypatch.setattr(cases_cpu, "cases", lambda: (first, toy_case()))
+    output = tmp_path / "cpu.json"
+    arguments = ["--pairs", "3", "--output", str(output)]
+    assert run.main(arguments) == 0
+    before = json.loads(output.read_text())
+    again = Case("first", "another", lambda folder: [Skipped("other", "gone")])
+    monkeypatch.setattr(cases_cpu, "cases", lambda: (again, toy_case()))
+    assert run.main([*arguments, "--case", "first"]) == 0
+    after = json.loads(output.read_text())
+    assert after["results"] == [before["results"][0] | {"skipped": "gone"}, *before["results"][1:]]
+    monkeypatch.setattr(machine, "_commit", lambda: "another")
+    with pytest.raises(SystemExit, match="has machine"):
+        run.main([*arguments, "--case", "first"])
+    assert json.loads(output.read_text()) == after
+
+
 def test_a_suite_has_its_own_cases_and_results(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cases_probe, "cases", lambda: (toy_case(),))
     monkeypatch.setattr(run, "RESULTS", tmp_path)
@@ -288,7 +304,7 @@ def test_a_corpus_is_timed(small_corpora, tmp_path):
         assert 0.05 < record[f"{side}_process"]["peak_gib"] < 4
     real_time = f"{record['audio_seconds'] / record['ours_ms']['median'] * 1e3:.0f}"
     assert f"| a toy | {real_time} | " in report_corpus.table([record])
-    described = {"machine": machine.describe(1), "date": "2022-08-29", "results": [record]}
+    described = {"machine": machine.describe_host(1), "date": "2022-08-29", "results": [record]}
     percent = f"{100 * record['speed_up']['median']:.0f} % of the engine's speed"
     assert f"- a toy: {real_time} times real time" in report_corpus.summary(described)
     assert percent in report_corpus.summary(described)
@@ -347,7 +363,7 @@ def test_a_wrong_peer_fails_the_check(form, tmp_path, monkeypatch):
 
 
 def test_the_machine_is_described_without_names_or_paths():
-    described = machine.describe(2)
+    described = machine.describe_host(2)
     assert described["threads"] == 2
     assert described["libraries"]["numpy"] == np.__version__
     text = json.dumps(described)
@@ -355,12 +371,15 @@ def test_the_machine_is_described_without_names_or_paths():
     assert platform.node() not in text.split('"')
 
 
-def test_the_committed_results_are_whole():
-    committed = json.loads(COMMITTED.read_text())
-    assert committed["pairs"] >= 15
+@pytest.mark.parametrize(
+    ("suite", "cases", "pairs"), [("cpu", cases_cpu, 15), ("corpus", cases_corpus, 2)]
+)
+def test_the_committed_results_are_whole(suite, cases, pairs):
+    committed = json.loads(Path(report.RESULTS, f"{suite}.json").read_text())
+    assert committed["pairs"] >= pairs
     assert committed["machine"]["threads"] == committed["machine"]["cores"]
     assert list(dict.fromkeys(record["case"] for record in committed["results"])) == [
-        case.name for case in cases_cpu.cases()
+        case.name for case in cases.cases()
     ]
     for record in committed["results"]:
         if "skipped" not in record:
@@ -388,7 +407,7 @@ def test_the_report_puts_the_table_between_the_markers(tmp_path, monkeypatch, ca
     records = list(harness.run_case(toy_case(), tmp_path, 3))
     results = tmp_path / "toy.json"
     described = {"suite": "toy", "date": "2022-08-29", "pairs": 3, "results": records}
-    results.write_text(json.dumps({**described, "machine": machine.describe(2)}))
+    results.write_text(json.dumps({**described, "machine": machine.describe_host(2)}))
 
     readme.write_text("before\n<!-- benchmarks:toy -->\nold\n<!-- /benchmarks:toy -->\nafter\n")
     assert report.main(["--readme", str(results)]) == 0

@@ -28,7 +28,6 @@ from benchmarks import (
 )
 from benchmarks.harness import Case, Records
 from fusion_engine import Engine, _core
-from fusion_engine.engine.fusion import fuse
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import resolve
 
@@ -95,12 +94,14 @@ def at(address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndar
     return np.frombuffer(memory, dtype).reshape(shape)
 
 
-def queue_log_mel(plan, *, tables, samples, clips, stride, frames, out, out_frames, flags, **rest):
+def queue_log_mel(
+    frontend, *, tables, samples, clips, stride, frames, out, out_frames, flags, **rest
+):
     """``_core.log_mel_cuda`` on host addresses, by its algorithm's build for the host."""
-    assert at(tables, (len(plan.tables),), np.uint8).tobytes() == plan.tables
+    assert at(tables, (len(frontend.data),), np.uint8).tobytes() == frontend.data
     assert rest == {"dtype": "float32", "stream": 0}
     result = _core.log_mel_on_host_grid(
-        plan,
+        frontend,
         at(samples, (clips, stride)),
         frames=frames,
         out_frames=out_frames,
@@ -126,7 +127,7 @@ def host_kernels(on_cpu, monkeypatch):
             strides = [stride * dtype.itemsize for stride in layer["strides"]]
             flat = at(layer["data"], (math.prod(layer["shape"]),), dtype)
             maps.append(np.lib.stride_tricks.as_strided(flat, layer["shape"], strides))
-        result, raised = fuse(maps, [layer["time_pool"] for layer in chosen])
+        result, raised = _core.fuse(maps, [layer["time_pool"] for layer in chosen])
         at(embedding, result.shape)[:] = result
         at(flags, raised.shape, np.uint32)[:] |= raised
 
@@ -362,7 +363,7 @@ def made_up():
         {**cnn14, "contender": "fusion_engine, ONNX Runtime FP32", "not_measured": "no such thing"},
     ]
     gpu = {"name": "NVIDIA H200", "cuda": "13.0", "driver": "580", "sm_clock": "1980 MHz"}
-    described = {**machine.describe(2), "gpu": gpu}
+    described = {**machine.describe_host(2), "gpu": gpu}
     return {"suite": "gpu", "date": "2022-08-29", "machine": described, "results": results}
 
 

@@ -1,4 +1,4 @@
-"""Names in place of paths, with CNN14 cut behind its first block as a preset of its own."""
+"""Names in place of paths, with CNN14 cut after its first block as a preset of its own."""
 
 import functools
 import json

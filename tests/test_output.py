@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from fusion_engine import FusionEngineError
 from fusion_engine import output as output_module
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import FRONTENDS
 from fusion_engine.output import Failures, Row, open_writer, read_job, remove_output
 from fusion_engine.spec import LayerSpec, Spec, WeightsSource
 
@@ -28,7 +28,7 @@ SPEC = Spec(
     model="cnn14_16k",
     layers=(LayerSpec(number=1, kind="map", channels=2, freq=8, time_pool=16),),
     embedding_dim=DIM,
-    frontend=PRESETS["panns_16k"],
+    frontend=FRONTENDS["panns_16k"],
     frames_per_step=32,
     min_frames=32,
     max_frames=6001,

@@ -1,6 +1,7 @@
 """What is packaged, what an import costs, and what the README promises."""
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -175,6 +176,9 @@ def test_the_public_names():
     assert errors <= set(fe.__all__)
     for name in errors - {"FusionEngineError"}:
         assert issubclass(getattr(fe, name), fe.FusionEngineError)
+    # The name of the function that exports is its subpackage's.
+    assert inspect.ismodule(importlib.import_module("fusion_engine.export"))
+    assert inspect.ismodule(fe.export)
     with pytest.raises(AttributeError, match="no attribute 'Engin'"):
         fe.Engin  # noqa: B018
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fusion_engine import ArtifactError
-from fusion_engine.frontend import PRESETS, Frontend, FrontendSpec
+from fusion_engine.frontend import FRONTENDS, Frontend, FrontendSpec
 from fusion_engine.spec import FORMAT_VERSION, LayerSpec, SegmentRule, Spec, WeightsSource
 
 SPEC = Spec(
@@ -15,7 +15,7 @@ SPEC = Spec(
         LayerSpec(number=6, kind="map", channels=2048, freq=2),
     ),
     embedding_dim=6144,
-    frontend=PRESETS["panns_16k"],
+    frontend=FRONTENDS["panns_16k"],
     frames_per_step=32,
     chunk_margin=128,
     min_frames=32,
@@ -28,7 +28,7 @@ def test_json_round_trip():
     segmented = replace(
         SPEC,
         chunk_margin=None,
-        frontend=PRESETS["ast"],
+        frontend=FRONTENDS["ast"],
         segment=SegmentRule(frames=1024, last="pad"),
         min_frames=1024,
         max_frames=1024,
@@ -281,7 +281,7 @@ def test_a_vector_has_no_axes_and_no_chunks():
         )
 
 
-@pytest.mark.parametrize("preset", list(PRESETS.values()), ids=list(PRESETS))
+@pytest.mark.parametrize("preset", list(FRONTENDS.values()), ids=list(FRONTENDS))
 def test_the_fewest_frames_are_enough_for_the_frontend(preset):
     front = replace(preset, padding="reflect")
     for spec in (preset, front, replace(front, hop_length=1000), replace(front, hop_length=257)):
@@ -295,7 +295,7 @@ def test_the_fewest_frames_are_enough_for_the_frontend(preset):
 
 def test_frame_counts_of_the_presets():
     # Centred frames: one more than whole hops. Whole frames only: none before the first window.
-    panns, ast = PRESETS["panns_16k"], PRESETS["ast"]
+    panns, ast = FRONTENDS["panns_16k"], FRONTENDS["ast"]
     assert [panns.frames(n) for n in (4959, 4960, 160_000)] == [31, 32, 1001]
     assert [ast.frames(n) for n in (0, 399, 400, 559, 560, 16_000)] == [0, 0, 1, 1, 2, 98]
     for spec in (panns, ast):

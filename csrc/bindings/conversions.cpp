@@ -1,5 +1,6 @@
 #include "conversions.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace py = pybind11;
@@ -44,6 +45,7 @@ LayerOutput make_layer(const void* data, DType dtype, const std::vector<std::int
     };
     LayerOutput layer{};
     layer.data = data;
+    layer.segments = shape[0];
     layer.dtype = dtype;
     layer.is_vector = shape.size() == 2;
     layer.channels = narrow(shape[1], "channels");
@@ -55,6 +57,24 @@ LayerOutput make_layer(const void* data, DType dtype, const std::vector<std::int
     layer.stride_time = layer.is_vector ? 0 : strides[2];
     layer.stride_freq = layer.is_vector ? 0 : strides[3];
     return layer;
+}
+
+FusionInput make_input(const std::vector<LayerOutput>& layers, std::int64_t clips,
+                       const std::int64_t* offsets, const std::int64_t* begins,
+                       const std::int64_t* counts) {
+    if (layers.empty() || layers.size() > kMaxLayers) {
+        throw std::invalid_argument("got " + std::to_string(layers.size()) +
+                                    " outputs; expected 1 to " + std::to_string(kMaxLayers));
+    }
+    FusionInput input{};
+    std::copy(layers.begin(), layers.end(), input.layers);
+    input.layer_count = static_cast<std::int32_t>(layers.size());
+    input.clips = clips;
+    input.offsets = offsets;
+    input.begins = begins;
+    input.counts = counts;
+    complete_input(input);
+    return input;
 }
 
 }  // namespace fusion_engine

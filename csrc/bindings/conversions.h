@@ -12,6 +12,14 @@
 
 namespace fusion_engine {
 
+// Of device memory; null is 0.
+using Address = std::uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
 // Of what pybind11 makes or takes: items at multiples of their size, as the kernels read them.
 constexpr int kAligned = pybind11::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
@@ -31,5 +39,10 @@ Head head_of(const std::string& name);
 LayerOutput make_layer(const void* data, DType dtype, const std::vector<std::int64_t>& shape,
                        const std::vector<std::int64_t>& strides, std::int64_t time_pool,
                        const std::string& name);
+
+// The input of a call. Throws std::invalid_argument.
+FusionInput make_input(const std::vector<LayerOutput>& layers, std::int64_t clips,
+                       const std::int64_t* offsets, const std::int64_t* begins,
+                       const std::int64_t* counts);
 
 }  // namespace fusion_engine

@@ -1,4 +1,4 @@
-// The frontend's plan, its kernel on device pointers, and the kernel's host build on arrays.
+// The frontend's tables, its kernel on device pointers, and the kernel's host build on arrays.
 #include "../frontend.h"
 
 #include <pybind11/numpy.h>
@@ -17,13 +17,7 @@ namespace py = pybind11;
 namespace fusion_engine {
 namespace {
 
-using Address = std::uintptr_t;
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast | kAligned>;
-
-template <class T>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
-}
 
 // Which of the names it is; throws where it is neither.
 bool is_first(const char* what, const std::string& got, const char* first, const char* second) {
@@ -41,10 +35,11 @@ Logarithm logarithm_of(const std::string& name) {
     throw py::value_error("log is '" + name + "'; expected 'db', 'ln_add' or 'ln_max'");
 }
 
-FrontendPlan make_plan(std::int64_t n_fft, std::int64_t hop_length, const std::string& padding,
-                       bool remove_dc, double preemphasis, const std::string& spectrum,
-                       const std::string& log, double log_offset, double mean,
-                       std::optional<double> std, const Doubles& window, const Doubles& filters) {
+FrontendTables make_tables(std::int64_t n_fft, std::int64_t hop_length, const std::string& padding,
+                           bool remove_dc, double preemphasis, const std::string& spectrum,
+                           const std::string& log, double log_offset, double mean,
+                           std::optional<double> std, const Doubles& window,
+                           const Doubles& filters) {
     if (window.ndim() != 1) {
         throw py::value_error("window is " + describe(window) + "; expected [win_length]");
     }
@@ -64,17 +59,18 @@ FrontendPlan make_plan(std::int64_t n_fft, std::int64_t hop_length, const std::s
                                     log_offset,
                                     mean,
                                     std ? 2.0 * *std : 1.0};
-    return make_frontend_plan(settings, window.data(), filters.data());
+    return make_frontend_tables(settings, window.data(), filters.data());
 }
 
-py::bytes tables_of(const FrontendPlan& plan) {
-    return {reinterpret_cast<const char*>(plan.tables.data()),
-            plan.tables.size() * sizeof plan.tables[0]};
+py::bytes bytes_of(const FrontendTables& frontend) {
+    return {reinterpret_cast<const char*>(frontend.words.data()),
+            frontend.words.size() * sizeof frontend.words[0]};
 }
 
-void run_cuda(const FrontendPlan& plan, Address tables, Address samples, const std::string& dtype,
-              std::int64_t clips, std::int64_t stride, Address lengths, std::int64_t frames,
-              Address out, std::int64_t out_frames, Address flags, Address stream) {
+void run_cuda(const FrontendTables& frontend, Address tables, Address samples,
+              const std::string& dtype, std::int64_t clips, std::int64_t stride, Address lengths,
+              std::int64_t frames, Address out, std::int64_t out_frames, Address flags,
+              Address stream) {
     const bool int16 = is_first("dtype", dtype, "int16", "float32");
     const FrontendCall call{pointer<const void>(samples),
                             int16 ? SampleType::kInt16 : SampleType::kFloat32,
@@ -86,13 +82,13 @@ void run_cuda(const FrontendPlan& plan, Address tables, Address samples, const s
                             out_frames,
                             pointer<std::uint32_t>(flags)};
     const py::gil_scoped_release release;
-    log_mel_cuda(plan, pointer<const void>(tables), call, pointer<void>(stream));
+    log_mel_cuda(frontend, pointer<const void>(tables), call, pointer<void>(stream));
 }
 
 using Lengths = py::array_t<std::int64_t, py::array::c_style>;
 using Flags = py::array_t<std::uint32_t, py::array::c_style>;
 
-py::array_t<float> run_host_grid(const FrontendPlan& plan, const py::array& samples,
+py::array_t<float> run_host_grid(const FrontendTables& frontend, const py::array& samples,
                                  std::int64_t frames, const std::optional<Lengths>& lengths,
                                  std::optional<std::int64_t> out_frames,
                                  const std::optional<Flags>& flags) {
@@ -135,12 +131,12 @@ py::array_t<float> run_host_grid(const FrontendPlan& plan, const py::array& samp
                       nullptr,
                       out_frames.value_or(frames),
                       flags ? Flags(*flags).mutable_data() : nullptr};
-    check_frontend_call(plan.params, call);
-    py::array_t<float> out({clips, call.out_frames, std::int64_t{plan.params.n_mels}});
+    check_frontend_call(frontend.params, call);
+    py::array_t<float> out({clips, call.out_frames, std::int64_t{frontend.params.n_mels}});
     call.out = out.mutable_data();
     {
         const py::gil_scoped_release release;
-        log_mel_on_host_grid(plan, call);
+        log_mel_on_host_grid(frontend, call);
     }
     return out;
 }
@@ -148,28 +144,28 @@ py::array_t<float> run_host_grid(const FrontendPlan& plan, const py::array& samp
 }  // namespace
 
 void bind_frontend(py::module_& module) {
-    py::class_<FrontendPlan>(module, "FrontendPlan",
-                             "What the frontend kernel computes; made once, then read only.")
-        .def(py::init(&make_plan), py::kw_only(), py::arg("n_fft"), py::arg("hop_length"),
+    py::class_<FrontendTables>(module, "FrontendTables",
+                               "What the frontend kernel computes; made once, then read only.")
+        .def(py::init(&make_tables), py::kw_only(), py::arg("n_fft"), py::arg("hop_length"),
              py::arg("padding"), py::arg("remove_dc"), py::arg("preemphasis"), py::arg("spectrum"),
              py::arg("log"), py::arg("log_offset"), py::arg("mean"), py::arg("std"),
              py::arg("window"), py::arg("filters"))
-        .def_property_readonly("tables", &tables_of,
+        .def_property_readonly("data", &bytes_of,
                                "Window, twiddles and mel weights: the bytes that the kernel needs "
                                "in device memory, at a multiple of 16.")
-        .def_property_readonly("n_mels",
-                               [](const FrontendPlan& plan) { return plan.params.n_mels; });
+        .def_property_readonly(
+            "n_mels", [](const FrontendTables& frontend) { return frontend.params.n_mels; });
 
     module.def("log_mel_cuda", &run_cuda,
                "Queue the log-mel [clips, out_frames, n_mels] of samples in device memory on "
                "`stream`. A clip too short for `frames` is padded with zeros.",
-               py::arg("plan"), py::kw_only(), py::arg("tables"), py::arg("samples"),
+               py::arg("frontend"), py::kw_only(), py::arg("tables"), py::arg("samples"),
                py::arg("dtype"), py::arg("clips"), py::arg("stride"), py::arg("lengths") = 0,
                py::arg("frames"), py::arg("out"), py::arg("out_frames"), py::arg("flags") = 0,
                py::arg("stream") = 0);
     module.def("log_mel_on_host_grid", &run_host_grid,
                "The log-mel by the CUDA kernel's algorithm, lane by lane on the host: for tests.",
-               py::arg("plan"), py::arg("samples"), py::kw_only(), py::arg("frames"),
+               py::arg("frontend"), py::arg("samples"), py::kw_only(), py::arg("frames"),
                py::arg("lengths").noconvert() = py::none(), py::arg("out_frames") = py::none(),
                py::arg("flags").noconvert() = py::none());  // a copy of flags would be lost
 }

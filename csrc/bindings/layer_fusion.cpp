@@ -20,6 +20,8 @@ namespace py = pybind11;
 namespace fusion_engine {
 namespace {
 
+std::string output_name(std::size_t index) { return "outputs[" + std::to_string(index) + "]"; }
+
 py::array output_array(const py::object& object, const std::string& name) {
     if (!py::isinstance<py::array>(object)) {
         throw py::type_error(name + " is a " + std::string(py::str(py::type::of(object))) +
@@ -57,6 +59,7 @@ class IndexArray {
     using Array = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast | kAligned>;
 
   public:
+    IndexArray() = default;
     IndexArray(const py::object& object, const char* name, std::int64_t size) {
         if (object.is_none()) return;
         const py::array array = py::array::ensure(object);
@@ -108,60 +111,42 @@ T* buffer(const py::object& object, const char* name, const std::vector<std::int
     return static_cast<T*>(array.mutable_data());
 }
 
+// A sequence may make its items as they are asked for: these are kept.
+std::vector<py::array> output_arrays(const py::sequence& outputs, std::size_t pools) {
+    if (pools != outputs.size()) {
+        throw py::value_error("got " + std::to_string(pools) + " time_pools for " +
+                              std::to_string(outputs.size()) + " outputs");
+    }
+    std::vector<py::array> arrays;
+    for (std::size_t l = 0; l < pools; ++l) {
+        arrays.push_back(output_array(outputs[l], output_name(l)));
+    }
+    return arrays;
+}
+
 // The input of a call and the arrays it points to.
 struct HostCall {
-    IndexArray offsets;
-    std::vector<std::int64_t> pools;
     std::vector<py::array> arrays;
-    FusionInput input{};
+    IndexArray offsets;
     IndexArray begins;
     IndexArray counts;
+    FusionInput input;
 
-    // A sequence may make its items as they are asked for: `arrays` keeps them.
-    static FusionInput read_layers(const py::sequence& outputs,
-                                   const std::vector<std::int64_t>& pools,
-                                   std::vector<py::array>& arrays) {
-        FusionInput input{};
-        const std::size_t layers = outputs.size();
-        if (layers < 1 || layers > kMaxLayers) {
-            throw py::value_error("got " + std::to_string(layers) + " outputs; expected 1 to " +
-                                  std::to_string(kMaxLayers));
-        }
-        if (pools.size() != layers) {
-            throw py::value_error("got " + std::to_string(pools.size()) + " time_pools for " +
-                                  std::to_string(layers) + " outputs");
-        }
-        for (std::size_t l = 0; l < layers; ++l) {
-            const std::string name = "outputs[" + std::to_string(l) + "]";
-            arrays.push_back(output_array(outputs[l], name));
-            input.layers[l] = layer_output(arrays[l], pools[l], name);
-            const std::int64_t segments = arrays[l].shape(0);
-            if (l > 0 && segments != input.segments) {
-                throw py::value_error(name + " has " + std::to_string(segments) +
-                                      " segments, outputs[0] has " +
-                                      std::to_string(input.segments));
-            }
-            input.segments = segments;
-        }
-        input.layer_count = static_cast<std::int32_t>(layers);
-        return input;
-    }
-
-    HostCall(const py::sequence& outputs, std::vector<std::int64_t> time_pools,
+    HostCall(const py::sequence& outputs, const std::vector<std::int64_t>& pools,
              const py::object& offsets_, const py::object& begins_, const py::object& counts_)
-        : offsets(offsets_, "offsets", -1),
-          pools(std::move(time_pools)),
-          input(read_layers(outputs, pools, arrays)),
-          begins(begins_, "begins", input.segments),
-          counts(counts_, "counts", input.segments) {
+        : arrays(output_arrays(outputs, pools.size())), offsets(offsets_, "offsets", -1) {
+        std::vector<LayerOutput> layers;
+        for (std::size_t l = 0; l < pools.size(); ++l) {
+            layers.push_back(layer_output(arrays[l], pools[l], output_name(l)));
+        }
+        const std::int64_t segments = layers.empty() ? 0 : layers[0].segments;
+        begins = IndexArray(begins_, "begins", segments);
+        counts = IndexArray(counts_, "counts", segments);
         if (offsets.data() != nullptr && offsets.size() < 1) {
             throw py::value_error("offsets is empty; expected [B + 1]");
         }
-        input.clips = offsets.data() != nullptr ? offsets.size() - 1 : input.segments;
-        input.offsets = offsets.data();
-        input.begins = begins.data();
-        input.counts = counts.data();
-        complete_input(input);
+        const std::int64_t clips = offsets.data() != nullptr ? offsets.size() - 1 : segments;
+        input = make_input(layers, clips, offsets.data(), begins.data(), counts.data());
     }
 };
 
@@ -180,45 +165,37 @@ FrameFeatures frame_features(const FusionInput& input, const py::object& frames,
             offsets.data()};
 }
 
-// Runs a call on the CPU, or with the CUDA algorithm's host build.
-using Runner = void (*)(const FusionInput&, const FusionOutput&, std::int64_t);
-
-void run_cpu(const FusionInput& input, const FusionOutput& output, std::int64_t threads) {
+void run(const FusionInput& input, const FusionOutput& output, std::int64_t threads,
+         std::int64_t target_threads) {
     if (threads < 1 || threads > std::numeric_limits<int>::max()) {
         throw py::value_error("threads is " + std::to_string(threads) + "; expected at least 1");
     }
     const py::gil_scoped_release release;
-    fuse_cpu(input, output, static_cast<int>(threads));
+    fuse_cpu(input, output, static_cast<int>(threads), target_threads);
 }
 
-void run_host_grid(const FusionInput& input, const FusionOutput& output, std::int64_t target) {
-    const py::gil_scoped_release release;
-    fuse_on_host_grid(input, output, target);
-}
-
-template <Runner run>
-py::tuple fuse(const py::sequence& outputs, std::vector<std::int64_t> time_pools,
+py::tuple fuse(const py::sequence& outputs, const std::vector<std::int64_t>& time_pools,
                const py::object& offsets, const py::object& begins, const py::object& counts,
                const std::string& head, const py::object& frames, const py::object& frame_offsets,
-               std::int64_t parallelism) {
-    const HostCall call(outputs, std::move(time_pools), offsets, begins, counts);
+               std::int64_t threads, std::int64_t target_threads) {
+    const HostCall call(outputs, time_pools, offsets, begins, counts);
     const IndexArray starts(frame_offsets, "frame_offsets", call.input.clips);
     py::array_t<float> embedding({call.input.clips, std::int64_t{call.input.dim}});
     py::array_t<std::uint32_t> flags(call.input.clips);
     std::fill_n(flags.mutable_data(), flags.size(), 0u);
     const FusionOutput output{embedding.mutable_data(), head_of(head), FusionState{},
                               flags.mutable_data(), frame_features(call.input, frames, starts)};
-    run(call.input, output, parallelism);
+    run(call.input, output, threads, target_threads);
     return py::make_tuple(std::move(embedding), std::move(flags));
 }
 
-template <Runner run>
-void accumulate(const py::sequence& outputs, std::vector<std::int64_t> time_pools,
+void accumulate(const py::sequence& outputs, const std::vector<std::int64_t>& time_pools,
                 const py::object& offsets, const py::object& begins, const py::object& counts,
                 const py::object& sum, const py::object& compensation, const py::object& max,
                 const py::object& count, const py::object& flags, const py::object& frames,
-                const py::object& frame_offsets, std::int64_t parallelism) {
-    const HostCall call(outputs, std::move(time_pools), offsets, begins, counts);
+                const py::object& frame_offsets, std::int64_t threads,
+                std::int64_t target_threads) {
+    const HostCall call(outputs, time_pools, offsets, begins, counts);
     const IndexArray starts(frame_offsets, "frame_offsets", call.input.clips);
     const std::vector<std::int64_t> per_clip{call.input.clips};
     const std::vector<std::int64_t> per_value{call.input.clips, call.input.dim};
@@ -229,7 +206,7 @@ void accumulate(const py::sequence& outputs, std::vector<std::int64_t> time_pool
     const FusionOutput output{nullptr, Head::kMeanMax, state,
                               buffer<std::uint32_t>(flags, "flags", per_clip),
                               frame_features(call.input, frames, starts)};
-    run(call.input, output, parallelism);
+    run(call.input, output, threads, target_threads);
 }
 
 py::array_t<float> finalize(const py::array& sum, const py::object& compensation,
@@ -257,35 +234,80 @@ py::array_t<float> finalize(const py::array& sum, const py::object& compensation
     return embedding;
 }
 
+constexpr const char* kFuse = R"(Fuse the layer outputs of whole clips into embeddings.
+
+Niizumi et al. 2022, Eq. 1-3: every layer output is max-pooled over time, flattened channel-major
+(d = c * F + f), concatenated with the others, and pooled over the clip's frames.
+
+Args:
+    outputs: 1 to 32 layer outputs, maps [S, C, T, F] or vectors [S, D], float32, float16 or
+        bfloat16, of any strides.
+    time_pools: window and stride of each one's max-pool over time, 1 for a vector. The last
+        T mod pool rows are dropped, and T_o = T // pool must be the same for all maps.
+    offsets: [B + 1], clip b has the segments offsets[b] to offsets[b + 1]; one each if None.
+    begins: [S], the first of each segment's T_o frames that counts; 0 if None.
+    counts: [S], how many count; T_o if None. A vector stands for each counted frame, and once
+        if all outputs are vectors and this is None.
+    head: pooling over the counted frames.
+    frames: C-contiguous [B, D, T_total], takes the frame features of the counted frames.
+    frame_offsets: [B], where each clip's start in ``frames``; 0 if None.
+    threads: most threads to use. The result depends neither on it nor on the other clips.
+    target_threads: for tests of the CUDA algorithm. Above 1 a value's frames are split over up to
+        32 threads, as on a GPU that this many threads fill; how, depends on the whole call.
+
+Returns:
+    Embeddings [B, D], and flags [B]: bit l is set when a value read from ``outputs[l]`` was not
+    finite, and the clip's embedding is then meaningless. Frames that do not count are not read.
+
+Raises:
+    TypeError: an argument of a wrong type or dtype.
+    ValueError: shapes or ranges that do not fit, or a clip with no counted frame.)";
+
+constexpr const char* kAccumulate =
+    R"(Add a call's counted frames, which may be none, to the clips' state.
+
+However the frames of a clip are split over calls, the embedding stays within 1e-6 * max |value| of
+the one-shot result.
+
+Args:
+    sum: [B, D], the rounded sum of the counted frames; 0 at first. Like all five a C-contiguous
+        buffer that is written in place.
+    compensation: [B, D], what rounding took from ``sum``; 0 at first.
+    max: [B, D], their maximum; -infinity at first.
+    count: float32 [B], how many they are; 0 at first.
+    flags: uint32 [B], as of `fuse`, which has the other arguments; bits are set, never cleared.
+
+Raises:
+    TypeError: an argument of a wrong type or dtype.
+    ValueError: shapes or ranges that do not fit.)";
+
+constexpr const char* kFinalize =
+    R"(Embeddings [B, D] of the frames that `accumulate` added to a state.
+
+The state is left as it is.
+
+Raises:
+    TypeError: an argument of a wrong type or dtype.
+    ValueError: shapes that do not fit, or a clip with no counted frame.)";
+
 }  // namespace
 
 void bind_layer_fusion(py::module_& module) {
     const auto none = py::none();
-    module.def("fuse", &fuse<run_cpu>, "Fuse layer outputs in one shot: (embedding, flags).",
-               py::arg("outputs"), py::arg("time_pools"), py::kw_only(), py::arg("offsets") = none,
-               py::arg("begins") = none, py::arg("counts") = none, py::arg("head") = "mean_max",
-               py::arg("frames") = none, py::arg("frame_offsets") = none, py::arg("threads") = 1);
-    module.def("accumulate", &accumulate<run_cpu>, "Add a call's frames to the clips' state.",
-               py::arg("outputs"), py::arg("time_pools"), py::kw_only(), py::arg("offsets") = none,
-               py::arg("begins") = none, py::arg("counts") = none, py::arg("sum"),
-               py::arg("compensation"), py::arg("max"), py::arg("count"), py::arg("flags"),
-               py::arg("frames") = none, py::arg("frame_offsets") = none, py::arg("threads") = 1);
-    module.def("finalize", &finalize, "The embedding of the clips' state.", py::kw_only(),
-               py::arg("sum"), py::arg("compensation"), py::arg("max"), py::arg("count"),
+    module.def("fuse", &fuse, kFuse, py::arg("outputs"), py::arg("time_pools"), py::kw_only(),
+               py::arg("offsets") = none, py::arg("begins") = none, py::arg("counts") = none,
+               py::arg("head") = "mean_max", py::arg("frames") = none,
+               py::arg("frame_offsets") = none, py::arg("threads") = 1,
+               py::arg("target_threads") = 1);
+    module.def("accumulate", &accumulate, kAccumulate, py::arg("outputs"), py::arg("time_pools"),
+               py::kw_only(), py::arg("offsets") = none, py::arg("begins") = none,
+               py::arg("counts") = none, py::arg("sum"), py::arg("compensation"), py::arg("max"),
+               py::arg("count"), py::arg("flags"), py::arg("frames") = none,
+               py::arg("frame_offsets") = none, py::arg("threads") = 1,
+               py::arg("target_threads") = 1);
+    module.def("finalize", &finalize, kFinalize, py::kw_only(), py::arg("sum"),
+               py::arg("compensation"), py::arg("max"), py::arg("count"),
                py::arg("head") = "mean_max");
-    module.def("fuse_on_host_grid", &fuse<run_host_grid>,
-               "`fuse` by the CUDA kernel's algorithm, thread by thread on the host: for tests.",
-               py::arg("outputs"), py::arg("time_pools"), py::kw_only(), py::arg("offsets") = none,
-               py::arg("begins") = none, py::arg("counts") = none, py::arg("head") = "mean_max",
-               py::arg("frames") = none, py::arg("frame_offsets") = none,
-               py::arg("target_threads") = 1 << 17);
-    module.def("accumulate_on_host_grid", &accumulate<run_host_grid>,
-               "`accumulate` by the CUDA kernel's algorithm on the host: for tests.",
-               py::arg("outputs"), py::arg("time_pools"), py::kw_only(), py::arg("offsets") = none,
-               py::arg("begins") = none, py::arg("counts") = none, py::arg("sum"),
-               py::arg("compensation"), py::arg("max"), py::arg("count"), py::arg("flags"),
-               py::arg("frames") = none, py::arg("frame_offsets") = none,
-               py::arg("target_threads") = 1 << 17);
 }
 
 }  // namespace fusion_engine

@@ -16,19 +16,7 @@ namespace py = pybind11;
 namespace fusion_engine {
 namespace {
 
-using Address = std::uintptr_t;
-
-template <class T>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
-}
-
-struct DeviceLayer {
-    LayerOutput layer;
-    std::int64_t segments;
-};
-
-DeviceLayer device_layer(Address data, const std::string& dtype,
+LayerOutput device_layer(Address data, const std::string& dtype,
                          const std::vector<std::int64_t>& shape,
                          const std::vector<std::int64_t>& strides, std::int64_t time_pool) {
     const std::optional<DType> type = dtype_of(dtype);
@@ -40,31 +28,7 @@ DeviceLayer device_layer(Address data, const std::string& dtype,
                               std::to_string(strides.size()) +
                               " strides; expected [S, C, T, F] or [S, D] and as many strides");
     }
-    return {make_layer(pointer<const void>(data), *type, shape, strides, time_pool, "the layer"),
-            shape[0]};
-}
-
-FusionInput make_input(const std::vector<DeviceLayer>& layers, std::int64_t clips, Address offsets,
-                       Address begins, Address counts) {
-    if (layers.empty() || layers.size() > kMaxLayers) {
-        throw py::value_error("got " + std::to_string(layers.size()) + " layers; expected 1 to " +
-                              std::to_string(kMaxLayers));
-    }
-    FusionInput input{};
-    for (const DeviceLayer& layer : layers) {
-        if (layer.segments != layers[0].segments) {
-            throw py::value_error("layers have " + std::to_string(layers[0].segments) + " and " +
-                                  std::to_string(layer.segments) + " segments; expected the same");
-        }
-        input.layers[input.layer_count++] = layer.layer;
-    }
-    input.clips = clips;
-    input.segments = layers[0].segments;
-    input.offsets = pointer<const std::int64_t>(offsets);
-    input.begins = pointer<const std::int64_t>(begins);
-    input.counts = pointer<const std::int64_t>(counts);
-    complete_input(input);
-    return input;
+    return make_layer(pointer<const void>(data), *type, shape, strides, time_pool, "the layer");
 }
 
 FrameFeatures make_frames(Address frames, std::int64_t total, Address offsets) {
@@ -76,7 +40,11 @@ FusionState make_state(Address sum, Address compensation, Address max, Address c
             pointer<float>(count)};
 }
 
-void run(const FusionInput& input, const FusionOutput& output, Address stream) {
+void run(const std::vector<LayerOutput>& layers, std::int64_t clips, Address offsets,
+         Address begins, Address counts, const FusionOutput& output, Address stream) {
+    const FusionInput input =
+        make_input(layers, clips, pointer<const std::int64_t>(offsets),
+                   pointer<const std::int64_t>(begins), pointer<const std::int64_t>(counts));
     const py::gil_scoped_release release;
     fuse_cuda(input, output, pointer<void>(stream));
 }
@@ -84,17 +52,17 @@ void run(const FusionInput& input, const FusionOutput& output, Address stream) {
 }  // namespace
 
 void bind_layer_fusion_cuda(py::module_& module) {
-    py::class_<DeviceLayer>(module, "DeviceLayer",
+    py::class_<LayerOutput>(module, "DeviceLayer",
                             "A layer output in device memory; strides count elements.")
         .def(py::init(&device_layer), py::arg("data"), py::kw_only(), py::arg("dtype"),
              py::arg("shape"), py::arg("strides"), py::arg("time_pool"));
 
     module.def(
         "fuse_cuda",
-        [](const std::vector<DeviceLayer>& layers, std::int64_t clips, Address embedding,
+        [](const std::vector<LayerOutput>& layers, std::int64_t clips, Address embedding,
            Address flags, Address offsets, Address begins, Address counts, const std::string& head,
            Address frames, std::int64_t frames_total, Address frame_offsets, Address stream) {
-            run(make_input(layers, clips, offsets, begins, counts),
+            run(layers, clips, offsets, begins, counts,
                 {pointer<float>(embedding), head_of(head), FusionState{},
                  pointer<std::uint32_t>(flags), make_frames(frames, frames_total, frame_offsets)},
                 stream);
@@ -107,11 +75,11 @@ void bind_layer_fusion_cuda(py::module_& module) {
 
     module.def(
         "accumulate_cuda",
-        [](const std::vector<DeviceLayer>& layers, std::int64_t clips, Address sum,
+        [](const std::vector<LayerOutput>& layers, std::int64_t clips, Address sum,
            Address compensation, Address max, Address count, Address flags, Address offsets,
            Address begins, Address counts, Address frames, std::int64_t frames_total,
            Address frame_offsets, Address stream) {
-            run(make_input(layers, clips, offsets, begins, counts),
+            run(layers, clips, offsets, begins, counts,
                 {nullptr, Head::kMeanMax, make_state(sum, compensation, max, count),
                  pointer<std::uint32_t>(flags), make_frames(frames, frames_total, frame_offsets)},
                 stream);

@@ -1,7 +1,7 @@
 """Arrays in GPU memory: those that callers give, and those that they get."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,14 @@ from .dlpack import Imported
 from .driver import LEGACY_STREAM, Cuda, Memory, Stream
 
 EXPECTED = "expected float32 in [-1, 1] or int16 PCM, [N] or [B, N]"
+
+
+class OnDevice(Protocol):
+    """An array of another library that may be in GPU memory."""
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[Any, int]: ...
 
 
 def is_on_gpu(audio: Any) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...audio.arrays import INT16_SCALE
 from ...spec import Head
-from ..cut import Piece
+from ..cut import Cut, Piece
 from ..runner import Flags, Samples
 from .kernels import Ranges, SampleType
 from .model import Model
@@ -43,18 +43,13 @@ class BatchKey:
 
 
 def batch_key(
-    clips: int,
-    frames: int,
-    pieces: Sequence[Piece],
-    *,
-    dtype: SampleType,
-    head: Head,
-    resident: int | None = None,
+    clips: int, cut: Cut, *, dtype: SampleType, head: Head, resident: int | None = None
 ) -> BatchKey:
-    """The key of a batch whose clips are cut into ``pieces``."""
-    # What lies behind the last piece is dropped, and what is missing in it is padding.
-    computed = min(frames, pieces[-1].stop)
-    return BatchKey(clips, computed, len(pieces), pieces[0].frames, dtype, head, resident)
+    """The key of a batch of clips that are cut alike."""
+    # What comes after the last piece is dropped, and what is missing in it is padding.
+    first, last = cut.pieces[0], cut.pieces[-1]
+    frames = min(cut.frames, last.stop)
+    return BatchKey(clips, frames, len(cut.pieces), first.frames, dtype, head, resident)
 
 
 def sample_type(clips: Sequence[Samples]) -> SampleType:
@@ -134,12 +129,12 @@ class BatchProgram:
         return self._host_embedding.copy(), self._host_flags.copy(), graph
 
     def run_resident(self, rows: Sequence[int], embedding: int, flags: int, total: int) -> bool:
-        """Embed rows in device memory, at these addresses, behind this point of the stream.
+        """Embed rows in device memory, at these addresses, after this point of the stream.
 
         Args:
             rows: the address of each clip's samples.
             embedding: receives [B, D].
-            flags: receives [B] of layer outputs, and ``total`` words behind it [B] of samples.
+            flags: receives [B] of layer outputs, and ``total`` words after it [B] of samples.
             total: clips of the whole call.
 
         Returns:

@@ -87,7 +87,7 @@ class Pinned:
 
 
 class Memory:
-    """Device memory. Unless it was closed, it is freed behind the work that may still use it.
+    """Device memory. Unless it was closed, it is freed after the work that may still use it.
 
     Attributes:
         address: where it is.
@@ -157,7 +157,7 @@ class Cuda:
         return Stream(self._device.create_stream())
 
     def allocate(self, size: int, stream: Stream) -> Memory:
-        """Device memory, aligned to 256 bytes at least, for use behind this point of ``stream``."""
+        """Device memory, aligned to 256 bytes at least, for use after this point of ``stream``."""
         self._free_deferred()
         pool = self._pool.handle
         result = self._driver.cuMemAllocFromPoolAsync(size, pool, stream.handle)
@@ -252,7 +252,7 @@ class Cuda:
         check(self._driver.cuMemFreeAsync(address, stream.handle))
 
     def free_later(self, address: int, last: Any, source: Any) -> None:
-        """Free a result that nothing refers to any more, behind the event ``last``.
+        """Free a result that nothing refers to any more, after the event ``last``.
 
         A consumer of DLPack drops an array while its own stream may still read it. Those that use
         the default stream, or one that synchronises with it, are waited for here. ``source`` is

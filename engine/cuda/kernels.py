@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ... import _core
 from ...errors import BackendError
-from ...frontend.plan import frontend_plan
+from ...frontend.tables import frontend_tables
 from ...spec import Head, Spec
 from .driver import Stream
 from .network import LayerTensor
@@ -44,7 +44,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameFeatures:
     """Where frame features [D, total] go: an address, and that of the int64 offset to begin at."""
 
     address: int
@@ -63,7 +63,7 @@ class Kernels:
         self.require()
         frontend = spec.frontend
         try:
-            self._plan = frontend_plan(frontend)
+            self._frontend = frontend_tables(frontend)
         except ValueError as error:
             raise BackendError(f"the {frontend.preset} frontend has no kernel: {error}") from error
         self._n_mels, self._pools = frontend.n_mels, [layer.time_pool for layer in spec.layers]
@@ -79,7 +79,7 @@ class Kernels:
     @property
     def tables(self) -> NDArray[np.uint8]:
         """What ``log_mel`` reads from device memory."""
-        tables: NDArray[np.uint8] = np.frombuffer(self._plan.tables, np.uint8)
+        tables: NDArray[np.uint8] = np.frombuffer(self._frontend.data, np.uint8)
         return tables
 
     def log_mel(
@@ -103,11 +103,11 @@ class Kernels:
             tables: where ``tables`` are on the device.
             dtype: of the samples, ``float32`` or ``int16``.
             lengths: int64 [B], samples of each clip.
-            frames: of every clip; the rows behind become padding.
+            frames: of every clip; the rows after them become padding.
             flags: uint32 [B], bit 0 is set when a sample is not finite.
         """
         _core.log_mel_cuda(
-            self._plan,
+            self._frontend,
             tables=tables,
             samples=samples,
             dtype=dtype,
@@ -151,11 +151,11 @@ class Kernels:
         *,
         ranges: Ranges,
         state: State,
-        frames: Frames | None,
+        frames: FrameFeatures | None,
         stream: Stream,
     ) -> None:
         """Queue the addition of one clip's next frames to its state."""
-        where = frames or Frames(0, 0, 0)
+        where = frames or FrameFeatures(0, 0, 0)
         _core.accumulate_cuda(
             self._layers(layers),
             clips=1,

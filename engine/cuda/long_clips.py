@@ -16,7 +16,7 @@ from ..cut import Piece, frames_of
 from ..runner import Samples
 from .batch import sample_type
 from .driver import Memory, Stream
-from .kernels import Frames, Ranges, SampleType, State
+from .kernels import FrameFeatures, Ranges, SampleType, State
 from .model import Model
 from .network import LayerTensor
 from .slots import MemoryLayout, Slot, SlotPool
@@ -37,7 +37,7 @@ class DeviceSamples:
     """Samples in device memory.
 
     Args:
-        ready: the event behind which they are there.
+        ready: the event after which they are there.
     """
 
     address: int
@@ -64,7 +64,7 @@ class Pass:
 
     @property
     def flags(self) -> int:
-        """Address of the flags of layer outputs, and behind them of samples."""
+        """Address of the flags of layer outputs, and after them of samples."""
         return self._memory.address + self._flags
 
     def add(
@@ -84,7 +84,7 @@ class Pass:
             features = None
             if frames is not None:
                 start = counts + 8 * len(pieces)
-                features = Frames(run.allocate(frames.nbytes), frames.shape[1], start)
+                features = FrameFeatures(run.allocate(frames.nbytes), frames.shape[1], start)
             self._model.kernels.accumulate(
                 run.layers,
                 ranges=Ranges(offsets, begins, counts),
@@ -224,7 +224,7 @@ def open_run(
 
     Args:
         samples: whose log-mel the pieces are of.
-        flags: address of the flags of layer outputs, and behind them of samples.
+        flags: address of the flags of layer outputs, and after them of samples.
     """
     key = RunKey(len(pieces), pieces[0].frames)
     what = f"a run of {key.segments} inputs of {key.frames} frames"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ArtifactError, BackendError
-from ..cut import run_frames
+from ..cut import most_frames
 from ..network import check_outputs
 from ..onnx import CUDA_PROVIDER, OnnxSession, first_line, import_onnxruntime
 from .driver import Cuda, Stream
@@ -18,7 +18,7 @@ from .network import Context, CudaNetwork, LayerTensor, TensorLayout
 
 logger = logging.getLogger(__name__)
 
-# ``run_frames`` bounds a run for the host's memory; a GPU takes this many times more.
+# ``most_frames`` bounds a run for the host's memory; a GPU takes this many times more.
 RUN_SCALE = 5
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
@@ -75,7 +75,7 @@ class OnnxCudaNetwork(CudaNetwork):
         self._stream, self._device = stream, device
 
     def segments_per_run(self, frames: int) -> int:  # noqa: D102
-        return max(1, RUN_SCALE * run_frames(self.spec) // frames)
+        return max(1, RUN_SCALE * most_frames(self.spec) // frames)
 
     def stream(self, cuda: Cuda) -> Stream:  # noqa: D102
         return self._stream.shared()
@@ -95,7 +95,7 @@ class _OnnxContext(Context):
         self._onnx, self._device, self._n_mels, self._dtypes = onnx, device, n_mels, dtypes
         self._binding = onnx.session.io_binding()
         self._options = onnx.runtime.RunOptions()
-        # The work behind is queued on the same stream: nobody has to wait here.
+        # What follows is queued on the same stream: nobody has to wait here.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._shape: tuple[int, ...] = ()
         self._outputs: Any = None
@@ -127,7 +127,7 @@ class _OnnxContext(Context):
             TensorLayout.linear(dtype, tuple(value.shape()))
             for value, dtype in zip(self._outputs, self._dtypes, strict=True)
         ]
-        check_outputs(self._onnx.spec, self._shape, layouts)
+        check_outputs(self._onnx.spec, self._shape, [layout.shape for layout in layouts])
         return [
             LayerTensor(value.data_ptr(), layout)
             for value, layout in zip(self._outputs, layouts, strict=True)

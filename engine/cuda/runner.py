@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...errors import AudioError, BackendError, FusionEngineError
 from ...spec import Head, Spec
-from ..cut import Piece, Runs, frames_of, pieces_of
-from ..runner import ClipState, Flags, Runner, Samples, check_finite
+from ..cut import Batch, Cut, Cutting, Piece, Refused
+from ..runner import ClipState, Flags, Runner, Samples, Sink, not_finite
 from ..stats import Meter
 from .arrays import DeviceArray, read_array
 from .batch import BatchKey, BatchProgram, batch_key, sample_type
@@ -50,20 +51,22 @@ class CudaRunner(Runner):
         meter: Meter,
     ) -> None:
         self.spec = spec
-        self.min_frames, self.max_frames = network.min_frames, network.max_frames
         self.device = f"cuda:{cuda.info.index}"
         self.name = f"{network.name} on {cuda.info.name}"
         self._cuda, self._meter = cuda, meter
         self._changed = threading.Condition()
         self._calls, self._closed = 0, False
         self._thread = _Thread()
-        segment = self.spec.segment
-        self.run_frames = (
-            self.max_frames
-            if segment is None
-            else network.segments_per_run(segment.frames) * segment.frames
+        segment, most = spec.segment, network.max_frames
+        if segment is not None:
+            most = network.segments_per_run(segment.frames) * segment.frames
+        self.cutting = Cutting(
+            spec,
+            min_frames=network.min_frames,
+            max_frames=network.max_frames,
+            run_frames=most,
+            pieces_per_run=network.segments_per_run,
         )
-        self._cutting = self.cutting()
         limit = memory_limit or cuda.info.total_memory // 2
         with cuda.current():
             self._slots = SlotPool(cuda, network, contexts=contexts, limit=limit)
@@ -78,17 +81,12 @@ class CudaRunner(Runner):
                 raise
         self._model = Model(cuda, network, kernels, spec, memory)
 
-    def clips_per_run(self, pieces: Sequence[Piece]) -> int:  # noqa: D102
-        return max(1, self._model.network.segments_per_run(pieces[0].frames) // len(pieces))
-
-    def embed(  # noqa: D102
-        self, clips: Sequence[Samples], frames: int, pieces: Sequence[Piece], head: Head
-    ) -> tuple[NDArray[np.float32], Flags]:
-        key = batch_key(len(clips), frames, pieces, dtype=sample_type(clips), head=head)
-        with self._call(), self._slots.lease(key, self._binder(key, pieces)) as slot:
-            embedding, flags, graph = slot.program.run(clips)
+    def run(self, clips: Sequence[Samples], cut: Cut, head: Head, sink: Sink) -> None:  # noqa: D102
+        key = batch_key(len(clips), cut, dtype=sample_type(clips), head=head)
+        with self._call(), self._slots.lease(key, self._binder(key, cut.pieces)) as slot:
+            embeddings, flags, graph = slot.program.run(clips)
             self._count(graph)
-        return embedding, flags
+        sink(embeddings, flags)
 
     def clip_state(self) -> ClipState:  # noqa: D102
         with self._call():
@@ -127,37 +125,36 @@ class CudaRunner(Runner):
     def _embed_array(self, array: Imported, head: Head, stream: Stream) -> DeviceArray:
         """Embed clips [N] or [B, N], for which ``stream`` has waited."""
         clips, length = (1, *array.shape) if len(array.shape) == 1 else array.shape
-        frames = frames_of(self.spec, length)
         dtype: SampleType = "int16" if array.dtype == np.int16 else "float32"
         step = array.strides[0] * array.dtype.itemsize
-        rows = [array.address + row * step for row in range(clips)]
         dim = self.spec.embedding_dim
         layout = MemoryLayout()
         embedding, flags = layout.add(4 * clips * dim), layout.add(8 * clips)
         memory = self._slots.transient(layout.size, stream, f"embeddings of {clips} clips")
         begin = self._cuda.record(stream)
-        long = frames > self.run_frames
-        pieces = [] if long else pieces_of(self._cutting, frames, name="audio")
-        size = 1 if long else self.clips_per_run(pieces)
         try:
-            for first in range(0, clips, size):
-                part = rows[first : first + size]
-                target = memory.address + embedding + 4 * first * dim
-                flag = memory.address + flags + 4 * first
-                if long:
-                    samples = DeviceSamples(part[0], length, dtype, begin)
+            for part in self.cutting.batches([length] * clips):
+                if isinstance(part, Refused):
+                    raise part.error
+                rows = part.rows if isinstance(part, Batch) else [part.row]
+                sources = [array.address + row * step for row in rows]
+                target = memory.address + embedding + 4 * rows[0] * dim
+                flag = memory.address + flags + 4 * rows[0]
+                if isinstance(part, Batch):
+                    key = batch_key(len(rows), part.cut, dtype=dtype, head=head, resident=length)
+                    with self._slots.lease(key, self._binder(key, part.cut.pieces)) as slot:
+                        self._cuda.wait(slot.stream.handle, begin)
+                        graph = slot.program.run_resident(sources, target, flag, clips)
+                        self._cuda.wait(stream.handle, self._cuda.record(slot.stream))
+                        self._count(graph)
+                else:
+                    samples = DeviceSamples(sources[0], length, dtype, begin)
                     self._embed_resident_clip(samples, head, target, flag, clips)
-                    continue
-                key = batch_key(len(part), frames, pieces, dtype=dtype, head=head, resident=length)
-                with self._slots.lease(key, self._binder(key, pieces)) as slot:
-                    self._cuda.wait(slot.stream.handle, begin)
-                    graph = slot.program.run_resident(part, target, flag, clips)
-                    self._cuda.wait(stream.handle, self._cuda.record(slot.stream))
-                    self._count(graph)
         except BaseException:
             stream.synchronize()  # what was queued still writes there
             raise
-        self._meter.add(clips=clips, audio_seconds=clips * length / self.spec.frontend.sample_rate)
+        seconds = clips * length / self.spec.frontend.sample_rate
+        self._meter.amounts.append({"clips": clips, "audio_seconds": seconds})
         ready = self._cuda.record(stream)
         memory.last, memory.source = ready, array.owner
         return DeviceArray(
@@ -175,7 +172,7 @@ class CudaRunner(Runner):
         """A clip longer than a run; its embedding and flags are there when this returns."""
         clip = Pass(self._model, self._slots)
         size = np.dtype(samples.dtype).itemsize
-        for run in Runs(self._cutting, self.run_frames, "audio").of(samples.count, ended=True):
+        for run in self.cutting.runs("audio").of(samples.count, ended=True):
             part = replace(
                 samples, address=samples.address + run.first * size, count=run.stop - run.first
             )
@@ -197,10 +194,12 @@ class CudaRunner(Runner):
             raise AudioError(
                 f"clip {clip}: a sample is not finite, expected finite values in [-1, 1]"
             )
-        check_finite(self.spec, layers, [f"clip {index}" for index in range(len(layers))])
+        for index, flag in enumerate(layers):
+            if flag:
+                raise not_finite(self.spec, flag, f"clip {index}")
 
-    def _count(self, graph: bool, runs: int = 1) -> None:
-        self._meter.add(runs=runs, uncaptured_runs=0 if graph else runs)
+    def _count(self, graph: bool) -> None:
+        self._meter.amounts.append({"runs": 1, "uncaptured_runs": 0 if graph else 1})
 
     @contextmanager
     def call(self) -> Iterator[None]:  # noqa: D102
@@ -221,8 +220,10 @@ class CudaRunner(Runner):
     def _call(self) -> Iterator[None]:
         """A call under way; what CUDA and the kernels raise becomes a ``BackendError``."""
         try:
-            with self.call(), self._meter.timed("gpu_seconds"), self._cuda.current():
+            with self.call(), self._cuda.current():
+                start = perf_counter()
                 yield
+                self._meter.amounts.append({"gpu_seconds": perf_counter() - start})
         except OutOfMemory as error:
             raise BackendError(f"out of memory: {error} were asked for") from error
         except FusionEngineError:

@@ -122,8 +122,8 @@ class TensorRTNetwork(CudaNetwork):
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(trt, "CudaGraphStrategy"):
             return self._engine.create_execution_context(strategy)
-        # RTX: graphs are ours, and kernels for a shape are compiled in its first run, not behind
-        # its back, or a graph would hold the ones that were to be replaced.
+        # RTX: graphs are ours, and kernels for a shape are compiled in its first run: compiled
+        # later, they would replace ones that a graph holds.
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED

@@ -3,16 +3,17 @@
 Needs onnx and NumPy only.
 """
 
-from .graphs import emulated_model, typed_model
+from .emulation import emulated_model
 from .ranges import check_ranges
 from .rounding import HalfPrecision, Precision
-from .rules import PrecisionPlan, Rule
+from .rules import GraphRules, Rule
 from .skeleton import Skeleton
+from .typed import typed_model
 
 __all__ = [
+    "GraphRules",
     "HalfPrecision",
     "Precision",
-    "PrecisionPlan",
     "Rule",
     "Skeleton",
     "check_ranges",

@@ -42,10 +42,10 @@ def balance_attention(skeleton: Skeleton) -> int:
 
 @dataclass
 class _Product:
-    """The product q·kᵀ under a softmax, and the scalings behind it, outermost first."""
+    """The product q·kᵀ under a softmax, and the scalings applied to it, outermost first."""
 
     matmul: onnx.NodeProto
-    behind: list[onnx.NodeProto] = field(default_factory=list)
+    after: list[onnx.NodeProto] = field(default_factory=list)
 
 
 class _Graph:
@@ -80,16 +80,16 @@ class _Graph:
             return None
         product = self._scaled_product(self._scaled_input(node))
         if product is not None:
-            product.behind.insert(0, node)
+            product.after.insert(0, node)
         return product
 
     def balance(self, product: _Product) -> bool:
         """Scale both factors of the product by the root of its whole scale."""
         sides = [self._scaling(name) for name in product.matmul.input]
         factors = [1.0 if node is None else self._factor(node) or 1.0 for node in sides]
-        behind = math.prod(self._factor(node) or 1.0 for node in product.behind)
-        scale = math.prod(factors) * behind
-        if behind == 1.0 and math.isclose(*factors, rel_tol=1e-6):
+        after = math.prod(self._factor(node) or 1.0 for node in product.after)
+        scale = math.prod(factors) * after
+        if after == 1.0 and math.isclose(*factors, rel_tol=1e-6):
             return scale != 1.0
         if scale <= 0.0:
             return False
@@ -105,10 +105,10 @@ class _Graph:
         return True
 
     def _drop(self, product: _Product) -> None:
-        """Take the scalings behind the product out: it gives their value now."""
-        if product.behind:
-            product.matmul.output[0] = product.behind[0].output[0]
-            self._dropped.update(id(node) for node in product.behind)
+        """Take the scalings after the product out: it gives their value now."""
+        if product.after:
+            product.matmul.output[0] = product.after[0].output[0]
+            self._dropped.update(id(node) for node in product.after)
 
     def _scale_operand(self, matmul: onnx.NodeProto, index: int, root: str) -> None:
         import onnx

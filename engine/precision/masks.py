@@ -22,11 +22,28 @@ _HALF_LOWEST: dict[HalfPrecision, float] = {
     "bf16": -(2.0**127 - 2.0**119),
 }
 # What a mask is made of on its way to the softmax; a product ends it.
-_ARITHMETIC = frozenset(["Add", "Cast", "Div", "Mul", "Sub", "Where"])
-_MOVES = frozenset(
-    ["Concat", "Expand", "Gather", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Tile"]
+_PASSES = frozenset(
+    [
+        "Add",
+        "Cast",
+        "Concat",
+        "Div",
+        "Expand",
+        "Gather",
+        "Identity",
+        "Mul",
+        "Pad",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Tile",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+        "Where",
+    ]
 )
-_PASSES = _ARITHMETIC | _MOVES | {"Transpose", "Trilu", "Unsqueeze"}
 
 
 def clamp_masks(skeleton: Skeleton, precision: HalfPrecision) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..._words import listed
 from ...errors import NumericalError
 from .rounding import Precision
 
@@ -11,7 +12,6 @@ from .rounding import Precision
 # clip may overflow, and above an eighth it is worth a word.
 _REFUSED = 32_000.0
 _WARNED = 8_000.0
-_SHOWN = 6
 
 
 def check_ranges(activations: Mapping[str, float], precision: Precision) -> list[str]:
@@ -31,7 +31,7 @@ def check_ranges(activations: Mapping[str, float], precision: Precision) -> list
     refused = {name: value for name, value in activations.items() if not value <= _REFUSED}
     if refused:
         raise NumericalError(
-            f"fp16 ends at 65504, and the largest |activation| is {_listed(refused)}; at most "
+            f"fp16 ends at 65504, and the largest |activation| is {_largest(refused)}; at most "
             f"{_REFUSED:.0f} is accepted. Build with --precision bf16."
         )
     return [
@@ -42,8 +42,7 @@ def check_ranges(activations: Mapping[str, float], precision: Precision) -> list
     ]
 
 
-def _listed(values: Mapping[str, float]) -> str:
+def _largest(values: Mapping[str, float]) -> str:
     """Names and values, the largest first."""
-    ordered = sorted(values.items(), key=lambda item: item[1], reverse=True)
-    rest = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(f"{value:.0f} at {name}" for name, value in ordered[:_SHOWN]) + rest
+    ordered = sorted(values, key=values.__getitem__, reverse=True)
+    return listed(ordered, lambda name: f"{values[name]:.0f} at {name}")

@@ -1,4 +1,4 @@
-"""Which arithmetic every node of a backbone runs in: one plan for both half-precision graphs.
+"""Which arithmetic every node of a backbone runs in, in half precision.
 
 The rules, by what the graph is made of; no model and no name of a tracer occurs in them. The errors
 are the largest of a layer's, as a fraction of its largest value, measured on the emulation:
@@ -37,7 +37,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ...errors import ArtifactError
-from .skeleton import Skeleton, describe
+from .skeleton import Skeleton, describe_node
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +67,7 @@ def _operators(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-_EXACT = _operators(
+EXACT = _operators(
     """
     Abs Ceil Clip Concat DepthToSpace Equal Expand Flatten Floor Gather GatherElements GatherND
     GlobalMaxPool Greater GreaterOrEqual Identity IsNaN Less LessOrEqual Max MaxPool Min Neg
@@ -104,26 +104,28 @@ _CARRIES = _ARITHMETIC | _operators(
     Where
     """
 )
-COVERED = _EXACT | _ROUNDED | _FP32 | _WIDE
+COVERED = EXACT | _ROUNDED | _FP32 | _WIDE
+# The first version of ONNX in which all of them take BF16; it added nothing else.
+BF16_OPSET = 22
 
 
 @dataclass(frozen=True)
-class PrecisionPlan:
-    """The rule of every node, and what it needs to be carried out.
+class GraphRules:
+    """The rule of every node of a graph, and what it needs to be carried out.
 
     Args:
-        rules: one for each node, in order.
+        nodes: the rule of each, in order.
         floats: every FP32 value and initializer of the FP32 graph.
         wide: the values, the graph's inputs among them, that stay FP32.
     """
 
-    rules: tuple[Rule, ...]
+    nodes: tuple[Rule, ...]
     floats: frozenset[str]
     wide: frozenset[str]
 
     @classmethod
-    def of(cls, skeleton: Skeleton) -> PrecisionPlan:
-        """Plan an FP32 graph.
+    def of(cls, skeleton: Skeleton) -> GraphRules:
+        """The rules of an FP32 graph.
 
         Raises:
             ArtifactError: an operator that the rules do not cover, a subgraph, or floating-point
@@ -176,7 +178,7 @@ def _rule(node: onnx.NodeProto, floats: set[str], types: Mapping[str, int]) -> R
         return Rule.WIDE
     if node.op_type in _FP32:
         return Rule.FP32
-    return Rule.EXACT if node.op_type in _EXACT else Rule.ROUNDED
+    return Rule.EXACT if node.op_type in EXACT else Rule.ROUNDED
 
 
 def _counts(node: onnx.NodeProto, floats: set[str], types: Mapping[str, int]) -> bool:
@@ -196,18 +198,18 @@ def _problems(skeleton: Skeleton, types: dict[str, int]) -> Iterator[str]:
     integers = (proto.INT8, proto.INT16, proto.INT32, proto.INT64, proto.UINT8, proto.BOOL)
     for node in skeleton.model.graph.node:
         if node.domain not in ("", "ai.onnx"):
-            yield f"{describe(node)} is of the domain {node.domain!r}"
+            yield f"{describe_node(node)} is of the domain {node.domain!r}"
             continue
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            yield f"{describe(node)} has a graph inside"
+            yield f"{describe_node(node)} has a graph inside"
             continue
         kinds = {types[name] for name in (*node.input, *node.output) if name}
         for kind in sorted(kinds - {proto.FLOAT, *integers}):
-            yield f"{describe(node)} has values of type {proto.DataType.Name(kind)}"
+            yield f"{describe_node(node)} has values of type {proto.DataType.Name(kind)}"
         if proto.FLOAT in kinds and node.op_type not in COVERED:
-            yield f"{describe(node)} is an operator without a rule"
+            yield f"{describe_node(node)} is an operator without a rule"
         if node.op_type == "Resize" and not _constant(node.input[2:3], skeleton):
-            yield f"{describe(node)} has scales that are computed"
+            yield f"{describe_node(node)} has scales that are computed"
 
 
 def _constant(names: Sequence[str], skeleton: Skeleton) -> bool:

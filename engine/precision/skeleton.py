@@ -89,13 +89,13 @@ class Skeleton:
             for name in node.output:
                 if name and not types.get(name):
                     raise ArtifactError(
-                        f"ONNX cannot tell the type of what {describe(node)} gives; half precision "
-                        "needs it. Export the model again, with standard operators only."
+                        f"ONNX cannot tell the type of what {describe_node(node)} gives; half "
+                        "precision needs it. Export the model again, with standard operators only."
                     )
         return types
 
 
-def describe(node: onnx.NodeProto) -> str:
+def describe_node(node: onnx.NodeProto) -> str:
     """A node in a message: its operator, and the parameter or else the value that it reads."""
     named = [name for name in node.input if "." in name] or [name for name in node.input if name]
     return f"{node.op_type} (on {named[-1]})" if named else str(node.op_type)

@@ -18,7 +18,7 @@ from .network import BuildOptions, serialize
 from .network_name import encode_name, plan_spec
 from .plan_file import PlanInfo, read_plan
 from .profile import make_profile
-from .sidecar import Sidecar, Source, sidecar_path, this_system, write_sidecar
+from .sidecar import Sidecar, SourceArtifact, sidecar_path, this_system, write_sidecar
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def build(
 ) -> PlanInfo:
     """Build a TensorRT plan, a plain serialized engine, with its sidecar ``PLAN.json``.
 
-    `tensorrt` tunes for the GPU at hand and needs one; `tensorrt_rtx` needs none. Networks are
-    strongly typed, and TF32 is off unless it is the precision. Neither file appears on an error.
+    `tensorrt` tunes for a GPU and needs it; `tensorrt_rtx` needs none. Networks are strongly typed,
+    and TF32 is off unless it is the precision. Neither file appears on an error.
 
     Args:
         onnx: the artifact, of precision fp32.
@@ -106,7 +106,7 @@ def build(
         temporary = stack.enter_context(atomic_path(plan))
         # Read once: a later export, while this works for minutes, is not what it was built from.
         data = Path(onnx).read_bytes()
-        source = Source(name=Path(onnx).name, sha256=hashlib.sha256(data).hexdigest())
+        source = SourceArtifact(name=Path(onnx).name, sha256=hashlib.sha256(data).hexdigest())
         graph = _typed_graph(onnx, data, precision)
         if typed is not None:
             typed.write_bytes(graph)

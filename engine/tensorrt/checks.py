@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from ...errors import BackendError
 from ..devices import GpuInfo
-from .library import Library, import_tensorrt, installed_runtimes
+from .library import RTX_LEAST_CAPABILITY, Library, import_tensorrt, installed_runtimes
 from .plan_file import PlanInfo, read_plan
-from .sidecar import this_system
+from .sidecar import sidecar_path, this_system
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ def preflight(
 
     Args:
         path: the plan.
-        library: the library that is to load it; ``None``: the one that built it is loaded.
+        library: the library that is to load it; ``None``: the one that built it is loaded, or,
+            without a sidecar, the one that is installed (see ``import_tensorrt``).
         gpu: the GPU that is to run it; ``None`` leaves that out.
 
     Raises:
@@ -35,12 +36,13 @@ def preflight(
     info = read_plan(path)
     check_machine(info, library=library or _library_of(info), gpu=gpu)
     if info.sidecar is None:
-        known = "" if info.header is None else ", except for what its first bytes say"
         logger.warning(
             "%s: no sidecar beside it, so that nobody knows whether its bytes are intact, or which "
-            "TensorRT, GPU and system it was built with%s",
+            "TensorRT, GPU and system it was built with: the TensorRT that is installed is tried. "
+            "Put %s beside it, or build it again: %s",
             path,
-            known,
+            sidecar_path(path).name,
+            info.rebuild_command,
         )
     return info
 
@@ -64,17 +66,18 @@ def check_machine(info: PlanInfo, *, library: Library, gpu: GpuInfo | None) -> N
     Raises:
         BackendError: as ``preflight``.
     """
-    for reason in (_other_library(info, library), _other_system(info), _other_gpu(info, gpu)):
+    found = _other_library(info, library), _other_system(info), _other_gpu(info, library, gpu)
+    for reason in found:
         if reason is not None:
             raise BackendError(f"{info.path}: {reason}. Build it again: {info.rebuild_command}")
 
 
 def _other_library(info: PlanInfo, library: Library) -> str | None:
-    if info.runtime is None or info.runtime_version is None:
+    if info.sidecar is None:
         return None
-    if (info.runtime, info.runtime_version) == (library.runtime, library.version):
+    built = f"{info.sidecar.runtime} {info.sidecar.runtime_version}"
+    if built == str(library):
         return None
-    built = f"{info.runtime} {info.runtime_version}"
     return f"built by {built}, and this is {library}; a plan is bound to both"
 
 
@@ -84,19 +87,17 @@ def _other_system(info: PlanInfo) -> str | None:
     return f"built on {info.sidecar.system}, and this machine is {this_system()}"
 
 
-def _other_gpu(info: PlanInfo, gpu: GpuInfo | None) -> str | None:
+def _other_gpu(info: PlanInfo, library: Library, gpu: GpuInfo | None) -> str | None:
     if gpu is None:
         return None
-    major, minor = gpu.compute_capability
-    if info.header is not None:
-        targets = info.header.targets
-        if targets and gpu.compute_capability < targets[0]:
-            least = "{}.{}".format(*targets[0])
+    if library.is_rtx:
+        if gpu.compute_capability < RTX_LEAST_CAPABILITY:
+            least = "{}.{}".format(*RTX_LEAST_CAPABILITY)
             return f"built for GPUs of compute capability {least} and later, and this is {gpu}"
         return None
     if info.sidecar is None or info.sidecar.compute_capability is None:
         return None
-    if info.sidecar.compute_capability != f"{major}.{minor}":
+    if info.sidecar.compute_capability != "{}.{}".format(*gpu.compute_capability):
         return (
             f"built on an {info.sidecar.gpu} (compute capability "
             f"{info.sidecar.compute_capability}), and this is {gpu}"

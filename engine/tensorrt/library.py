@@ -22,6 +22,8 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 EXTRAS: dict[Runtime, str] = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
 # Below these, networks are not strongly typed throughout, or the API is another one.
 _LEAST: dict[Runtime, tuple[int, int]] = {"tensorrt": (10, 10), "tensorrt_rtx": (1, 4)}
+# What TensorRT-RTX builds for where no target is set, as this package builds.
+RTX_LEAST_CAPABILITY = (8, 0)
 
 # TensorRT says a line per layer and tactic: below DEBUG.
 VERBOSE = 5

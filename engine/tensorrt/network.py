@@ -11,17 +11,16 @@ from typing import Any
 from ...errors import ArtifactError, BackendError
 from ...spec import LayerSpec, Spec
 from ..devices import GpuInfo, import_cuda
+from ..network import INPUT
 from ..precision import Precision
 from .library import Heard, Library
 from .monitor import BuildProgress, make_monitor
 from .network_name import encode_name
 from .profile import Profile
-from .sidecar import DType, Format, TensorInfo
+from .sidecar import DType, TensorFormat, TensorInfo
 from .timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 
 logger = logging.getLogger(__name__)
-
-INPUT = "log_mel"
 
 # The type of the layer outputs; float32 otherwise.
 _LOW: dict[Precision, DType] = {"fp16": "float16", "bf16": "bfloat16"}
@@ -149,7 +148,10 @@ def _set_formats(
         trt.DataType.BF16: "bfloat16",
     }
     low = _LOW.get(options.precision, "float32")
-    formats: dict[Format, Any] = {"linear": trt.TensorFormat.LINEAR, "hwc8": trt.TensorFormat.HWC8}
+    formats: dict[TensorFormat, Any] = {
+        "linear": trt.TensorFormat.LINEAR,
+        "hwc8": trt.TensorFormat.HWC8,
+    }
     by_mask = {1 << int(value): name for name, value in formats.items()}
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
@@ -161,7 +163,7 @@ def _set_formats(
             f"spec says {[INPUT]} and {expected}. Export the model again."
         )
 
-    def fix(tensor: Any, mode: Any, dtype: DType, format: Format) -> TensorInfo:
+    def fix(tensor: Any, mode: Any, dtype: DType, format: TensorFormat) -> TensorInfo:
         tensor.allowed_formats = 1 << int(formats[format])
         if dtypes.get(tensor.dtype) != dtype:
             raise BackendError(f"{tensor.name} became {tensor.dtype}, expected {dtype}")
@@ -182,7 +184,7 @@ def _set_formats(
     )
 
 
-def _format(layer: LayerSpec, options: BuildOptions) -> Format:
+def _format(layer: LayerSpec, options: BuildOptions) -> TensorFormat:
     """NHWC where TensorRT has it for the type and the shape."""
     half = options.precision in _LOW
     if half and not options.linear_outputs and layer.kind == "map" and layer.channels % 8 == 0:
@@ -201,7 +203,7 @@ def _configure(library: Library, builder: Any, spec: Spec, options: BuildOptions
     # A shape then takes activation memory for itself, not for the profile's largest.
     config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     if library.is_rtx:
-        # The engine's memory then never grows behind our back, which capturing a graph needs.
+        # The engine then never allocates memory by itself, which capturing a graph needs.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         logger.info("timing cache: none, %s does not use one", library)
     profile = builder.create_optimization_profile()

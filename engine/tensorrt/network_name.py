@@ -6,7 +6,7 @@ from typing import Any
 
 from ..._json import parse, short
 from ...errors import ArtifactError
-from ...frontend.spec import PRESETS
+from ...frontend.frontend_spec import FRONTENDS
 from ...spec import METADATA_KEY, Spec, check_version
 
 # How a name begins, and what is looked for in a plan's bytes.
@@ -26,7 +26,7 @@ def encode_name(spec: Spec) -> str:
     """
     data = asdict(spec)
     settings = data["frontend"]
-    preset = PRESETS.get(spec.frontend.preset)
+    preset = FRONTENDS.get(spec.frontend.preset)
     known = {} if preset is None else asdict(preset)
     data["frontend"] = {
         "preset": settings.pop("preset"),
@@ -69,7 +69,7 @@ def decode_name(name: str, *, where: str) -> Spec:
             check_version(data, where)
         front = data["frontend"]
         preset, digest = front["preset"], front["sha256"]
-        known = asdict(PRESETS[preset]) if preset in PRESETS else {}
+        known = asdict(FRONTENDS[preset]) if preset in FRONTENDS else {}
         data["frontend"] = known | front["overrides"] | {"preset": preset}
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

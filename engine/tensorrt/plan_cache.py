@@ -1,16 +1,14 @@
 """Plans that are built when an `.onnx` artifact is first run through TensorRT, and kept."""
 
-import hashlib
-import json
 import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
 
-from ..._cache import cache_folder, locked
+from ..._cache import cached_path, making
 from ..._version import __version__
 from ...artifact import file_sha256, read_spec
-from ...errors import ArtifactError, BackendError
+from ...errors import ArtifactError
 from ..devices import GpuInfo
 from ..precision import Precision
 from .builder import DEFAULT_EFFORT, build
@@ -62,35 +60,27 @@ def cached_plan(
         "profile": asdict(profile),
         "effort": effort,
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = cache_folder() / "plans" / f"{Path(onnx).stem}-{digest[:16]}.plan"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path, f"build of {path.name}"):
-            if not _intact(path):
-                logger.info(
-                    "building %s in %s for %s: the first run of this artifact here",
-                    path,
-                    precision,
-                    gpu,
-                )
-                build(
-                    onnx,
-                    path,
-                    runtime=library.runtime,
-                    precision=precision,
-                    batch=profile.batch.triple,
-                    frames=profile.frames.triple,
-                    effort=effort,
-                    gpu=gpu,
-                    progress=progress,
-                )
-    except OSError as error:
-        raise BackendError(
-            f"the cache {path.parent} cannot be used: {error.strerror or error}; set "
-            "FUSION_ENGINE_CACHE to a folder that can be written and has space for plans, or build "
-            "one with `fusion-engine build`"
-        ) from error
+    path = cached_path("plans", Path(onnx).stem, ".plan", key)
+    otherwise = "plans, or build one with `fusion-engine build`"
+    with making(path, f"build of {path.name}", otherwise=otherwise):
+        if not _intact(path):
+            logger.info(
+                "building %s in %s for %s: the first run of this artifact here",
+                path,
+                precision,
+                gpu,
+            )
+            build(
+                onnx,
+                path,
+                runtime=library.runtime,
+                precision=precision,
+                batch=profile.batch.triple,
+                frames=profile.frames.triple,
+                effort=effort,
+                gpu=gpu,
+                progress=progress,
+            )
     return path
 
 

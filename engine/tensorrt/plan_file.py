@@ -12,7 +12,6 @@ import shlex
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from ...artifact import file_sha256
 from ...errors import ArtifactError
@@ -27,35 +26,6 @@ _BUILD_AGAIN = "Build it again with `fusion-engine build`."
 
 
 @dataclass(frozen=True)
-class RtxHeader:
-    """What the first bytes of a TensorRT-RTX plan say, as seen in 1.4 to 1.7; undocumented.
-
-    Args:
-        length: bytes of the whole plan.
-        version: of the library that built it.
-        targets: compute capabilities that it carries code for; (99, 0) stands for later ones.
-    """
-
-    length: int
-    version: str
-    targets: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self | None:
-        """From a plan's first bytes; ``None`` where they are not such a header."""
-        if len(data) < 36 or data[:4] != b"vtrt":
-            return None
-        length, version = struct.unpack_from("<Q4s", data, 16)
-        (mask,) = struct.unpack_from("<I", data, 32)
-        targets = tuple(target for bit, target in enumerate(_TARGETS) if mask >> bit & 1)
-        return cls(length, ".".join(map(str, version)), targets)
-
-
-# By the bit of the mask.
-_TARGETS = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1), (99, 0))
-
-
-@dataclass(frozen=True)
 class PlanInfo:
     """A plan, read without loading it.
 
@@ -65,28 +35,17 @@ class PlanInfo:
         spec: its spec.
         sidecar: what ``NAME.plan.json`` says, whose SHA-256 is that of the plan; ``None`` where
             there is no such file.
-        header: hints in the plan's first bytes; ``None`` where there are none.
     """
 
     path: Path
     bytes: int
     spec: Spec
     sidecar: Sidecar | None
-    header: RtxHeader | None
 
     @property
     def runtime(self) -> Runtime | None:
-        """The library that can load it; ``None`` where nothing says so."""
-        if self.sidecar is not None:
-            return self.sidecar.runtime
-        return None if self.header is None else "tensorrt_rtx"
-
-    @property
-    def runtime_version(self) -> str | None:
-        """The version of that library."""
-        if self.sidecar is not None:
-            return self.sidecar.runtime_version
-        return None if self.header is None else self.header.version
+        """The library that can load it; ``None`` without a sidecar."""
+        return None if self.sidecar is None else self.sidecar.runtime
 
     @property
     def rebuild_command(self) -> str:
@@ -100,7 +59,7 @@ class PlanInfo:
 def read_plan(path: str | os.PathLike[str]) -> PlanInfo:
     """A plan's spec and sidecar, once its bytes are known to be the ones that were built.
 
-    Without a sidecar nothing but the spec and the length can be checked.
+    Without a sidecar nothing but the spec can be checked.
 
     Raises:
         ArtifactError: missing, truncated, damaged, no plan or no spec in it; a sidecar that is
@@ -118,10 +77,6 @@ def read_plan(path: str | os.PathLike[str]) -> PlanInfo:
     if sidecar is not None:
         _check_bytes(path, size, sidecar)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        header = RtxHeader.parse(data[:64])
-        if header is not None and header.length != size:
-            found = _wrong_size(size, header.length)
-            raise ArtifactError(f"{path}: {found}, as its first bytes say. {_BUILD_AGAIN}")
         name = find_name(data)
     if name is None:
         if sidecar is None:
@@ -130,14 +85,14 @@ def read_plan(path: str | os.PathLike[str]) -> PlanInfo:
                 f"by another program. {_BUILD_AGAIN}"
             )
         logger.info("%s: its spec was taken from the sidecar", path)
-        return PlanInfo(path, size, sidecar.spec, sidecar, header)
+        return PlanInfo(path, size, sidecar.spec, sidecar)
     spec = decode_name(name, where=str(path))
     if sidecar is not None and sidecar.spec != spec:
         raise ArtifactError(
             f"{path}: the spec in it and the one in {sidecar_path(path).name} differ. Build it "
             f"again: {sidecar.rebuild_command(path)}"
         )
-    return PlanInfo(path, size, spec, sidecar, header)
+    return PlanInfo(path, size, spec, sidecar)
 
 
 def find_name(data: "mmap.mmap | bytes") -> str | None:
@@ -161,9 +116,10 @@ def find_name(data: "mmap.mmap | bytes") -> str | None:
 def _check_bytes(path: Path, size: int, sidecar: Sidecar) -> None:
     rebuild = f"Build it again: {sidecar.rebuild_command(path)}"
     if size != sidecar.bytes:
+        what = "truncated" if size < sidecar.bytes else "damaged"
         raise ArtifactError(
-            f"{path}: {_wrong_size(size, sidecar.bytes)}, or {sidecar_path(path).name} belongs to "
-            f"another one. {rebuild}"
+            f"{path}: {what}: {size} bytes, expected {sidecar.bytes}, or "
+            f"{sidecar_path(path).name} belongs to another one. {rebuild}"
         )
     digest = file_sha256(path)
     if digest != sidecar.sha256:
@@ -171,8 +127,3 @@ def _check_bytes(path: Path, size: int, sidecar: Sidecar) -> None:
             f"{path}: its SHA-256 is {digest[:12]}…, its sidecar says {sidecar.sha256[:12]}…: the "
             f"plan is damaged, or {sidecar_path(path).name} belongs to another one. {rebuild}"
         )
-
-
-def _wrong_size(size: int, expected: int) -> str:
-    what = "truncated" if size < expected else "damaged"
-    return f"{what}: {size} bytes, expected {expected}"

@@ -17,7 +17,7 @@ from ...artifact import file_sha256, report_path
 from ...errors import ArtifactError
 from ...spec import Spec
 from ...spec_rules import MAX_FRAMES, range_problems, sha256_problem, text_problem
-from ..network import shape_problems
+from ..network import INPUT, shape_problems
 from .library import Runtime
 from .profile import Profile
 
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 # A certificate of all layers and signals takes a thousandth of it.
 _MAX_BYTES = 2**24
 
-Format = Literal["linear", "hwc8"]
+TensorFormat = Literal["linear", "hwc8"]
 DType = Literal["float32", "float16", "bfloat16"]
 
 
@@ -45,11 +45,11 @@ class TensorInfo:
     mode: Literal["input", "output"]
     shape: tuple[int, ...]
     dtype: DType
-    format: Format
+    format: TensorFormat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SourceArtifact:
     """The artifact that a plan was built from: its file name and SHA-256."""
 
     name: str
@@ -92,7 +92,7 @@ class Sidecar:
     linear_outputs: bool
     tensors: tuple[TensorInfo, ...]
     activation_bytes: int | None
-    source: Source
+    source: SourceArtifact
     spec: Spec
     parity: dict[str, Any] | None = None
 
@@ -221,7 +221,7 @@ def _problems(sidecar: Sidecar) -> Iterator[str]:
         if problem is not None:
             yield problem
     names = [tensor.name for tensor in sidecar.tensors]
-    expected = ["log_mel", *(layer.name for layer in spec.layers)]
+    expected = [INPUT, *(layer.name for layer in spec.layers)]
     if sorted(names) != sorted(expected):
         yield f"it has the tensors {short(names)}, its spec says {short(expected)}"
     else:

@@ -10,7 +10,7 @@ from .base import Backbone
 
 __all__ = ["Backbone", "backbones", "resolve"]
 
-_MODELS: tuple[Backbone, ...] = (*cnn14.MODELS, vggish.VGGISH, ast.AST)
+_MODELS: tuple[Backbone, ...] = (*cnn14.MODELS, vggish.Vggish(), ast.Ast())
 _BY_NAME = MappingProxyType(
     {name: model for model in _MODELS for name in (*model.aliases, model.name)}
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ExportError
-from ...frontend.spec import AST as FRONTEND
+from ...frontend.frontend_spec import AST as FRONTEND
 from ...spec import TOKENS, LayerSpec, SegmentRule, Token
 from ..checkpoint import fit_tensors
 from .base import Backbone
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BLOCKS = 12
 WIDTH = 768
 HIDDEN = 3072
-HEADS = 12
+ATTENTION_HEADS = 12
 PATCH = 16
 STRIDE = 10
 DEFAULT_FRAMES = 1024
@@ -41,7 +41,7 @@ _CONFIG = MappingProxyType(
         "hidden_size": WIDTH,
         "intermediate_size": HIDDEN,
         "num_hidden_layers": BLOCKS,
-        "num_attention_heads": HEADS,
+        "num_attention_heads": ATTENTION_HEADS,
         "hidden_act": "gelu",
         "qkv_bias": True,
         "patch_size": PATCH,
@@ -157,11 +157,11 @@ class Ast(Backbone):
         found = fit_tensors(
             bare, shapes, ignored=("classifier.", "mlp_head.", "v.head.", "v.head_dist.")
         )
-        behind = tuple(f"v.blocks.{block}." for block in range(max(layers), BLOCKS))
+        later = tuple(f"v.blocks.{block}." for block in range(max(layers), BLOCKS))
         return {
             name: torch.cat([found[part] for part in parts]) if len(parts) > 1 else found[parts[0]]
             for name, parts in sources.items()
-            if not name.startswith(behind)
+            if not name.startswith(later)
         }
 
     def fold(self, state: Tensors) -> dict[str, torch.Tensor]:
@@ -202,7 +202,7 @@ class Ast(Backbone):
             return x @ folded[f"{name}.weight"] + folded[f"{name}.bias"]
 
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(2, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+            return x.unflatten(2, (ATTENTION_HEADS, WIDTH // ATTENTION_HEADS)).transpose(1, 2)
 
         weight, bias = (folded[f"patch_embed.proj.{part}"] for part in _PARTS)
         patches = F.conv2d(log_mel.transpose(2, 3), weight, bias, stride=STRIDE)
@@ -214,9 +214,9 @@ class Ast(Backbone):
             y = norm(x, f"{name}.norm1")
             k, v = (heads(linear(y, f"{name}.attn.{part}")) for part in "kv")
             if number == max(layers):
-                x, y = x[:, :2], y[:, :2]  # behind the last block only the tokens are read
+                x, y = x[:, :2], y[:, :2]  # after the last block only the tokens are read
             # A power of two: the scores have the same bits whichever factor is scaled.
-            q = heads(linear(y, f"{name}.attn.q")) * (WIDTH // HEADS) ** -0.5
+            q = heads(linear(y, f"{name}.attn.q")) * (WIDTH // ATTENTION_HEADS) ** -0.5
             y = (q @ k.transpose(2, 3)).softmax(dim=3) @ v
             x = x + linear(y.transpose(1, 2).flatten(2), f"{name}.attn.proj")
             y = linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")
@@ -248,7 +248,8 @@ class Ast(Backbone):
         for number in range(1, max(layers) + 1):
             name = f"blocks.{number - 1}"
             qkv = F.linear(norm(x, f"{name}.norm1"), *parts(f"{name}.attn.qkv"))
-            q, k, v = qkv.unflatten(2, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
+            heads = qkv.unflatten(2, (3, ATTENTION_HEADS, WIDTH // ATTENTION_HEADS))
+            q, k, v = heads.permute(2, 0, 3, 1, 4)
             y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
             x = x + F.linear(y, *parts(f"{name}.attn.proj"))
             y = F.gelu(F.linear(norm(x, f"{name}.norm2"), *parts(f"{name}.mlp.fc1")))
@@ -399,6 +400,3 @@ def _family(state: Tensors) -> _Sources:
         return sum(part in names for parts in sources.values() for part in parts)
 
     return max((_ORIGINAL, _FILES, _MODULES), key=shared)
-
-
-AST = Ast()

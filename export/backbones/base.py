@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import ExportError
-from ...frontend.spec import FrontendSpec
+from ...frontend.frontend_spec import FrontendSpec
 from ...spec import LayerSpec, SegmentRule, Token
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ExportError
+from ...frontend.frontend_spec import PANNS_8K, PANNS_16K, PANNS_32K, FrontendSpec
 from ...frontend.mel import filter_bank
-from ...frontend.spec import PANNS_8K, PANNS_16K, PANNS_32K, FrontendSpec
 from ...spec import LayerSpec
 from ..checkpoint import fit_tensors
 from .base import Backbone

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ExportError
-from ...frontend.spec import VGGISH as FRONTEND
+from ...frontend.frontend_spec import VGGISH as FRONTEND
 from ...spec import LayerSpec, SegmentRule, Token
 from ..checkpoint import fit_tensors
 from .base import Backbone
@@ -38,7 +38,7 @@ CONVOLUTIONS = (
 )
 # Layer and length of its ReLU.
 LINEARS = ((18, 4096), (20, 4096), (22, 128))
-# Length of the first one's input: 512 channels, 6 steps and 4 bins behind the last pool.
+# Length of the first one's input: 512 channels, 6 steps and 4 bins after the last pool.
 _FLAT = 512 * 6 * 4
 _PARTS = ("weight", "bias")
 
@@ -173,6 +173,3 @@ def _shapes(head: str) -> dict[str, tuple[int, ...]]:
         shapes[f"{head}.{number - 18}.bias"] = (length,)
         before = length
     return shapes
-
-
-VGGISH = Vggish()

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ..._words import listed
 from ...errors import ExportError
 from .pickles import StoredTensor, shown
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_SHOWN = 6
 _DEPTH = 4
 # What training code calls a model's weights, and an average of them over the training.
 _PLAIN = ("model", "state_dict", "model_state_dict", "net", "module", "weights")
@@ -74,21 +74,21 @@ def choose_state(content: Any, key: str | None) -> dict[str, Any]:
         plain = [one for one in usual if not one.averaged]
         found, others = plain or usual or found, [one for one in usual if one.averaged]
         if len(found) == 1 and plain and others:
-            _log.warning(
+            logger.warning(
                 "the checkpoint holds plain weights (%s) and averaged ones (%s): the plain ones "
                 "are used, --key %s takes the others",
                 shown(found[0].name) or "at its top",
-                _listed(one.name for one in others),
+                _names(one.name for one in others),
                 shown(others[0].name),
             )
     if len(found) > 1:
         raise ExportError(
-            f"{where} holds {len(found)} state dicts: {_listed(one.name for one in found)}. Say "
+            f"{where} holds {len(found)} state dicts: {_names(one.name for one in found)}. Say "
             f"which is meant, for example with --key {shown(found[0].name)}"
         )
     (only,) = found
     if key is None and (only.averaged or not only.usual):
-        _log.warning(
+        logger.warning(
             "the checkpoint's entry %s is used, the only state dict in it%s",
             shown(only.name),
             ": averaged weights" if only.averaged else "",
@@ -116,7 +116,7 @@ def strip_prefix(
         if not kept:
             raise ExportError(
                 f"no name of a tensor begins with {shown(prefix)!r} (--prefix). The names are "
-                f"{_listed(state)}"
+                f"{_names(state)}"
             )
         return kept
     before = {
@@ -129,17 +129,17 @@ def strip_prefix(
     if len(usual) > 1 or (before and not usual):
         places = usual or sorted(before)
         raise ExportError(
-            f"the model's tensors are there under {_listed(one or 'no prefix' for one in places)}: "
+            f"the model's tensors are there under {_names(one or 'no prefix' for one in places)}: "
             f"say which are meant, for example with --prefix {shown(places[-1])}"
         )
     if usual:
         others = sorted(before.difference(usual))
         if others:
-            _log.warning(
+            logger.warning(
                 "the model's tensors are in the checkpoint %s and under %s: the first are used, "
                 "--prefix %s takes the others",
                 f"under {shown(usual[0])}" if usual[0] else "without a prefix",
-                _listed(others),
+                _names(others),
                 shown(others[0]),
             )
         return {n.removeprefix(usual[0]): t for n, t in state.items() if n.startswith(usual[0])}
@@ -204,16 +204,13 @@ def _described(content: Any) -> str:
         return f"a {type(content).__name__}"
     if not content:
         return "nothing"
-    kinds = [
-        f"{shown(str(name)[:200])} ({'tensor' if is_tensor(value) else type(value).__name__})"
-        for name, value in list(content.items())[:_SHOWN]
-    ]
-    rest = len(content) - len(kinds)
-    return ", ".join(kinds) + (f" and {rest} more" if rest > 0 else "")
+
+    def entry(item: tuple[Any, Any]) -> str:
+        kind = "tensor" if is_tensor(item[1]) else type(item[1]).__name__
+        return f"{shown(str(item[0])[:200])} ({kind})"
+
+    return listed(content.items(), entry)
 
 
-def _listed(names: Iterable[str]) -> str:
-    all_names = list(names)
-    rest = len(all_names) - _SHOWN
-    more = f" and {rest} more" if rest > 0 else ""
-    return ", ".join(shown(name) or "the top" for name in all_names[:_SHOWN]) + more
+def _names(names: Iterable[str]) -> str:
+    return listed(list(names), lambda name: shown(name) or "the top")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ..._words import listed
 from ...errors import ExportError
 from .pickles import shown
 
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
     from ..backbones.base import Tensors
 
-_log = logging.getLogger(__name__)
-
-_SHOWN = 6  # names listed per kind of mismatch
+logger = logging.getLogger(__name__)
 
 
 def fit_tensors(
@@ -68,11 +67,11 @@ def fit_tensors(
         if not wrong and not typed and not bool(tensor.float().isfinite().all())
     ]
     problems = [
-        *_listed("missing", missing),
-        *_listed("surplus", [name for name in surplus if name not in heads]),
-        *_listed("of a wrong shape", wrong),
-        *_listed("no plain floating-point tensors", typed),
-        *_listed("not finite", infinite),
+        *_problem("missing", missing),
+        *_problem("surplus", [name for name in surplus if name not in heads]),
+        *_problem("of a wrong shape", wrong),
+        *_problem("no plain floating-point tensors", typed),
+        *_problem("not finite", infinite),
     ]
     if problems:
         hint = (
@@ -84,11 +83,10 @@ def fit_tensors(
             f"{hint if missing else ''}"
         )
     if heads:
-        parts = [shown(part) for part in dict.fromkeys(_part(n) for n in surplus)]
-        _log.warning(
-            "%s%s of the checkpoint: not the model's own, taken for heads and left out",
-            ", ".join(parts[:_SHOWN]),
-            f" and {len(parts) - _SHOWN} more parts" if len(parts) > _SHOWN else "",
+        parts = dict.fromkeys(_part(name) for name in surplus)
+        logger.warning(
+            "%s of the checkpoint: not the model's own, taken for heads and left out",
+            listed(parts, shown, more="more parts"),
         )
     return found
 
@@ -116,8 +114,6 @@ def _is_floating(tensor: torch.Tensor) -> bool:
     return tensor.dtype in types and tensor.layout == torch.strided and not tensor.is_meta
 
 
-def _listed(what: str, items: list[str]) -> Iterator[str]:
+def _problem(what: str, items: list[str]) -> Iterator[str]:
     if items:
-        rest = len(items) - _SHOWN
-        more = f" and {rest} more" if rest > 0 else ""
-        yield f"{len(items)} {what}: {', '.join(map(shown, items[:_SHOWN]))}{more}"
+        yield f"{len(items)} {what}: {listed(items, shown)}"

@@ -4,6 +4,9 @@
 >>> engine = fe.Engine("cnn14_3_6.onnx")
 >>> engine.embed(samples).shape
 (6144,)
+
+``fusion_engine.export`` is the subpackage that writes artifacts: ``from fusion_engine.export import
+export``.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .engine.cuda.arrays import DeviceArray
+    from .engine.tensorrt import build
     from .frontend import FrontendSpec
     from .spec import Spec
 
@@ -30,6 +35,7 @@ __all__ = [
     "AudioError",
     "BackendError",
     "DatasetError",
+    "DeviceArray",
     "Engine",
     "ExportError",
     "FrontendSpec",
@@ -38,10 +44,17 @@ __all__ = [
     "Spec",
     "WeightsError",
     "__version__",
+    "build",
 ]
 
 # Resolved at first use, so that `import fusion_engine` costs nothing that is not needed.
-_LAZY = {"Engine": ".engine", "Spec": ".spec", "FrontendSpec": ".frontend"}
+_LAZY = {
+    "DeviceArray": ".engine.cuda.arrays",
+    "Engine": ".engine",
+    "FrontendSpec": ".frontend",
+    "Spec": ".spec",
+    "build": ".engine.tensorrt",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -39,6 +39,18 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> FusionEngineErr
     return FusionEngineError(f"cannot write {os.fspath(path)}: {reason}; {advice}")
 
 
+def create_folder(folder: Path) -> None:
+    """Create a folder, and those that it is in, where it is missing.
+
+    Raises:
+        FusionEngineError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a new temporary file in the folder of ``path``, which becomes ``path`` on success.

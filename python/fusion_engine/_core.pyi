@@ -1,3 +1,5 @@
+"""Native kernels. What every argument means: ``help(_core.fuse)``, and so on."""
+
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ cuda_enabled: bool
 
 def cuda_architectures() -> list[str]: ...
 
-class FrontendPlan:
+class FrontendTables:
     def __init__(
         self,
         *,
@@ -32,12 +34,12 @@ class FrontendPlan:
         filters: npt.NDArray[np.float64],
     ) -> None: ...
     @property
-    def tables(self) -> bytes: ...
+    def data(self) -> bytes: ...
     @property
     def n_mels(self) -> int: ...
 
 def log_mel_cuda(
-    plan: FrontendPlan,
+    frontend: FrontendTables,
     *,
     tables: int,
     samples: int,
@@ -52,7 +54,7 @@ def log_mel_cuda(
     stream: int = 0,
 ) -> None: ...
 def log_mel_on_host_grid(
-    plan: FrontendPlan,
+    frontend: FrontendTables,
     samples: npt.NDArray[np.float32] | npt.NDArray[np.int16],
     *,
     frames: int,
@@ -71,7 +73,10 @@ def fuse(
     frames: _Float | None = None,
     frame_offsets: _Index | None = None,
     threads: int = 1,
-) -> tuple[_Float, _Flags]: ...
+    target_threads: int = 1,
+) -> tuple[_Float, _Flags]:
+    """Embeddings [B, D] and flags [B] of the layer outputs of whole clips."""
+
 def accumulate(
     outputs: Sequence[npt.NDArray[Any]],
     time_pools: Sequence[int],
@@ -87,7 +92,10 @@ def accumulate(
     frames: _Float | None = None,
     frame_offsets: _Index | None = None,
     threads: int = 1,
-) -> None: ...
+    target_threads: int = 1,
+) -> None:
+    """Add a call's counted frames to the state of clips: [B, D] each, [B] for count and flags."""
+
 def finalize(
     *,
     sum: _Float,
@@ -95,35 +103,8 @@ def finalize(
     max: _Float,
     count: _Float,
     head: _Head = "mean_max",
-) -> _Float: ...
-def fuse_on_host_grid(
-    outputs: Sequence[npt.NDArray[Any]],
-    time_pools: Sequence[int],
-    *,
-    offsets: _Index | None = None,
-    begins: _Index | None = None,
-    counts: _Index | None = None,
-    head: _Head = "mean_max",
-    frames: _Float | None = None,
-    frame_offsets: _Index | None = None,
-    target_threads: int = 131072,
-) -> tuple[_Float, _Flags]: ...
-def accumulate_on_host_grid(
-    outputs: Sequence[npt.NDArray[Any]],
-    time_pools: Sequence[int],
-    *,
-    offsets: _Index | None = None,
-    begins: _Index | None = None,
-    counts: _Index | None = None,
-    sum: _Float,
-    compensation: _Float,
-    max: _Float,
-    count: _Float,
-    flags: _Flags,
-    frames: _Float | None = None,
-    frame_offsets: _Index | None = None,
-    target_threads: int = 131072,
-) -> None: ...
+) -> _Float:
+    """Embeddings [B, D] of what was added to a state."""
 
 class DeviceLayer:
     def __init__(

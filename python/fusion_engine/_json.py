@@ -44,7 +44,7 @@ def parse(text: str, *, most: int) -> Any:
 
 
 def seal(value: Any) -> str:
-    """``value`` as JSON, behind a line with its SHA-256."""
+    """``value`` as JSON, after a line with its SHA-256."""
     text = json.dumps(value)
     return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 

@@ -68,7 +68,7 @@ def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
         start = file.tell()
         position = start + length
         if number == 0 or position > size:
-            raise NotOnnx(f"a field at byte {start} ends behind the file's {size} bytes")
+            raise NotOnnx(f"a field at byte {start} ends beyond the file's {size} bytes")
         if kind == _BYTES:
             yield number, length
         file.seek(position)

@@ -7,7 +7,7 @@ from .errors import FusionEngineError
 from .output import Row
 
 if TYPE_CHECKING:
-    from .engine.clips import Clip
+    from .engine.recording import Clip
 
 
 def row_of(clip: "Clip", sample_rate: int) -> Row:

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import json
 import logging
 import os
 import time
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._cache import cache_folder, locked
+from ._cache import cached_path, making
 from ._version import __version__
 from .artifact import read_report, report_path
 from .errors import ArtifactError, BackendError, ExportError, WeightsError
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
+StepProgress = Callable[[str], None]
 
 # Calls of `progress` for one export with its certificate.
 EXPORT_STEPS = 8
@@ -32,7 +31,7 @@ def named_artifact(
     name_or_path: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] = "pretrained",
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Path:
     """The artifact that a preset's or a model's name stands for, or the path as it is.
 
@@ -62,18 +61,11 @@ def named_artifact(
     path = wanted.path()
     if _certified(path):
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path, f"export of {path.name}"):
-            # Another process may have made it meanwhile.
-            if not _certified(path):
-                _make(wanted, path, progress or (lambda text: None))
-    except OSError as error:
-        raise BackendError(
-            f"the cache {path.parent} cannot be used: {error.strerror or error}; set "
-            "FUSION_ENGINE_CACHE to a folder that can be written and has space for artifacts, or "
-            "write one elsewhere with `fusion-engine export`"
-        ) from error
+    otherwise = "artifacts, or write one elsewhere with `fusion-engine export`"
+    with making(path, f"export of {path.name}", otherwise=otherwise):
+        # Another process may have made it meanwhile.
+        if not _certified(path):
+            _make(wanted, path, progress or (lambda text: None))
     return path
 
 
@@ -112,9 +104,8 @@ class _Wanted:
             "fusion_engine": __version__,
             "format": FORMAT_VERSION,
         }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         stem = "_".join([self.model, *map(str, self.layers)])
-        return Path(os.path.abspath(cache_folder())) / "artifacts" / f"{stem}-{digest[:16]}.onnx"  # noqa: PTH100
+        return cached_path("artifacts", stem, ".onnx", key)
 
 
 def _known() -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -178,7 +169,7 @@ def _certified(path: Path) -> bool:
     return False
 
 
-def _make(wanted: _Wanted, path: Path, progress: Progress) -> None:
+def _make(wanted: _Wanted, path: Path, progress: StepProgress) -> None:
     """Export and certify ``path``, of which nothing is left if either fails."""
     from .export import export
 
@@ -197,7 +188,7 @@ def _make(wanted: _Wanted, path: Path, progress: Progress) -> None:
     logger.info("the export of %s took %.1f s", wanted.name, time.perf_counter() - started)
 
 
-def _certify(wanted: _Wanted, path: Path, progress: Progress) -> None:
+def _certify(wanted: _Wanted, path: Path, progress: StepProgress) -> None:
     """Keep a certificate beside the artifact, or delete the artifact.
 
     Raises:

@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class RowLayout:
     """How rows are kept.
 
     Args:
@@ -122,7 +122,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table(Layout):
+class Table(RowLayout):
     """What holds for every row of an output.
 
     Args:
@@ -154,12 +154,12 @@ def _check_half(rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
 
 
 def _as_kept(
-    layout: Layout, rows: Sequence[Row], embeddings: NDArray[np.float32]
+    layout: RowLayout, rows: Sequence[Row], embeddings: NDArray[np.float32]
 ) -> tuple[Columns, NDArray[Any]]:
     """Rows by column, and a copy of their embeddings.
 
     Raises:
-        ValueError, FusionEngineError: as ``Layout.check``.
+        ValueError, FusionEngineError: as ``RowLayout.check``.
     """
     layout.check(rows, embeddings)
     columns = {name: [getattr(row, name) for row in rows] for name in layout.columns}
@@ -167,7 +167,7 @@ def _as_kept(
     return columns, layout.cast(embeddings)
 
 
-def arrow_schema(layout: Layout) -> Any:
+def arrow_schema(layout: RowLayout) -> Any:
     """The ``pyarrow.Schema`` of a Parquet file, without its metadata."""
     import pyarrow as pa
 
@@ -184,7 +184,7 @@ def arrow_schema(layout: Layout) -> Any:
 
 
 def arrow_batch(
-    layout: Layout, schema: Any, rows: Sequence[Row], embeddings: NDArray[np.float32]
+    layout: RowLayout, schema: Any, rows: Sequence[Row], embeddings: NDArray[np.float32]
 ) -> Any:
     """n rows as a ``pyarrow.RecordBatch``.
 
@@ -195,7 +195,7 @@ def arrow_batch(
         embeddings: [n, D] float32.
 
     Raises:
-        ValueError, FusionEngineError: as ``Layout.check``.
+        ValueError, FusionEngineError: as ``RowLayout.check``.
     """
     return _arrow_batch(schema, *_as_kept(layout, rows, embeddings))
 
@@ -216,7 +216,7 @@ class EmbeddingWriter(ABC):
     A context manager: the file is finished, or let go of where the block raises.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RowLayout) -> None:
         self._layout = layout
 
     def write(self, rows: Sequence[Row], embeddings: NDArray[np.float32]) -> None:
@@ -236,12 +236,7 @@ class EmbeddingWriter(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
             self._abandon()
             return
@@ -279,7 +274,7 @@ class ParquetWriter(EmbeddingWriter):
     def __init__(
         self,
         path: Path,
-        layout: Layout,
+        layout: RowLayout,
         *,
         metadata: Mapping[str, str],
         group_bytes: int | None = None,

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 from ._json import decode, parse, short
 from ._version import __version__
 from .errors import ArtifactError
-from .frontend.spec import FrontendSpec
+from .frontend.frontend_spec import FrontendSpec
 from .spec_rules import problems
 
 FORMAT_VERSION = 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._json import short
 from .audio.arrays import MAX_RATE, MIN_RATE
-from .frontend.spec import FrontendSpec
+from .frontend.frontend_spec import FrontendSpec
 
 if TYPE_CHECKING:
     from .spec import Spec

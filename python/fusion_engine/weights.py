@@ -23,7 +23,7 @@ from .errors import WeightsError
 if TYPE_CHECKING:
     import requests
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 30
@@ -159,7 +159,7 @@ def _intact(path: Path, file: WeightsFile) -> bool:
     expected = _expected(path, file)
     if expected is None or _checksum(path, expected.partition(":")[0]).startswith(expected):
         return True
-    _log.warning("%s is damaged: it does not have the checksum %s", path, expected)
+    logger.warning("%s is damaged: it does not have the checksum %s", path, expected)
     return False
 
 
@@ -170,14 +170,14 @@ def _fetch(file: WeightsFile, path: Path) -> None:
     if expected is None:
         # Only a checksum can prove that two halves belong together.
         part.unlink(missing_ok=True)
-    _log.info("downloading %s to %s", file.url, path)
+    logger.info("downloading %s to %s", file.url, path)
     _transfer(file, part)
     if expected is None:
         got = _checksum(part, "sha256")
         record = Path(f"{part}.sha256")
         record.write_text(f"{got.partition(':')[2]}  {file.name}\n")
         record.replace(_record(path))
-        _log.info("%s has no published checksum; got %s", file.name, got)
+        logger.info("%s has no published checksum; got %s", file.name, got)
     else:
         got = _checksum(part, expected.partition(":")[0])
         if not got.startswith(expected):

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from fusion_engine import AudioError
-from fusion_engine.audio import Recording, decode_ahead, load, source
+from fusion_engine.audio import Recording, decode_ahead, load, sample_source
 from fusion_engine.audio import ahead as ahead_module
 from fusion_engine.audio.decode import Decoding
 
@@ -152,7 +152,7 @@ def test_at_most_so_many_clips_ahead(clips, monkeypatch):
 
 
 def test_at_most_so_many_samples_ahead(clips, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 4_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 4_000)
     gauge, limit, workers = Gauge(), 30_000, 4
     monkeypatch.setattr(ahead_module, "Decoding", gauge)
     consumed, blocks = 0, 0
@@ -162,14 +162,14 @@ def test_at_most_so_many_samples_ahead(clips, monkeypatch):
             blocks += 1
             if blocks % 20 == 0:
                 settled(gauge)
-                # The files behind the one that is read, and that one, and a block of each thread.
+                # The files after the one that is read, and that one, and a block of each thread.
                 assert gauge.samples - consumed < 2 * limit + workers * 4_000
     assert gauge.started == len(clips)
     assert blocks > 100
 
 
 def test_a_long_file_comes_in_blocks_that_join_to_the_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 3_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 3_000)
     gauge = Gauge()
     monkeypatch.setattr(ahead_module, "Decoding", gauge)
     soundfile.write(tmp_path / "x.wav", noise(5.0, 44_100), 44_100)
@@ -185,7 +185,7 @@ def test_a_long_file_comes_in_blocks_that_join_to_the_whole(tmp_path, monkeypatc
 
 
 def test_what_is_left_of_a_file_is_dropped(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 1_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 1_000)
     ahead = decode_ahead([tmp_path / "missing.wav", *clips], RATE, workers=3, max_samples=5_000)
     assert next(ahead).path == tmp_path / "missing.wav"
     for clip in clips:
@@ -243,7 +243,7 @@ next(next(results))
 
 
 def test_garbage_may_be_collected_in_a_decoding_thread(clips):
-    """An iterator left behind in a cycle goes where a decoding thread holds its own locks."""
+    """An iterator abandoned in a cycle goes where a decoding thread holds its own locks."""
     program = f"""
 import gc, threading
 from pathlib import Path

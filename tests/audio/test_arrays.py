@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fusion_engine import AudioError, _core
 from fusion_engine.audio import as_samples, batch_rows
 from fusion_engine.audio.arrays import MAX_SAMPLE
-from fusion_engine.frontend import PRESETS, Frontend, frontend_plan
+from fusion_engine.frontend import FRONTENDS, Frontend, frontend_tables
 
 from ..signals import SIGNALS, noise
 
@@ -140,7 +140,7 @@ def test_samples_that_would_overflow_are_named(rate, dtype, bad):
         as_samples(x, source_rate=rate, sample_rate=16_000, name="my clip")
 
 
-@pytest.mark.parametrize("preset", list(PRESETS.values()), ids=list(PRESETS))
+@pytest.mark.parametrize("preset", list(FRONTENDS.values()), ids=list(FRONTENDS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_largest_samples_give_a_finite_log_mel(preset, dtype):
     """What is taken can be computed: in FP64, and in FP32 as a GPU does."""
@@ -151,7 +151,7 @@ def test_the_largest_samples_give_a_finite_log_mel(preset, dtype):
     assert np.isfinite(Frontend(preset)(x)).all()
     x = as_samples(x, source_rate=48_000, sample_rate=rate).astype(np.float32)
     frames = preset.frames(len(x))
-    log_mel = _core.log_mel_on_host_grid(frontend_plan(preset), x[None], frames=frames)
+    log_mel = _core.log_mel_on_host_grid(frontend_tables(preset), x[None], frames=frames)
     assert np.isfinite(log_mel).all()
 
 

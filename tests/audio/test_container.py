@@ -175,7 +175,7 @@ def test_corrupt_bytes(tmp_path, container, data):
     ),
     tail=st.binary(max_size=300),
 )
-def test_random_bytes_behind_a_known_beginning(tmp_path, head, tail):
+def test_random_bytes_after_a_known_beginning(tmp_path, head, tail):
     (tmp_path / "x").write_bytes(head + tail)
     with pytest.raises(AudioError):
         load(tmp_path / "x", 16_000)

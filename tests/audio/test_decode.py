@@ -159,7 +159,7 @@ def test_a_fault(told, clip):
 
 @pytest.mark.parametrize("stated", [1_599, 1_601])
 def test_a_count_that_differs_by_one(told, clip, stated):
-    told(stated_frames=stated)
+    told(stated_samples=stated)
     with pytest.raises(AudioError, match=f"1600 of the {stated} samples that its header states"):
         load(clip, 16_000)
     recording = load(clip, 16_000, partial=True)
@@ -168,16 +168,16 @@ def test_a_count_that_differs_by_one(told, clip, stated):
 
 
 def test_fewer_samples_than_its_frames_add_up_to(told, clip):
-    told(least_frames=1_601)
+    told(least_samples=1_601)
     with pytest.raises(AudioError, match=r"1600 of at least 1601 samples that its frames add up"):
         load(clip, 16_000)
     assert load(clip, 16_000, partial=True).partial
-    told(least_frames=1_600)
+    told(least_samples=1_600)
     assert not load(clip, 16_000).partial
 
 
 def test_a_right_count(told, clip):
-    told(stated_frames=1_600)
+    told(stated_samples=1_600)
     assert not load(clip, 16_000).partial
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusion_engine.audio import estimate
 from fusion_engine.audio.container import glance
-from fusion_engine.audio.estimate import MAX_SAMPLE, spread_lengths, stated_seconds, survey
+from fusion_engine.audio.estimate import MAX_LOOKS, spread_lengths, stated_seconds, survey
 from fusion_engine.audio.listing import Listed
 from fusion_engine.output import Row, open_writer
 
@@ -203,17 +203,17 @@ def test_files_without_a_length_are_taken_by_their_bytes():
 def test_a_sample_of_many_files():
     write("short", 1.0)
     write("long", 3.0)
-    paths = [Path(f"{i}.wav") for i in range(3 * MAX_SAMPLE + 1)]
+    paths = [Path(f"{i}.wav") for i in range(3 * MAX_LOOKS + 1)]
     for number, path in enumerate(paths):
-        path.symlink_to("short" if number < 2 * MAX_SAMPLE else "long")
+        path.symlink_to("short" if number < 2 * MAX_LOOKS else "long")
     steps = []
     seen = survey(paths, RATE, one, 100, advance=steps.append)
-    assert (seen.files, seen.sampled, seen.rows) == (len(paths), MAX_SAMPLE, len(paths))
-    assert steps == [1] * MAX_SAMPLE
-    assert seen.seconds == pytest.approx(2 * MAX_SAMPLE + 3 * MAX_SAMPLE, rel=0.003)
+    assert (seen.files, seen.sampled, seen.rows) == (len(paths), MAX_LOOKS, len(paths))
+    assert steps == [1] * MAX_LOOKS
+    assert seen.seconds == pytest.approx(2 * MAX_LOOKS + 3 * MAX_LOOKS, rel=0.003)
     assert seen == survey(paths, RATE, one, 100)
-    chosen = estimate._spread(paths, MAX_SAMPLE)
-    assert len(set(chosen)) == MAX_SAMPLE
+    chosen = estimate._spread(paths, MAX_LOOKS)
+    assert len(set(chosen)) == MAX_LOOKS
     assert chosen == sorted(chosen, key=lambda path: int(path.stem))
     gaps = np.diff([int(path.stem) for path in chosen])
     assert gaps.max() <= 2 * 4
@@ -233,8 +233,8 @@ def test_the_work_ends_where_advance_does(monkeypatch):
 
     monkeypatch.setattr(estimate, "_look", slow)
     with pytest.raises(KeyboardInterrupt):
-        survey([Path(f"{i}.wav") for i in range(MAX_SAMPLE)], RATE, one, 4, advance=stop)
-    assert len(looks) < MAX_SAMPLE
+        survey([Path(f"{i}.wav") for i in range(MAX_LOOKS)], RATE, one, 4, advance=stop)
+    assert len(looks) < MAX_LOOKS
 
 
 def test_the_size_of_the_output_is_that_of_parquet():

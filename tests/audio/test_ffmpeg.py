@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from fusion_engine import AudioError
-from fusion_engine.audio import decode, load, source
+from fusion_engine.audio import decode, load, sample_source
 
 from ..signals import noise, speech_like
 
@@ -95,7 +95,7 @@ def test_more_complaints_than_a_pipe_holds(unknown, ffmpeg):
 
 
 def test_it_does_not_answer(unknown, ffmpeg, monkeypatch):
-    monkeypatch.setattr(source, "PATIENCE", 1)
+    monkeypatch.setattr(sample_source, "BLOCK_TIMEOUT", 1)
     ffmpeg(two_channels(), commands="exec sleep 100")
     start = time.monotonic()
     with pytest.raises(AudioError, match="ffmpeg did not answer within 1 s"):
@@ -155,7 +155,7 @@ def test_a_damaged_file(tmp_path, real):
 
 @needs_ffmpeg
 def test_a_playlist_opens_no_other_file(tmp_path, real):
-    """Behind a byte order mark of another kind, so that it is not seen to be text."""
+    """After a byte order mark of another kind, so that it is not seen to be text."""
     soundfile.write(tmp_path / "secret.wav", noise(1.0, 16_000), 16_000)
     (tmp_path / "x.wav").write_bytes(b"ffconcat version 1.0\nfile secret.wav\n#\x01\n")
     with pytest.raises(AudioError, match=r"cannot be decoded.*Format not on whitelist\), expected"):

@@ -13,7 +13,7 @@ import soxr
 
 from fusion_engine import AudioError
 from fusion_engine.audio import files as files_module
-from fusion_engine.audio import load, source
+from fusion_engine.audio import load, sample_source
 
 from ..signals import SIGNALS, noise, speech_like, tone
 
@@ -98,7 +98,7 @@ def test_blocks_do_not_change_the_answer(tmp_path, monkeypatch, rate, frames):
     x = noise(frames / rate, rate, 5)
     soundfile.write(tmp_path / "x.wav", np.stack([x, x], axis=1), rate, subtype="FLOAT")
     expected = soxr.resample(x, rate, 16_000, quality="HQ") if rate != 16_000 else x
-    monkeypatch.setattr(source, "BLOCK", 1_024)  # 512 frames of two channels
+    monkeypatch.setattr(sample_source, "BLOCK", 1_024)  # 512 frames of two channels
     if expected.size == 0:
         with pytest.raises(AudioError, match="expected a longer clip"):
             load(tmp_path / "x.wav", 16_000)
@@ -112,8 +112,8 @@ def test_blocks_of_every_decoder(tmp_path, monkeypatch, name):
     whole, _ = soundfile.read(tmp_path / name, dtype="float32")
     # libmpg123 rounds differently where its buffer is aligned differently.
     atol = np.finfo(np.float32).eps if name == "x.mp3" else 0
-    for block in (source.BLOCK, 1_000):
-        monkeypatch.setattr(source, "BLOCK", block)
+    for block in (sample_source.BLOCK, 1_000):
+        monkeypatch.setattr(sample_source, "BLOCK", block)
         np.testing.assert_allclose(load(tmp_path / name, 44_100).samples, whole, rtol=0, atol=atol)
 
 
@@ -121,7 +121,7 @@ def test_a_result_longer_than_was_believed(tmp_path, monkeypatch):
     x = noise(0.5, 16_000)
     soundfile.write(tmp_path / "x.wav", x, 16_000, subtype="FLOAT")
     monkeypatch.setattr(files_module, "_BELIEVED", 100)
-    monkeypatch.setattr(source, "BLOCK", 1_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 1_000)
     y = load(tmp_path / "x.wav", 16_000).samples
     np.testing.assert_array_equal(y, x)
 
@@ -172,7 +172,7 @@ print(peak() - before - samples.nbytes)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("index", [0, 777, 30_000])
 def test_samples_that_are_not_finite_are_named(tmp_path, monkeypatch, bad, index):
-    monkeypatch.setattr(source, "BLOCK", 1_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 1_000)
     x = noise(1.0, 44_100)
     x[index] = bad
     soundfile.write(tmp_path / "bad.wav", x, 44_100, subtype="FLOAT")

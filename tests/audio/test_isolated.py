@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from fusion_engine import AudioError, BackendError
-from fusion_engine.audio import decode_ahead, isolated, load, source
+from fusion_engine.audio import decode_ahead, isolated, load, sample_source
 
 from ..signals import noise
 from .test_ahead import taken
@@ -78,7 +78,7 @@ def decoder(tmp_path, monkeypatch):
     ],
 )
 def test_a_decoder_that_is_lost_is_one_files_error(decoder, clips, monkeypatch, fate, reason):
-    monkeypatch.setattr(source, "PATIENCE", 1)
+    monkeypatch.setattr(sample_source, "BLOCK_TIMEOUT", 1)
     decoder(fate)
     start = time.monotonic()
     results = list(taken(decode_ahead(clips, RATE, workers=2)))
@@ -94,7 +94,7 @@ def test_a_decoder_that_is_lost_is_one_files_error(decoder, clips, monkeypatch, 
 
 
 def test_what_is_there_of_a_file_that_crashes_the_decoder(decoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 1_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 1_000)
     soundfile.write(tmp_path / "x.wav", noise(0.5, BAD_RATE), BAD_RATE, subtype="FLOAT")
     decoder("self.count = getattr(self, 'count', 0) + 1; self.count > 3 and os.abort()")
     with pytest.raises(AudioError, match="crashed"):
@@ -110,9 +110,9 @@ def running(folder, clips, patience, ending):
     code = f"""
 import sys
 from pathlib import Path
-from fusion_engine.audio import decode_ahead, isolated, source
+from fusion_engine.audio import decode_ahead, isolated, sample_source
 isolated._PROGRAM = Path({os.fspath(program(folder, HANGS))!r})
-source.PATIENCE = {patience}
+sample_source.BLOCK_TIMEOUT = {patience}
 paths = [Path(p) for p in {[str(p) for p in clips]}]
 results = decode_ahead(paths, 16_000, workers=2, ahead=8)
 print(type(next(results).recording()).__name__, flush=True)

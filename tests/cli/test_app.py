@@ -1,6 +1,7 @@
 import pytest
 
-from fusion_engine.cli._app import as_options, counted, print_error
+from fusion_engine._words import counted
+from fusion_engine.cli._app import as_options, print_error
 
 
 def test_arguments_of_python_are_options_here(capsys):

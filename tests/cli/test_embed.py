@@ -69,7 +69,7 @@ def test_bad_files_are_named_and_the_rest_go_on(cli, artifact, suffix):
         "  no samples: 1 file (first: in/empty.wav)",
     ]
     assert "in/[red]:smile:.wav: is text" in result.stderr
-    # A later run in which nothing fails leaves no errors behind.
+    # A later run in which nothing fails leaves no errors file.
     assert cli("embed", artifact, "in/a.wav", "-o", f"out{suffix}").status == 0
     assert not Path(f"out{suffix}.errors.jsonl").exists()
 

@@ -126,7 +126,7 @@ def test_debug_shows_the_traceback_too(cli, tmp_path, place):
     assert result.stderr.splitlines()[-1].startswith("error: ")
 
 
-def test_behind_two_dashes_nothing_is_an_option(cli, tmp_path, monkeypatch):
+def test_after_two_dashes_nothing_is_an_option(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli("info", "--", "--debug").stderr.startswith("error: --debug: no such file")
 

@@ -52,7 +52,7 @@ def test_a_long_file_moves_by_what_it_states(clock):
     assert (pace.fraction, pace.file_fraction, pace.audio) == (0.5, None, 900)
 
 
-def test_a_long_file_behind_many_short_ones(clock):
+def test_a_long_file_after_many_short_ones(clock):
     """By the files alone there would be nothing left to do."""
     pace = Pace(1_001, clock=clock)
     for _ in range(1_000):

@@ -39,7 +39,7 @@ def test_a_sound_artifact(cli, copied: Path, tmp_path: Path, monkeypatch) -> Non
     assert result.status == 0
     assert "layers 1, fp32, onnxruntime" in result.stdout
     assert "the same log-mel in both" in result.stdout
-    assert "end to end, behind the published frontend" in result.stdout
+    assert "end to end, with the published frontend" in result.stdout
     rows = [line for line in result.stdout.splitlines() if line.strip().endswith(" ok")]
     assert [row.split()[0] for row in rows] == 2 * ["layer_1", "frame_features", "embedding"]
     assert "…" not in result.stdout

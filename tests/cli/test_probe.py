@@ -234,7 +234,7 @@ def test_tasks_of_one_name(cli, two_layers, sounds, name):
 
 
 def test_a_class_that_cannot_be_learnt_is_refused_before_the_work(cli, two_layers, sounds):
-    """Also behind another task, which would be done first."""
+    """Also after another task, which would be done first."""
     text = sounds.read_text().replace("tone,train", "tone,test")
     bad = sounds.with_name("untrained.csv")
     bad.write_text(text)

@@ -108,7 +108,7 @@ def assert_within_bounds(got: NDArray[np.float32], expected: Reference, spec: Fr
 def stacked(
     clips: list[NDArray[np.float32]] | list[NDArray[np.int16]], room: int = 0
 ) -> tuple[NDArray[np.float32] | NDArray[np.int16], NDArray[np.int64]]:
-    """Clips as rows [B, N] and their lengths; what is behind a clip must not be read."""
+    """Clips as rows [B, N] and their lengths; what is after a clip must not be read."""
     lengths = np.array([len(clip) for clip in clips], np.int64)
     stale = -12_345 if clips[0].dtype == np.int16 else np.nan
     rows = np.full((len(clips), int(lengths.max()) + room), stale, clips[0].dtype)

@@ -1,7 +1,5 @@
 """The native module itself."""
 
-import pytest
-
 import fusion_engine
 from fusion_engine import _core
 
@@ -16,12 +14,3 @@ def test_cuda_architectures() -> None:
     ptx = {f"compute_{n}" for n in (80, 90, 120)}
     expected = machine_code | ptx if _core.cuda_enabled else set()
     assert set(_core.cuda_architectures()) == expected
-
-
-@pytest.mark.skipif(_core.cuda_enabled, reason="fusion_engine was built with CUDA")
-def test_a_build_without_cuda_says_how_to_get_one() -> None:
-    layer = _core.DeviceLayer(
-        0, dtype="float16", shape=(1, 8, 4, 2), strides=(64, 8, 2, 1), time_pool=1
-    )
-    with pytest.raises(RuntimeError, match="FUSION_ENGINE_CUDA=ON"):
-        _core.fuse_cuda([layer], clips=1, embedding=0, flags=0)

@@ -13,9 +13,9 @@ from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 from transformers import ASTFeatureExtractor
 
 from fusion_engine import _core
-from fusion_engine.frontend import PRESETS, Frontend, FrontendSpec, frontend_plan
+from fusion_engine.frontend import FRONTENDS, Frontend, FrontendSpec, frontend_tables
+from fusion_engine.frontend.frontend_spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
 from fusion_engine.frontend.mel import filter_bank
-from fusion_engine.frontend.spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
 from fusion_engine.frontend.window import analysis_window
 
 from .. import signals
@@ -29,16 +29,16 @@ from .log_mel import (
     stacked,
 )
 
-by_preset = pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS.keys())
+by_preset = pytest.mark.parametrize("spec", FRONTENDS.values(), ids=FRONTENDS.keys())
 few = settings(deadline=None, max_examples=40)
 
 
 def run(spec: FrontendSpec, clips: list[Any], **options: Any) -> NDArray[np.float32]:
-    """Clips of one frame count as one call, with numbers that must not be read behind each."""
+    """Clips of one frame count as one call, with numbers that must not be read after each."""
     rows, lengths = stacked(clips, room=3)
     frames = options.pop("frames", spec.frames(len(clips[0])))
     return _core.log_mel_on_host_grid(
-        frontend_plan(spec), rows, lengths=lengths, frames=frames, **options
+        frontend_tables(spec), rows, lengths=lengths, frames=frames, **options
     )
 
 
@@ -70,7 +70,7 @@ def test_silence_is_the_floor_exactly(spec: FrontendSpec) -> None:
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
+    spec=st.sampled_from(list(FRONTENDS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
 )
 def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: int) -> None:
     """From the first sample more than the reflection needs, or from one whole frame."""
@@ -81,7 +81,7 @@ def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: in
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())),
+    spec=st.sampled_from(list(FRONTENDS.values())),
     frames=st.integers(4, 40),
     beyond=st.lists(st.integers(0, 79), min_size=1, max_size=4),
     rows=st.integers(0, 11),
@@ -90,7 +90,7 @@ def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: in
 def test_a_batch_of_different_lengths(
     spec: FrontendSpec, frames: int, beyond: list[int], rows: int, pcm: bool
 ) -> None:
-    """The bits of a clip alone, zeros of log-mel behind it, nothing read behind its end."""
+    """The bits of a clip alone, zeros of log-mel after it, nothing read after its end."""
     clips = [
         signals.noise(1.0, spec.sample_rate, seed)[: spec.samples(frames) + more]
         for seed, more in enumerate(beyond)
@@ -181,7 +181,7 @@ def test_panns_is_torchlibrosas_on_noise(spec: FrontendSpec) -> None:
 
 
 def test_ast_is_transformers() -> None:
-    """Its FP64 NumPy path, which fills the rows behind the clip likewise."""
+    """Its FP64 NumPy path, which fills the rows after the clip likewise."""
     x = signals.noise(1.03, 16_000)
     extract = ASTFeatureExtractor(max_length=128)
     expected = extract(x, sampling_rate=16_000, return_tensors="np")["input_values"][0]
@@ -224,7 +224,7 @@ def test_the_bounds_catch_a_planted_fault(spec: FrontendSpec, fault: dict[str, A
         assert_within_bounds(got, expected, spec)
 
 
-def plan_of(spec: FrontendSpec = PANNS_16K, **changes: Any) -> _core.FrontendPlan:
+def tables_of(spec: FrontendSpec = PANNS_16K, **changes: Any) -> _core.FrontendTables:
     settings = {
         "n_fft": spec.n_fft,
         "hop_length": spec.hop_length,
@@ -239,7 +239,7 @@ def plan_of(spec: FrontendSpec = PANNS_16K, **changes: Any) -> _core.FrontendPla
         "window": analysis_window(spec),
         "filters": filter_bank(spec),
     }
-    return _core.FrontendPlan(**{**settings, **changes})
+    return _core.FrontendTables(**{**settings, **changes})
 
 
 def test_the_first_sample_is_emphasised_against_itself() -> None:
@@ -247,16 +247,16 @@ def test_the_first_sample_is_emphasised_against_itself() -> None:
     x, window = signals.noise(0.3, 16_000), np.ones(AST.win_length)
     rows, lengths = stacked([x])
     got = _core.log_mel_on_host_grid(
-        plan_of(AST, window=window), rows, lengths=lengths, frames=AST.frames(len(x))
+        tables_of(AST, window=window), rows, lengths=lengths, frames=AST.frames(len(x))
     )
     assert_within_bounds(got[0], reference(x, AST, window=window), AST)
 
 
 @pytest.mark.parametrize("n_fft", [64, 400, 500, 4_096])
-def test_other_ffts_are_refused_when_the_plan_is_made(n_fft: int) -> None:
+def test_other_ffts_are_refused_when_the_tables_are_made(n_fft: int) -> None:
     spec = replace(PANNS_16K, n_fft=n_fft, win_length=min(n_fft, 400))
     with pytest.raises(ValueError, match=rf"n_fft is {n_fft};.*128 to 2048.*on the CPU"):
-        frontend_plan(spec)
+        frontend_tables(spec)
     Frontend(spec)  # which it then is
 
 
@@ -278,7 +278,7 @@ def test_other_ffts_are_refused_when_the_plan_is_made(n_fft: int) -> None:
 )
 def test_settings_that_are_none(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_of(**changes)
+        tables_of(**changes)
 
 
 @pytest.mark.parametrize(
@@ -294,42 +294,26 @@ def test_settings_that_are_none(changes: dict[str, Any], message: str) -> None:
 )
 def test_calls_that_are_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        _core.log_mel_on_host_grid(plan_of(), np.zeros((1, 1_000), np.float32), **options)
+        _core.log_mel_on_host_grid(tables_of(), np.zeros((1, 1_000), np.float32), **options)
 
 
 def test_too_short_to_reflect() -> None:
     with pytest.raises(ValueError, match="at most 256 samples; expected at least 257"):
-        _core.log_mel_on_host_grid(plan_of(), np.zeros((1, 256), np.float32), frames=1)
+        _core.log_mel_on_host_grid(tables_of(), np.zeros((1, 256), np.float32), frames=1)
 
 
 def test_arrays_that_are_none() -> None:
     with pytest.raises(TypeError, match="float64"):
-        _core.log_mel_on_host_grid(plan_of(), np.zeros((1, 1_000)), frames=1)  # type: ignore[arg-type]
+        _core.log_mel_on_host_grid(tables_of(), np.zeros((1, 1_000)), frames=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="incompatible function arguments"):  # not a copy of them
         _core.log_mel_on_host_grid(
-            plan_of(),
+            tables_of(),
             np.zeros((1, 1_000), np.float32),
             frames=1,
             flags=np.zeros(1, np.int32),  # type: ignore[arg-type]
         )
     with pytest.raises(ValueError, match=r"\[B, N\], C-contiguous"):
-        _core.log_mel_on_host_grid(plan_of(), np.zeros((2, 1_000), np.int16)[:, ::2], frames=1)
-
-
-@pytest.mark.skipif(_core.cuda_enabled, reason="fusion_engine was built with CUDA")
-def test_a_build_without_cuda_says_how_to_get_one() -> None:
-    with pytest.raises(RuntimeError, match="FUSION_ENGINE_CUDA=ON"):
-        _core.log_mel_cuda(
-            plan_of(),
-            tables=0,
-            samples=0,
-            dtype="float32",
-            clips=1,
-            stride=1_000,
-            frames=1,
-            out=0,
-            out_frames=1,
-        )
+        _core.log_mel_on_host_grid(tables_of(), np.zeros((2, 1_000), np.int16)[:, ::2], frames=1)
 
 
 def test_quiet_signals_are_above_the_floor() -> None:

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusion_engine import _core
-from fusion_engine.frontend import PRESETS, FrontendSpec, frontend_plan
-from fusion_engine.frontend.spec import PANNS_16K
+from fusion_engine.frontend import FRONTENDS, FrontendSpec, frontend_tables
+from fusion_engine.frontend.frontend_spec import PANNS_16K
 
 from .. import signals
 from .log_mel import SIGNALS, assert_within_bounds, padding_value, reference, stacked
 
 pytestmark = pytest.mark.gpu
 
-by_preset = pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS.keys())
+by_preset = pytest.mark.parametrize("spec", FRONTENDS.values(), ids=FRONTENDS.keys())
 few = settings(deadline=None, max_examples=60)
 
 
@@ -29,9 +29,9 @@ class _Call:
         self, spec: FrontendSpec, clips: list[Any], frames: int | None = None, rows: int = 0
     ) -> None:
         samples, lengths = stacked(clips, room=3)
-        self.plan = frontend_plan(spec)
+        self.frontend = frontend_tables(spec)
         self.frames = spec.frames(len(clips[0])) if frames is None else frames
-        self.tables = torch.frombuffer(bytearray(self.plan.tables), dtype=torch.uint8).cuda()
+        self.tables = torch.frombuffer(bytearray(self.frontend.data), dtype=torch.uint8).cuda()
         self.samples = torch.from_numpy(samples).cuda()
         self.lengths = torch.from_numpy(lengths).cuda()
         self.out = torch.full((len(clips) + 1, self.frames + rows, spec.n_mels), 7.0, device="cuda")
@@ -39,7 +39,7 @@ class _Call:
 
     def queue(self) -> None:
         _core.log_mel_cuda(
-            self.plan,
+            self.frontend,
             tables=self.tables.data_ptr(),
             samples=self.samples.data_ptr(),
             dtype="int16" if self.samples.dtype == torch.int16 else "float32",
@@ -54,7 +54,7 @@ class _Call:
         )
 
     def result(self) -> NDArray[np.float32]:
-        """Log-mel [B, out_frames, n_mels]; nothing was written behind it."""
+        """Log-mel [B, out_frames, n_mels]; nothing was written after it."""
         out = self.out.cpu().numpy()
         assert (out[-1] == 7.0).all()
         return out[:-1]
@@ -79,7 +79,7 @@ def test_against_fp64(spec: FrontendSpec, signal: Any, pcm: bool) -> None:
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())),
+    spec=st.sampled_from(list(FRONTENDS.values())),
     frames=st.integers(4, 40),
     beyond=st.lists(st.integers(0, 79), min_size=1, max_size=9),
     rows=st.integers(0, 27),
@@ -88,7 +88,7 @@ def test_against_fp64(spec: FrontendSpec, signal: Any, pcm: bool) -> None:
 def test_a_batch_of_different_lengths(
     spec: FrontendSpec, frames: int, beyond: list[int], rows: int, pcm: bool
 ) -> None:
-    """The bits of a clip alone, zeros of log-mel behind it, nothing read behind its end."""
+    """The bits of a clip alone, zeros of log-mel after it, nothing read after its end."""
     clips = [
         signals.noise(1.0, spec.sample_rate, seed)[: spec.samples(frames) + more]
         for seed, more in enumerate(beyond)
@@ -106,7 +106,7 @@ def test_a_batch_of_different_lengths(
 
 @few
 @given(
-    spec=st.sampled_from(list(PRESETS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
+    spec=st.sampled_from(list(FRONTENDS.values())), extra=st.integers(0, 4_000), seed=st.integers(0)
 )
 def test_every_length_from_the_shortest(spec: FrontendSpec, extra: int, seed: int) -> None:
     least = spec.n_fft // 2 + 1 if spec.padding == "reflect" else spec.win_length
@@ -159,7 +159,7 @@ def test_the_host_build_is_as_exact(spec: FrontendSpec) -> None:
     """Where both are near the frame's peak they differ by the rounding of either at most."""
     x = signals.noise(2.0, spec.sample_rate)
     call = _Call(spec, [x])
-    host = _core.log_mel_on_host_grid(call.plan, x[None], frames=call.frames)
+    host = _core.log_mel_on_host_grid(call.frontend, x[None], frames=call.frames)
     # The FP32 rounding of 10·log10 near 100 dB, or less for the other logarithms.
     np.testing.assert_allclose(call(), host, rtol=0, atol=1e-4)
 

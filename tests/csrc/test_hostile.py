@@ -95,7 +95,7 @@ anything = st.one_of(
 )
 
 
-def plan(**changes) -> _core.FrontendPlan:
+def tables(**changes) -> _core.FrontendTables:
     settings = {
         "n_fft": 512,
         "hop_length": 160,
@@ -110,7 +110,7 @@ def plan(**changes) -> _core.FrontendPlan:
         "window": np.ones(512),
         "filters": np.ones((257, 8)),
     }
-    return _core.FrontendPlan(**settings | changes)
+    return _core.FrontendTables(**settings | changes)
 
 
 def layer() -> _core.DeviceLayer:
@@ -146,12 +146,10 @@ def accumulation() -> dict:
 
 # What each takes when nothing is wrong; null pointers are never followed without a GPU.
 CALLS = {
-    "fuse": lambda: fusion() | {"head": "mean", "threads": 2},
-    "fuse_on_host_grid": lambda: fusion() | {"head": "max", "target_threads": 64},
-    "accumulate": lambda: accumulation() | {"threads": 1},
-    "accumulate_on_host_grid": lambda: accumulation() | {"target_threads": 64},
+    "fuse": lambda: fusion() | {"head": "mean", "threads": 2, "target_threads": 64},
+    "accumulate": lambda: accumulation() | {"threads": 1, "target_threads": 64},
     "finalize": lambda: state() | {"head": "mean_max"},
-    "FrontendPlan": lambda: {
+    "FrontendTables": lambda: {
         "n_fft": 128,
         "hop_length": 80,
         "padding": "none",
@@ -166,7 +164,7 @@ CALLS = {
         "filters": np.ones((65, 4)),
     },
     "log_mel_on_host_grid": lambda: {
-        "plan": plan(),
+        "frontend": tables(),
         "samples": np.zeros((2, 800), np.float32),
         "frames": 6,
         "lengths": np.array([800, 300]),
@@ -200,7 +198,7 @@ CALLS = {
         "embedding": 0,
     },
     "log_mel_cuda": lambda: {
-        "plan": plan(),
+        "frontend": tables(),
         "tables": 0,
         "samples": 0,
         "dtype": "int16",
@@ -212,7 +210,8 @@ CALLS = {
     },
     "cuda_architectures": dict,
 }
-ON_HOST = [name for name in CALLS if not name.endswith("_cuda")]
+ON_CUDA = [name for name in CALLS if name.endswith("_cuda")]
+ON_HOST = [name for name in CALLS if name not in ON_CUDA]
 
 
 def test_every_function_is_called_here() -> None:
@@ -229,12 +228,19 @@ def test_the_calls_are_right_when_nothing_is_wrong(name: str) -> None:
     getattr(_core, name)(**CALLS[name]())
 
 
+@pytest.mark.skipif(_core.cuda_enabled, reason="fusion_engine was built with CUDA")
+@pytest.mark.parametrize("name", ON_CUDA)
+def test_a_build_without_cuda_says_how_to_get_one(name: str) -> None:
+    with pytest.raises(RuntimeError, match="FUSION_ENGINE_CUDA=ON"):
+        getattr(_core, name)(**CALLS[name]())
+
+
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "cuda_architectures"])
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_arguments_of_any_kind(name: str, data: st.DataObject) -> None:
     """A result, or an error that Python can catch: no crash, no endless loop."""
-    if name.endswith("_cuda") and _core.cuda_enabled:
+    if name in ON_CUDA and _core.cuda_enabled:
         pytest.skip("device pointers are trusted")
     arguments = CALLS[name]()
     changed = st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=2, unique=True)
@@ -248,32 +254,29 @@ def test_arguments_of_any_kind(name: str, data: st.DataObject) -> None:
         assert "without CUDA" in str(error)  # noqa: PT017
 
 
-@pytest.mark.parametrize("fuse", [_core.fuse, _core.fuse_on_host_grid])
-def test_a_lazy_sequence_is_kept(fuse) -> None:
+def test_a_lazy_sequence_is_kept() -> None:
     """Nobody else holds its items: where one is freed, the next would take its place."""
     rng = np.random.default_rng(0)
     whole = [rng.random((1, 64, 4, 2), np.float32) for _ in range(8)]
     items = iter([array.copy() for array in whole])
-    embedding, _ = fuse(Lazy(lambda: next(items).copy(), len(whole)), [1] * len(whole))
-    expected, _ = fuse(whole, [1] * len(whole))
+    embedding, _ = _core.fuse(Lazy(lambda: next(items).copy(), len(whole)), [1] * len(whole))
+    expected, _ = _core.fuse(whole, [1] * len(whole))
     np.testing.assert_array_equal(embedding, expected)
 
 
-@pytest.mark.parametrize("fuse", [_core.fuse, _core.fuse_on_host_grid])
-def test_counts_that_overflow_are_refused(fuse) -> None:
+def test_counts_that_overflow_are_refused() -> None:
     """Of vectors any count is taken, and the sum of two of them was negative: a write before the
     buffer."""
     vectors = np.ones((2, 3), np.float32)
     frames = np.zeros((1, 3, 4), np.float32)
     for count in (2**63 - 1, 2**62, 2**31):
         with pytest.raises(ValueError, match="clip 0 counts more than 2\\^31 frames"):
-            fuse([vectors], [1], offsets=[0, 2], counts=[count, count], frames=frames)
+            _core.fuse([vectors], [1], offsets=[0, 2], counts=[count, count], frames=frames)
     assert not frames.any()
-    embedding, _ = fuse([vectors], [1], offsets=[0, 2], counts=[2**30, 2**30], head="mean")
+    embedding, _ = _core.fuse([vectors], [1], offsets=[0, 2], counts=[2**30, 2**30], head="mean")
     np.testing.assert_array_equal(embedding, np.ones((1, 3)))
 
 
-@pytest.mark.parametrize("fuse", [_core.fuse, _core.fuse_on_host_grid])
 @pytest.mark.parametrize(
     ("shape", "pool", "message"),
     [
@@ -284,21 +287,20 @@ def test_counts_that_overflow_are_refused(fuse) -> None:
         ((2**31 + 1, 1), 1, "got 2147483649 segments; expected 0 to 2147483647"),
     ],
 )
-def test_sizes_that_overflow_are_refused(fuse, shape, pool, message) -> None:
+def test_sizes_that_overflow_are_refused(shape, pool, message) -> None:
     with pytest.raises(ValueError, match=message):
-        fuse([repeated(shape)], [pool], offsets=[0, shape[0]])
+        _core.fuse([repeated(shape)], [pool], offsets=[0, shape[0]])
 
 
 @pytest.mark.parametrize("name", ["outputs", "frames", "sum", "compensation", "max", "count"])
-@pytest.mark.parametrize("function", ["accumulate", "accumulate_on_host_grid"])
-def test_misaligned_arrays_are_refused(function: str, name: str) -> None:
-    arguments = CALLS[function]()
+def test_misaligned_arrays_are_refused(name: str) -> None:
+    arguments = CALLS["accumulate"]()
     if name == "outputs":
         arguments[name] = [misaligned(array) for array in arguments[name]]
     else:
         arguments[name] = misaligned(arguments[name])
     with pytest.raises(ValueError, match=rf"{name}.* not aligned; expected .*\.copy\(\)"):
-        getattr(_core, function)(**arguments)
+        _core.accumulate(**arguments)
 
 
 def test_misaligned_indices_are_copied() -> None:
@@ -317,10 +319,10 @@ def test_misaligned_samples_are_refused(name: str) -> None:
         _core.log_mel_on_host_grid(**arguments)
 
 
-def test_misaligned_tables_of_a_plan_are_copied() -> None:
+def test_misaligned_tables_are_copied() -> None:
     window, filters = np.hanning(512), np.random.default_rng(0).random((257, 8))
-    crooked = plan(window=misaligned(window), filters=misaligned(filters))
-    assert crooked.tables == plan(window=window, filters=filters).tables
+    crooked = tables(window=misaligned(window), filters=misaligned(filters))
+    assert crooked.data == tables(window=window, filters=filters).data
 
 
 def test_threads_share_the_work_without_a_race() -> None:

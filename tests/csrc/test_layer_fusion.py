@@ -1,4 +1,4 @@
-"""Layer fusion against PyTorch in FP64: the CPU code, and the CUDA algorithm's host build."""
+"""Layer fusion on the host against PyTorch in FP64: with one time lane, and with a GPU's many."""
 
 from functools import partial
 
@@ -8,17 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_engine import _core
-from fusion_engine.engine.fusion import FusionState, finalize
+from fusion_engine.engine.fusion import FusionState
 
 from .cases import DTYPES, HEADS, Case, assert_embeds, cases, frame_features
 
-# One time lane, a few, and all 32.
-FUSE = {
-    "cpu": _core.fuse,
-    "grid, 1 lane": partial(_core.fuse_on_host_grid, target_threads=1),
-    "grid, few lanes": partial(_core.fuse_on_host_grid, target_threads=1 << 9),
-    "grid, 32 lanes": partial(_core.fuse_on_host_grid, target_threads=1 << 30),
-}
+# One time lane, as on a CPU, a few, and all 32.
+LANES = {"1 lane": 1, "few lanes": 1 << 9, "32 lanes": 1 << 30}
+FUSE = {lanes: partial(_core.fuse, target_threads=n) for lanes, n in LANES.items()}
 fuse_variants = pytest.mark.parametrize("fuse", FUSE.values(), ids=FUSE.keys())
 few = settings(deadline=None, max_examples=100)
 
@@ -121,17 +117,12 @@ def test_the_shapes_of_cnn14(fuse, layout: str, shape: tuple[int, ...]) -> None:
     assert_embeds(embedding, frame_features(case), "mean_max")
 
 
-SPLIT = {
-    "cpu": _core.accumulate,
-    "grid, 1 lane": partial(_core.accumulate_on_host_grid, target_threads=1),
-    "grid, 32 lanes": partial(_core.accumulate_on_host_grid, target_threads=1 << 30),
-}
-
-
-@pytest.mark.parametrize("accumulate", SPLIT.values(), ids=SPLIT.keys())
+@pytest.mark.parametrize("target_threads", LANES.values(), ids=LANES.keys())
 @few
 @given(case=cases(), head=st.sampled_from(HEADS), data=st.data())
-def test_any_split_over_calls(accumulate, case: Case, head: str, data: st.DataObject) -> None:
+def test_any_split_over_calls(
+    target_threads: int, case: Case, head: str, data: st.DataObject
+) -> None:
     """Each call counts a part of every segment's range; frame features land side by side."""
     features = frame_features(case)
     state = FusionState.empty(case.clips, case.dim)
@@ -145,7 +136,7 @@ def test_any_split_over_calls(accumulate, case: Case, head: str, data: st.DataOb
         while done[segment] < totals[segment]:
             counts = np.zeros(case.segments, np.int64)
             counts[segment] = data.draw(st.integers(1, int(totals[segment] - done[segment])))
-            accumulate(
+            _core.accumulate(
                 case.outputs,
                 case.time_pools,
                 offsets=case.offsets,
@@ -154,11 +145,12 @@ def test_any_split_over_calls(accumulate, case: Case, head: str, data: st.DataOb
                 **vars(state),
                 frames=frames,
                 frame_offsets=written,
+                target_threads=target_threads,
             )
             done += counts
             for clip in range(case.clips):
                 written[clip] += sum(counts[s] for s in case.clip_segments(clip))
-    assert_embeds(finalize(state, head), features, head)
+    assert_embeds(_core.finalize(**state.totals, head=head), features, head)
     np.testing.assert_array_equal(state.count, [z.shape[1] for z in features])
     assert not state.flags.any()
     for got, z in zip(frames, features, strict=True):

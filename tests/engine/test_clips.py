@@ -13,9 +13,10 @@ import soundfile
 
 import fusion_engine as fe
 from fusion_engine.audio import load, source
-from fusion_engine.engine.clips import Clip, End, Item, Progress, batches, clips_of
+from fusion_engine.engine.clips import End, batches, clips_of
+from fusion_engine.engine.recording import Clip, Item, Progress
 from fusion_engine.engine.windows import Windows
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import FRONTENDS
 
 from .. import signals
 from .cuda.artifacts import SPECS, write_artifact
@@ -197,7 +198,7 @@ def test_many_parts_are_cut_in_one_pass(engine, wav, monkeypatch):
         assert np.array_equal(embedding, engine.embed(samples[clip.start : clip.end]))
 
 
-def test_a_part_behind_the_end(engine, wav):
+def test_a_part_beyond_the_end(engine, wav):
     item = Item(key="a", audio=wav("a.wav", 1.0), parts=[(1.0, 2.0)])
     ((end, _),) = engine.embed_items([item])
     assert isinstance(end.error, fe.AudioError)
@@ -233,7 +234,7 @@ def test_flags_are_of_the_window(engine, tmp_path):
     assert [clip.clipped_scale for clip in clips] == [False, False, True]
 
 
-def test_a_stream_that_is_left_behind_ends_its_threads(engine, wav):
+def test_a_stream_that_is_abandoned_ends_its_threads(engine, wav):
     paths = [wav(f"{i}.wav", 1.0) for i in range(20)]
     results = engine.embed_stream(((path, path) for path in paths), window=0.1)
     next(results)
@@ -254,7 +255,7 @@ paths = {paths}
 ahead.Decoding = lambda path, rate, **options: (
     (str(path) == paths[0] or proceed.wait()) and decoding(path, rate, **options)
 )
-fe.engine.pipeline.BATCH_SECONDS = 0.1
+fe.engine.engine.BATCH_SECONDS = 0.1
 box = [engine.embed_stream([(path, path) for path in paths], window=0.1)]
 gc.disable()
 next(box[0])
@@ -373,7 +374,7 @@ def test_a_long_clip_that_fails_late_is_an_error(any_engine, wav):
 
 
 def test_memory_does_not_grow_with_a_clip(tmp_path):
-    spec = replace(SPECS["chunked"], frontend=PRESETS["panns_8k"])
+    spec = replace(SPECS["chunked"], frontend=FRONTENDS["panns_8k"])
     engine = fe.Engine(write_artifact(tmp_path / "any.onnx", spec), device="cpu")
     with soundfile.SoundFile(tmp_path / "x.wav", "w", 8_000, 1) as file:
         for _ in range(60):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_engine import ArtifactError, AudioError
-from fusion_engine.engine.cut import Piece, Runs, core_frames, pieces_of, run_frames
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.engine.cut import Piece, Runs, core_frames, most_frames, pieces_of
+from fusion_engine.frontend import FRONTENDS, Frontend
 from fusion_engine.spec import LayerSpec, SegmentRule
 
 from ..test_spec import SPEC
@@ -45,7 +45,7 @@ def test_chunks_count_every_frame_feature_once(frames, max_frames, margin):
     assert pieces[0].start == 0
     assert pieces[-1].stop == frames
     # No two chunks are in one run: the joining of layer outputs builds on it.
-    runs = Runs(spec, run_frames(spec)).of(spec.frontend.samples(frames), ended=True)
+    runs = Runs(spec, most_frames(spec)).of(spec.frontend.samples(frames), ended=True)
     assert all(len(run.pieces) == 1 for run in runs)
 
 
@@ -80,7 +80,7 @@ def test_a_clip_that_cannot_be_cut_is_refused():
 
 VGGISH = replace(
     SPEC,
-    frontend=PRESETS["vggish"],
+    frontend=FRONTENDS["vggish"],
     segment=SegmentRule(frames=96, last="drop"),
     frames_per_step=16,
     chunk_margin=None,
@@ -89,7 +89,7 @@ VGGISH = replace(
 )
 AST = replace(
     SPEC,
-    frontend=PRESETS["ast"],
+    frontend=FRONTENDS["ast"],
     segment=SegmentRule(frames=1024, last="pad"),
     layers=(LayerSpec(number=5, kind="vector", channels=768),),
     embedding_dim=768,
@@ -114,7 +114,7 @@ def test_an_incomplete_segment_is_padded_and_weighs_less():
 
 def test_runs_hold_neighbours_of_one_length():
     samples = VGGISH.frontend.samples(96 * 150)
-    runs = list(Runs(VGGISH, run_frames(VGGISH)).of(samples, ended=True))
+    runs = list(Runs(VGGISH, most_frames(VGGISH)).of(samples, ended=True))
     assert [len(run.pieces) for run in runs] == [62, 62, 26]
     assert [run.first for run in runs] == [0, 62 * 96 * 160, 124 * 96 * 160]
     assert [run.pieces[-1].stop for run in runs] == [62 * 96, 62 * 96, 26 * 96]

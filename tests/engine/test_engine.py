@@ -15,7 +15,7 @@ import soxr
 
 import fusion_engine as fe
 from fusion_engine.audio import decode_ahead
-from fusion_engine.engine import pipeline
+from fusion_engine.engine import engine as engine_module
 from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.export import export
 from fusion_engine.spec import METADATA_KEY, Spec
@@ -389,7 +389,7 @@ def test_a_typed_graph_is_not_taken_for_half_precision(artifacts, tmp_path, capl
     for name, graph in (
         ("fp16", typed_model(model, "fp16")),
         ("bf16", typed_model(model, "bf16")),
-        ("emulated", emulated_model(model, "fp16")),
+        ("emulated", emulated_model(typed_model(model, "fp16"))),
     ):
         onnx.save(graph, tmp_path / f"{name}.onnx")
     fe.Engine(tmp_path / "emulated.onnx", device="cpu")
@@ -419,14 +419,13 @@ def test_stats(artifacts):
 
 def test_a_stream_that_ends_early_gives_no_embedding(small, monkeypatch):
     """The rows that were not written would be whatever their memory held."""
-    read = pipeline.read_clips
+    clips_of = engine_module.clips_of
     x = np.zeros(RATE, np.float32)
 
-    def short(audio, **rates):
-        clips = read(audio, **rates)
-        return replace(clips, items=iter(list(clips.items)[:-1]))
+    def short(items, *arguments, **options):
+        return clips_of(items[:-1], *arguments, **options)
 
-    monkeypatch.setattr(pipeline, "read_clips", short)
+    monkeypatch.setattr(engine_module, "clips_of", short)
     with pytest.raises(fe.BackendError, match="2 of 3 clips were read"):
         small.embed([x, x, x])
     with pytest.raises(fe.BackendError, match="0 of 1 clips were read"):

@@ -2,7 +2,7 @@
 
 Three comparisons, because each catches what the others hide:
 (a) the same log-mel in both: 5e-6 of the largest value;
-(b) end to end against that backbone behind an FP64 frontend: 2e-5;
+(b) end to end against that backbone with an FP64 frontend: 2e-5;
 (c) end to end against the stock model: 1e-4, plus twice the stock model's own distance from (b),
     which its FP32 spectrogram makes.
 """
@@ -15,7 +15,7 @@ import torch
 
 import fusion_engine as fe
 from fusion_engine.export import export
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import oracles, signals
 from ..frontend import reference
@@ -74,7 +74,7 @@ def expected(checkpoints):
     @functools.lru_cache(maxsize=len(SECONDS[16_000]))
     def get(rate, seconds):
         model, x = checkpoints(rate)[0], clip(seconds, rate)
-        ours = Frontend(PRESETS[f"panns_{rate // 1000}k"]).batch([padded(x, rate)])
+        ours = Frontend(FRONTENDS[f"panns_{rate // 1000}k"]).batch([padded(x, rate)])
         inputs = torch.from_numpy(ours), fp64_log_mel(x, rate), stock_log_mel(model, x, rate)
         return tuple(oracles.panns_layers(model, log_mel) for log_mel in inputs)
 
@@ -98,7 +98,7 @@ def padded(x, rate):
 
 def fp64_log_mel(x, rate, **fault):
     """[1, 1, T, 64] of the independent frontend."""
-    spec = PRESETS[f"panns_{rate // 1000}k"]
+    spec = FRONTENDS[f"panns_{rate // 1000}k"]
     log_mel = reference.panns(padded(x, rate), spec, **fault)
     return torch.from_numpy(log_mel.astype(np.float32))[None, None]
 

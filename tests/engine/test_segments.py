@@ -1,6 +1,6 @@
 """VGGish-Fusion and AST-Fusion from samples to embedding, against other people's models.
 
-The three comparisons of ``test_parity``: (a) the same log-mel, (b) behind an FP64 frontend, (c) the
+The three comparisons of ``test_parity``: (a) the same log-mel, (b) with an FP64 frontend, (c) the
 stock model with its own input code.
 """
 
@@ -10,7 +10,7 @@ import torch
 
 import fusion_engine as fe
 from fusion_engine.export import export
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import oracles, signals
 from ..frontend import reference
@@ -88,7 +88,7 @@ def vggish_errors(engine, x, layers):
 def test_vggish_three_comparisons(vggish, seconds):
     model, engine = vggish
     x = clip(seconds, RATE)
-    ours = segments(Frontend(PRESETS["vggish"])(whole_segment(x)))
+    ours = segments(Frontend(FRONTENDS["vggish"])(whole_segment(x)))
     exact = segments(reference.vggish(whole_segment(x)))
     same, exact, stock = (
         oracles.vggish_layers(model, tensor(log_mel)) for log_mel in (ours, exact, stock_vggish(x))
@@ -169,7 +169,7 @@ def test_ast_three_comparisons(ast, seconds):
     model, _, engine = ast
     x = clip(seconds, RATE)
     padded = np.pad(x, (0, max(0, 400 - len(x))))
-    ours, real = ast_segments(Frontend(PRESETS["ast"])(padded))
+    ours, real = ast_segments(Frontend(FRONTENDS["ast"])(padded))
     exact, _ = ast_segments(reference.ast(padded))
     columns = fused_ast(model, exact)
     a = ast_errors(engine, x, fused_ast(model, ours), real)

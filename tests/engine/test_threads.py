@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine import pipeline
+from fusion_engine.engine import engine as engine_module
 
 from .cuda.artifacts import CHUNKED, write_artifact
 
@@ -19,11 +19,11 @@ def path(tmp_path_factory):
 
 
 def options(engine):
-    return engine._open._backend._onnx.session.get_session_options()
+    return engine._open._network._onnx.session.get_session_options()
 
 
 def test_one_for_every_cpu_that_may_be_used(path, monkeypatch):
-    monkeypatch.setattr(pipeline, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(engine_module, "usable_cpus", lambda: 3)
     assert options(fe.Engine(path, device="cpu")).intra_op_num_threads == 3
     assert options(fe.Engine(path, device="cpu", threads=2)).intra_op_num_threads == 2
 

@@ -10,7 +10,7 @@ import torch
 from fusion_engine import Spec
 from fusion_engine.export import ModuleLayer, export, export_module, resolve
 from fusion_engine.export.verify import verification_inputs
-from fusion_engine.frontend.spec import PANNS_16K
+from fusion_engine.frontend.frontend_spec import PANNS_16K
 
 # FP32 against FP64, and six digits kept.
 TOLERANCE = 1e-5

@@ -9,11 +9,11 @@ import fusion_engine as fe
 from fusion_engine import ExportError
 from fusion_engine.export import export_module
 from fusion_engine.export.copies import computing_in_fp64, copied
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import signals
 
-PANNS = PRESETS["panns_16k"]
+PANNS = FRONTENDS["panns_16k"]
 
 
 class Plain(nn.Module):

@@ -13,11 +13,11 @@ import fusion_engine as fe
 from fusion_engine import ExportError
 from fusion_engine.artifact import read_report, read_spec
 from fusion_engine.export import export_module, files
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import signals
 
-PANNS = PRESETS["panns_16k"]
+PANNS = FRONTENDS["panns_16k"]
 
 
 def wide(seed):

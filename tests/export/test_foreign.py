@@ -9,9 +9,9 @@ from fusion_engine import ExportError
 from fusion_engine.errors import AudioError
 from fusion_engine.export import ModuleLayer, export_module
 from fusion_engine.export.foreign import cause_of, foreign
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import FRONTENDS
 
-PANNS = PRESETS["panns_16k"]
+PANNS = FRONTENDS["panns_16k"]
 
 
 def test_the_root_cause_in_one_line():

@@ -11,7 +11,7 @@ import torch
 
 from fusion_engine.export.backbones import resolve
 from fusion_engine.export.graph import backbone_module, trace_graph
-from fusion_engine.frontend.spec import PANNS_16K
+from fusion_engine.frontend.frontend_spec import PANNS_16K
 from fusion_engine.spec import Spec, WeightsSource
 
 CHANNELS = (1, 64, 128, 256, 512, 1024, 2048)
@@ -54,7 +54,7 @@ def built(request: pytest.FixtureRequest, state: State) -> tuple[list[int], onnx
     return request.param, graph_of(state, request.param)
 
 
-def test_nothing_behind_the_last_block_needed(
+def test_nothing_after_the_last_block_needed(
     built: tuple[list[int], onnx.ModelProto],
 ) -> None:
     layers, model = built

@@ -13,12 +13,12 @@ from torch import nn
 import fusion_engine as fe
 from fusion_engine import ExportError
 from fusion_engine.export import ModuleLayer, export_module
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import oracles, signals
 
 RATE = 16_000
-PANNS, AST = PRESETS["panns_16k"], PRESETS["ast"]
+PANNS, AST = FRONTENDS["panns_16k"], FRONTENDS["ast"]
 TOLERANCE = 5e-6
 
 
@@ -30,7 +30,7 @@ def close(got, expected):
 
 @pytest.fixture(scope="module")
 def decision_level():
-    """PANNs' Cnn14_DecisionLevelMax behind its frontend, and the layers' own outputs."""
+    """PANNs' Cnn14_DecisionLevelMax after its frontend, and the layers' own outputs."""
     models = oracles.panns_models()
     torch.manual_seed(5)
     model = models.Cnn14_DecisionLevelMax(RATE, 512, 160, 64, 50, 8000, 527).eval()
@@ -95,7 +95,7 @@ def test_another_architecture_of_panns(decision_level, tmp_path):
         z = torch.cat([m.permute(0, 1, 3, 2).flatten(1, 2) for m in (pooled, four)], dim=1)[0]
         close(engine.embed_frames(x), z)
         close(engine.embed(x), z.mean(dim=1) + z.amax(dim=1))
-    # Nothing behind block 4 is in the file.
+    # Nothing after block 4 is in the file.
     kept = sum(p.numel() for n, p in decision_level.named_parameters() if n < "conv_block5")
     held = sum(int(np.prod(i.dims)) for i in onnx.load(path).graph.initializer)
     assert held < 1.01 * kept

@@ -9,11 +9,11 @@ from torch import nn
 import fusion_engine as fe
 from fusion_engine import ExportError
 from fusion_engine.export import ModuleLayer, export_module
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import signals
 
-PANNS = PRESETS["panns_16k"]
+PANNS = FRONTENDS["panns_16k"]
 
 
 def outputs_of(model, names, log_mel):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 
-from fusion_engine.frontend import PRESETS, Frontend
-from fusion_engine.frontend.spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
+from fusion_engine.frontend import FRONTENDS, Frontend
+from fusion_engine.frontend.frontend_spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
 
 from .. import signals
 from . import reference
@@ -172,7 +172,7 @@ def test_every_ast_setting_matters(fault):
     assert largest_error(wrong, reference.ast(x)) > 100 * LN_TOLERANCE
 
 
-@by_preset(*PRESETS.values())
+@by_preset(*FRONTENDS.values())
 def test_int16_is_x_over_32768(spec):
     pcm = np.round(clip(spec) * 32_767).astype(np.int16)
     pcm[:2] = -32_768, 32_767
@@ -189,7 +189,7 @@ def test_float64_is_not_rounded_to_float32():
     assert (frontend(x) != frontend(x.astype(np.float32))).any()
 
 
-@by_preset(*PRESETS.values())
+@by_preset(*FRONTENDS.values())
 def test_a_clip_gives_the_same_bits_wherever_it_is_computed(spec):
     """Alone, in batches of any size and order, and while other threads compute other clips."""
     frontend = Frontend(spec)
@@ -224,7 +224,7 @@ def test_strided_and_read_only_samples_are_taken_as_they_are():
     np.testing.assert_array_equal(x, clip(PANNS_16K))
 
 
-@by_preset(*PRESETS.values())
+@by_preset(*FRONTENDS.values())
 def test_threads_over_a_batch_change_no_bit(spec):
     clips = [clip(spec, 1.3, seed) for seed in range(5)]
     threaded = Frontend(spec, threads=3)
@@ -234,7 +234,7 @@ def test_threads_over_a_batch_change_no_bit(spec):
     assert all(np.array_equal(batch, expected) for batch in batches)
 
 
-@by_preset(*PRESETS.values())
+@by_preset(*FRONTENDS.values())
 def test_memory_beyond_the_log_mel_is_a_block(spec):
     x = np.zeros(600 * spec.sample_rate, np.int16)
     frontend = Frontend(spec)
@@ -262,7 +262,7 @@ def test_too_short_for_a_frame(spec):
         Frontend(spec)(clip(spec)[:399])
 
 
-@by_preset(*PRESETS.values())
+@by_preset(*FRONTENDS.values())
 def test_empty(spec):
     with pytest.raises(ValueError, match="0 samples"):
         Frontend(spec)(np.zeros(0, np.float32))

@@ -4,8 +4,8 @@ import librosa
 import numpy as np
 import pytest
 
+from fusion_engine.frontend.frontend_spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
 from fusion_engine.frontend.mel import filter_bank
-from fusion_engine.frontend.spec import AST, PANNS_8K, PANNS_16K, PANNS_32K, VGGISH
 
 from . import reference
 

@@ -12,7 +12,6 @@ import struct
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -21,10 +20,11 @@ import fusion_engine as fe
 from fusion_engine.artifact import report_path
 from fusion_engine.engine.devices import GpuInfo
 from fusion_engine.engine.tensorrt.checks import check_machine
+from fusion_engine.engine.tensorrt.library import Library
 from fusion_engine.engine.tensorrt.network_name import encode_name
 from fusion_engine.engine.tensorrt.plan_file import read_plan
 from fusion_engine.engine.tensorrt.profile import make_profile
-from fusion_engine.engine.tensorrt.sidecar import Sidecar, Source, TensorInfo, this_system
+from fusion_engine.engine.tensorrt.sidecar import Sidecar, SourceArtifact, TensorInfo, this_system
 from fusion_engine.spec import METADATA_KEY
 from tests.engine.cuda.artifacts import SPECS, write_artifact
 
@@ -32,7 +32,7 @@ from .isolated import main
 from .specs import mutated, outcome
 
 VERSION = "1.7.1.116"
-LIBRARY: Any = SimpleNamespace(runtime="tensorrt_rtx", version=VERSION)
+LIBRARY = Library("tensorrt_rtx", VERSION, module=None, logger=None, ears=None)  # type: ignore[arg-type]
 GPU = GpuInfo(
     index=0,
     name="NVIDIA L4",
@@ -142,11 +142,8 @@ def onnx_case(data: bytes, path: Path, rng: random.Random) -> str:
 
 
 def plan_bytes(name: str) -> bytes:
-    """As TensorRT for RTX lays them out, as far as anything is read here."""
-    body = bytes(100) + struct.pack("<Q", len(name)) + name.encode() + bytes(300)
-    size = 64 + len(body)
-    head = b"vtrt".ljust(16, b"\0") + struct.pack("<Q4s", size, bytes(map(int, VERSION.split("."))))
-    return (head.ljust(32, b"\0") + struct.pack("<I", 0b1111110)).ljust(64, b"\0") + body
+    """As TensorRT lays them out, as far as anything is read here."""
+    return bytes(164) + struct.pack("<Q", len(name)) + name.encode() + bytes(300)
 
 
 def sidecar(spec: fe.Spec, plan: bytes) -> str:
@@ -172,7 +169,7 @@ def sidecar(spec: fe.Spec, plan: bytes) -> str:
             for name, mode, shape in tensors
         ),
         activation_bytes=10**6,
-        source=Source(name="a.onnx", sha256="0" * 64),
+        source=SourceArtifact(name="a.onnx", sha256="0" * 64),
         spec=spec,
     )
     return json.dumps(asdict(made), indent=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import FRONTENDS
 from fusion_engine.job import Job
 from fusion_engine.output import Row
 from fusion_engine.spec import LayerSpec, Spec, WeightsSource
@@ -16,7 +16,7 @@ SPEC = Spec(
     model="cnn14_16k",
     layers=(LayerSpec(number=1, kind="map", channels=2, freq=8, time_pool=16),),
     embedding_dim=DIM,
-    frontend=PRESETS["panns_16k"],
+    frontend=FRONTENDS["panns_16k"],
     frames_per_step=32,
     min_frames=32,
     max_frames=6001,

@@ -10,10 +10,10 @@ import pytest
 from fusion_engine import FusionEngineError
 from fusion_engine.journal import Added, DamagedPart, Finished, Journal, journal
 from fusion_engine.journal import part as part_module
-from fusion_engine.output import Layout, Row
+from fusion_engine.output import Row, RowLayout
 
 DIM = 8
-LAYOUT = Layout(embedding_dim=DIM)
+LAYOUT = RowLayout(embedding_dim=DIM)
 KEYS = [f"key {number}" for number in range(7)]
 
 
@@ -73,7 +73,7 @@ def test_rows_of_another_layout_are_refused(tmp_path):
     with Journal(tmp_path, LAYOUT) as kept:
         note(kept, KEYS[0])
     with (
-        Journal(tmp_path, Layout(embedding_dim=DIM // 2)) as kept,
+        Journal(tmp_path, RowLayout(embedding_dim=DIM // 2)) as kept,
         pytest.raises(DamagedPart, match="it has columns"),
     ):
         list(kept.read(KEYS))

@@ -72,7 +72,7 @@ def test_typed_graphs_are_emulated(vggish: Exported, precision, tmp_path) -> Non
     direct = certify(
         vggish.artifact, weights=vggish.weights, signals=SHORT[:1], precision=precision
     )
-    # Two ways to the same arithmetic: from the typed graph, and from the FP32 one.
+    # The typed graph, kept in a file or made of the FP32 artifact.
     assert certificate.comparisons == direct.comparisons
     with pytest.raises(ArtifactError, match=f"is in {precision}, expected fp32"):
         certify(typed, weights=vggish.weights, precision="fp16" if precision == "bf16" else "bf16")

@@ -178,7 +178,7 @@ def test_nan(vggish: Exported, edited) -> None:
 
 
 def test_fp16_overflow(vggish: Exported, tmp_path: Path) -> None:
-    """A layer whose values exceed 1e5, scaled back behind it: sound in FP32 and BF16."""
+    """A layer whose values exceed 1e5, scaled back after it: sound in FP32 and BF16."""
     state = torch.load(vggish.weights)
     for name in ("features.0.weight", "features.0.bias"):
         state[name] *= 2e4  # what FP16 holds of weights, but not of sums

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fusion_engine.frontend import PRESETS, Frontend
+from fusion_engine.frontend import FRONTENDS, Frontend
 from fusion_engine.parity import Signal
 from fusion_engine.parity.frontend_fp32 import log_mel_fp32
 
@@ -10,9 +10,9 @@ from fusion_engine.parity.frontend_fp32 import log_mel_fp32
 LOUD = 10 * 9 * np.finfo(np.float32).eps * 10 / np.log(10)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FRONTENDS)
 def test_it_is_the_frontend_in_fp32(name: str) -> None:
-    spec = PRESETS[name]
+    spec = FRONTENDS[name]
     rate = spec.sample_rate
     noise = Signal(kind="noise", seconds=0.8).samples(rate)
     exact = Frontend(spec)(noise)

@@ -13,7 +13,7 @@ from fusion_engine.engine.tensorrt import build
 from fusion_engine.engine.tensorrt.sidecar import read_sidecar
 from fusion_engine.parity import Certificate, certify
 from fusion_engine.parity.record import record
-from fusion_engine.parity.subject import least_frames
+from fusion_engine.parity.subject import shortest_input
 
 from .conftest import SHORT
 
@@ -62,7 +62,7 @@ def test_a_plan_keeps_its_certificate(
 ) -> None:
     plan = tmp_path / "small.plan"
     build(cnn14_artifact, plan, precision="bf16", runtime="tensorrt_rtx", seconds=(2, 2, 4))
-    assert least_frames(plan) == 201
+    assert shortest_input(plan) == 201
     certificate = replace(certificate, artifact_sha256=file_sha256(plan))
     assert record(certificate, plan) == report_path(plan)
     sidecar = read_sidecar(plan)

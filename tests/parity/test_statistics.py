@@ -4,7 +4,7 @@ import pytest
 from fusion_engine.parity.certificate import LARGEST_BOUND, compared
 from fusion_engine.parity.statistics import ErrorMeter
 
-# A bin of the histogram behind the quantiles is 2^-8 of its value wide.
+# A bin of the histogram that gives the quantiles is 2^-8 of its value wide.
 BIN = 2.0**-8
 
 

@@ -144,7 +144,7 @@ def test_layers_are_columns_of_one_pass(cnn14_artifact, early, clips, cache):
     rows = extract(engine, task, identity=identity, cache=cache)
     engine, identity = open_engine(cnn14_artifact, device="cpu", threads=1)
     expected = extract(engine, task, identity=identity, cache=cache)
-    # The same graph but for what comes behind it.
+    # The same graph but for what comes after it.
     np.testing.assert_allclose(rows[:, columns[1]], expected, rtol=1e-6)
 
 

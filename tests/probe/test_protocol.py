@@ -385,6 +385,6 @@ def test_memory():
         check=True,
     )
     embeddings = 4 * 6000 * 2048
-    chunk = 3 * 8 * protocol._CHUNK_ROWS * 2048
+    block = 3 * 8 * protocol._BLOCK_ROWS * 2048
     weights = 2 * 7 * 6 * 4 * 4 * 2048
-    assert float(done.stdout) < 1 + (chunk + 2 * weights + 2**24) / embeddings
+    assert float(done.stdout) < 1 + (block + 2 * weights + 2**24) / embeddings

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import fusion_engine as fe
-from fusion_engine.ray.embedder import REFUSED, Embedder, Wanted
+from fusion_engine.ray.embedder import REFUSED, RayEmbedder, Wanted
 
 from .. import signals
 
@@ -29,7 +29,7 @@ WHOLE = Wanted(
 @pytest.fixture
 def embedder(cnn14_artifact, tmp_path):
     def make(errors="column", **wanted):
-        return Embedder(
+        return RayEmbedder(
             str(cnn14_artifact),
             replace(WHOLE, **wanted),
             errors=errors,

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from .._cpus import usable_cpus
 from ..errors import AudioError
-from . import source
+from . import sample_source
 from .decode import Decoding
 from .files import TOO_LARGE, collect
 from .recording import Channel, Recording
@@ -47,7 +46,7 @@ class _Job:
                 kind=TOO_LARGE,
             ) from error
         finally:
-            source.waiting_for(None)
+            sample_source.waiting_for(None)
 
     def close(self) -> None:
         self.blocks.clear()
@@ -97,7 +96,7 @@ class DecodeAhead:
     No thread ever waits for room in here: the end of a block and every ``next`` start what there
     is room for. So no thread is left hanging when the consumer stops, not even at exit.
 
-    No generator: one that is left behind is finalised in whatever thread collects garbage, and if
+    No generator: one that is abandoned is finalised in whatever thread collects garbage, and if
     that is one of these, holding their locks, there it would wait for itself.
     """
 
@@ -212,7 +211,7 @@ class DecodeAhead:
         raise job.failure
 
     def add(self, path: Path) -> None:
-        """One more file, behind the others."""
+        """One more file, after the others."""
         with self._changed:
             self._todo.append(path)
             self._fill()
@@ -240,14 +239,14 @@ class DecodeAhead:
     def close(self) -> None:
         """Start nothing more, break off the decodes under way and wait for their threads."""
         if threading.current_thread() in self._threads:
-            # A generator that was left behind is being finalised here, maybe with the lock held.
+            # A generator that was abandoned is being finalised here, maybe with the lock held.
             self._closed = True
             return
         with self._changed:
             self._closed = True
             threads = list(self._threads)
             self._todo.clear()
-        source.interrupt(threads)
+        sample_source.interrupt(threads)
         for thread in threads:
             if thread.ident is not None:  # a signal may have come before it started
                 thread.join()
@@ -260,12 +259,7 @@ class DecodeAhead:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -290,7 +284,7 @@ def decode_ahead(
         ahead: the most files decoded, or being decoded, and not yet consumed.
         max_samples: no file is gone on with while it and those before it have so many samples
             that wait for the consumer (2**23 float32 samples are 32 MiB). So the file that is
-            being read is not held up by those behind it, and at most twice as many wait in all.
+            being read is not held up by those after it, and at most twice as many wait in all.
 
     Returns:
         An iterator of ``Decoded`` in the order of ``paths``, and a context manager. Closing it

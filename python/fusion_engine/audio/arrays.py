@@ -36,7 +36,7 @@ def check_rate(rate: Any, name: str = "sample_rate") -> int:
     return value
 
 
-def check_finite(samples: NDArray[Any], name: str, offset: int = 0) -> None:
+def check_samples(samples: NDArray[Any], name: str, offset: int = 0) -> None:
     """Refuse NaN, Inf, and what would overflow in the frontend.
 
     Args:
@@ -164,7 +164,7 @@ def as_samples(
         )
     _check_length(samples.size, source, sample_rate, name)
     if samples.dtype != np.int16:
-        check_finite(samples, name)
+        check_samples(samples, name)
     if source == sample_rate:
         return np.require(samples, requirements=["C", "ALIGNED"])
     import soxr

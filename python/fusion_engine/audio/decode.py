@@ -4,20 +4,19 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AudioError
-from .arrays import MAX_RATE, MIN_RATE, NO_SAMPLES, check_finite, check_rate
+from .arrays import MAX_RATE, MIN_RATE, NO_SAMPLES, check_rate, check_samples
 from .container import Contents, PatchedFile, examine
 from .ffmpeg import FfmpegSource, find_ffmpeg
 from .isolated import SndfileSource
-from .nonaudio import describe
+from .nonaudio import nonaudio_kind
 from .recording import LOUDEST, Channel, check_channel, select
-from .source import BrokenError, CannotOpenError, Source
+from .sample_source import BrokenError, CannotOpenError, SampleSource
 
 _HEAD_BYTES = 1_024
 _UNDECODABLE = "cannot be decoded"
@@ -40,7 +39,7 @@ class Decoding:
         sample_rate: of the blocks.
         channel: as asked for.
         width: channels of a block: 1, or those of the file for ``channel="all"``.
-        expected: the frames to come, as a header has them; a hint, None if there is none.
+        expected: samples per channel to come, as a header has them; a hint, None if there is none.
         partial: the file is damaged or contradicts itself.
         silent: every sample was zero, before resampling.
         clipped_scale: a sample was beyond ±16, before resampling.
@@ -70,10 +69,10 @@ class Decoding:
             raise
         channels, rate = self._source.channels, self._source.rate
         self.width = channels if self.channel == "all" else 1
-        announced = self._contents.stated_frames or self._source.announced
+        announced = self._contents.stated_samples or self._source.announced
         self.expected = None if announced is None else announced * self.sample_rate // rate
 
-    def _open(self, path: Path) -> tuple[Contents, Source]:
+    def _open(self, path: Path) -> tuple[Contents, SampleSource]:
         try:
             info = path.stat()
             if stat.S_ISDIR(info.st_mode):
@@ -97,7 +96,7 @@ class Decoding:
                     self._damaged(contents.fault)
                 file.seek(0)
                 head = file.read(_HEAD_BYTES)
-                other = describe(head) if not contents.kind else None
+                other = nonaudio_kind(head) if not contents.kind else None
                 if other is not None:
                     raise AudioError(f"{path}: is {other}", kind="not audio")
                 file.seek(0)
@@ -108,7 +107,7 @@ class Decoding:
                 kind=error.strerror or "cannot be read",
             ) from error
 
-    def _open_source(self, path: Path, file: int, contents: Contents, head: bytes) -> Source:
+    def _open_source(self, path: Path, file: int, contents: Contents, head: bytes) -> SampleSource:
         """With libsndfile, or else ffmpeg; the suffix is not asked, only the content."""
         reason = ""
         try:
@@ -164,10 +163,10 @@ class Decoding:
         """The blocks."""
         rate, resampler = self._source.rate, self._resampler()
         done = given = 0
-        for frames in self._frames():
-            block = select(frames, self.channel)
+        for decoded in self._blocks():
+            block = select(decoded, self.channel)
             for column in range(self.width):
-                check_finite(block[:, column], self.name, done)
+                check_samples(block[:, column], self.name, done)
             done += len(block)
             largest = max(float(block.max()), -float(block.min()))
             self.silent = self.silent and largest == 0
@@ -187,7 +186,7 @@ class Decoding:
                 f"{self.name}: {done} samples at {rate} Hz, expected a longer clip", kind=NO_SAMPLES
             )
 
-    def _frames(self) -> Iterator[NDArray[np.float32]]:
+    def _blocks(self) -> Iterator[NDArray[np.float32]]:
         """All channels, to where the decoder stops."""
         try:
             yield from self._source.blocks()
@@ -195,15 +194,15 @@ class Decoding:
             self._damaged(f"damaged, decoding broke off ({error})")
 
     def _check_length(self, done: int) -> None:
-        stated, announced = self._contents.stated_frames, self._source.announced
+        stated, announced = self._contents.stated_samples, self._source.announced
         if stated is not None and done != stated:
             self._damaged(
                 f"{'truncated' if done < stated else 'contradicts its header'}, {done} of the "
                 f"{stated} samples that its header states are there"
             )
-        elif done < self._contents.least_frames:
+        elif done < self._contents.least_samples:
             self._damaged(
-                f"damaged, {done} of at least {self._contents.least_frames} samples that its "
+                f"damaged, {done} of at least {self._contents.least_samples} samples that its "
                 "frames add up to could be decoded"
             )
         # Longer it cannot be: libsndfile stops there.
@@ -239,10 +238,5 @@ class Decoding:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

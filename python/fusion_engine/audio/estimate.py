@@ -13,10 +13,10 @@ from pathlib import Path
 from .arrays import check_rate
 from .container import Glance, PatchedFile, glance
 from .listing import Listed
-from .nonaudio import describe
+from .nonaudio import nonaudio_kind
 
 # Files that are looked at where there are more.
-MAX_SAMPLE = 2_000
+MAX_LOOKS = 2_000
 # Bytes per second assumed of a file whose header has neither length nor bit rate: 128 kbit/s.
 ASSUMED_RATE = 16_000
 # No audio has fewer bytes per second, but silence in FLAC.
@@ -62,7 +62,7 @@ def survey(
     all_channels: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> Survey:
-    """Look at the headers of up to ``MAX_SAMPLE`` files, spread evenly over all.
+    """Look at the headers of up to ``MAX_LOOKS`` files, spread evenly over all.
 
     Nothing is decoded, and what a header says is believed. The same files give the same sample.
 
@@ -84,7 +84,7 @@ def survey(
     for item in items:
         entry = item if isinstance(item, Listed) else Listed(item)
         parts.setdefault(entry.path, []).append(entry)
-    sample = _spread(list(parts), MAX_SAMPLE)
+    sample = _spread(list(parts), MAX_LOOKS)
     unreadable, guessed, size, seconds = Counter[str](), 0, 0, 0.0
     rows, names = 0, 0
     # Where `advance` ends the work, `map` drops the files that are not looked at yet.
@@ -171,7 +171,7 @@ def _look(path: Path) -> _Look:
             return _Look(0, "empty")
         with PatchedFile(path) as file:
             seen = glance(file, size)
-            other = describe(file.read(_HEAD_BYTES)) if seen is None else None
+            other = nonaudio_kind(file.read(_HEAD_BYTES)) if seen is None else None
     except OSError as error:
         return _Look(size, error.strerror or str(error))
     if other is not None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import source
-from .source import BrokenError, CannotOpenError
+from . import sample_source
+from .sample_source import BrokenError, CannotOpenError
 
 # Formats that hold samples themselves. Playlists (hls, concat, dash) name other files and hosts.
 _FORMATS = (
@@ -22,7 +22,7 @@ _FORMATS = (
     "mov,mp4,mpc,mpc8,mpeg,mpegts,nist,nut,oga,ogg,oma,opus,rm,shn,sln,sox,tak,tta,voc,w64,wav,"
     "webm,wsaud,wv,xwma"
 )
-# Those without a container, which ffmpeg also finds behind a destroyed beginning.
+# Those without a container, which ffmpeg also finds after a destroyed beginning.
 _STREAMS = ",aac,ac3,dts,eac3,latm,loas,mlp,mp3,truehd"
 _STDERR_BYTES = 65_536
 _AU_HEADER = struct.Struct(">4sIIIII")
@@ -47,7 +47,7 @@ def starts_with_sync(head: bytes) -> bool:
 
 
 class FfmpegSource:
-    """An open file that ffmpeg decodes, its first audio stream; see ``Source``.
+    """An open file that ffmpeg decodes, its first audio stream; see ``SampleSource``.
 
     Args:
         program: ffmpeg.
@@ -108,14 +108,14 @@ class FfmpegSource:
 
     def _read(self) -> bytes:
         """Some of its output; nothing at the end."""
-        source.waiting_for(self._process.kill)
+        sample_source.waiting_for(self._process.kill)
         while self._selector.get_map():
-            ready = self._selector.select(source.PATIENCE)
+            ready = self._selector.select(sample_source.BLOCK_TIMEOUT)
             if not ready:
-                raise BrokenError(f"ffmpeg did not answer within {source.PATIENCE} s")
+                raise BrokenError(f"ffmpeg did not answer within {sample_source.BLOCK_TIMEOUT} s")
             for key, _ in ready:
                 fd = key.fd
-                part = os.read(fd, 4 * source.BLOCK if fd == self._stdout else _STDERR_BYTES)
+                part = os.read(fd, 4 * sample_source.BLOCK if fd == self._stdout else _STDERR_BYTES)
                 if not part:
                     self._selector.unregister(fd)
                 elif fd == self._stdout:
@@ -127,9 +127,9 @@ class FfmpegSource:
     def _complaint(self) -> str:
         """The first thing it said, or how it ended if that was badly."""
         try:
-            code = self._process.wait(source.PATIENCE)
+            code = self._process.wait(sample_source.BLOCK_TIMEOUT)
         except subprocess.TimeoutExpired:
-            return f"ffmpeg did not answer within {source.PATIENCE} s"
+            return f"ffmpeg did not answer within {sample_source.BLOCK_TIMEOUT} s"
         for line in self._said.decode(errors="replace").splitlines():
             said = re.sub(r"^(\[[^]]*\] )+", "", line.strip()).replace(f"{self._name}: ", "")
             if said:
@@ -137,7 +137,7 @@ class FfmpegSource:
         return f"ffmpeg: exit status {code}" if code else ""
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """See ``Source``; all that ffmpeg complains about is damage."""
+        """See ``SampleSource``; all that ffmpeg complains about is damage."""
         width = 4 * self.channels
         rest = self._rest
         try:
@@ -158,13 +158,13 @@ class FfmpegSource:
             self.close()
 
     def close(self) -> None:
-        """See ``Source``."""
-        source.waiting_for(None)
+        """See ``SampleSource``."""
+        sample_source.waiting_for(None)
         if self._process.poll() is None:
             self._process.kill()
         self._selector.close()
         for pipe in self._pipes:
             pipe.close()
-        # Stuck in the kernel it would not end: left behind.
+        # Stuck in the kernel it would not end: it is abandoned.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)

@@ -24,15 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError
-from . import source
-from .source import BrokenError, CannotOpenError
+from . import sample_source
+from .sample_source import BrokenError, CannotOpenError
 
 logger = logging.getLogger(__name__)
 
 _PROGRAM = Path(__file__).with_name("worker.py")
 _HEADER = struct.Struct("<cI")
 # libsndfile's length of a stream that does not say (SF_COUNT_MAX).
-_UNKNOWN_FRAMES = 2**63 - 1
+_UNKNOWN_SAMPLES = 2**63 - 1
 
 
 class _Worker:
@@ -73,7 +73,7 @@ class _Worker:
 
     def ask(self, request: dict[str, Any], file: int) -> None:
         body = json.dumps(request).encode()
-        self._socket.settimeout(source.PATIENCE + 1)
+        self._socket.settimeout(sample_source.BLOCK_TIMEOUT + 1)
         try:
             socket.send_fds(self._socket, [struct.pack("<I", len(body))], [file])
             self._socket.sendall(body)
@@ -107,17 +107,17 @@ class _Worker:
         late = isinstance(error, TimeoutError)
         if not late:
             try:
-                code = self._process.wait(source.PATIENCE)
+                code = self._process.wait(sample_source.BLOCK_TIMEOUT)
             except subprocess.TimeoutExpired:
                 late = True
             else:
                 if code != -signal.SIGALRM:
                     how = f"signal {-code}" if code < 0 else f"exit status {code}"
                     return BrokenError(f"the decoder crashed: {how}")
-        return BrokenError(f"the decoder did not answer within {source.PATIENCE} s")
+        return BrokenError(f"the decoder did not answer within {sample_source.BLOCK_TIMEOUT} s")
 
     def end(self) -> None:
-        """End it; one that hangs in the kernel is left behind."""
+        """End it; one that hangs in the kernel is abandoned."""
         self._socket.close()
         self._process.kill()
         try:
@@ -166,7 +166,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 class SndfileSource:
-    """An open file that libsndfile decodes; see ``Source``.
+    """An open file that libsndfile decodes; see ``SampleSource``.
 
     Args:
         file: a descriptor, at the start of the file.
@@ -191,12 +191,12 @@ class SndfileSource:
         request = {
             "patches": [(at, patch.hex()) for at, patch in patches],
             "sequential": sequential,
-            "block": source.BLOCK,
-            "patience": source.PATIENCE,
+            "block": sample_source.BLOCK,
+            "patience": sample_source.BLOCK_TIMEOUT,
         }
         self._name = name
         self._worker: _Worker | None = _take()
-        source.waiting_for(self._worker.kill)
+        sample_source.waiting_for(self._worker.kill)
         try:
             self._worker.ask(request, file)
             tag, body = self._worker.answer()
@@ -208,17 +208,17 @@ class SndfileSource:
         opened = json.loads(bytes(body))
         self.rate: int = opened["rate"]
         self.channels: int = opened["channels"]
-        known = opened["format"] != "MP3" and 0 <= opened["frames"] < _UNKNOWN_FRAMES
+        known = opened["format"] != "MP3" and 0 <= opened["samples"] < _UNKNOWN_SAMPLES
         # Of an MP3 it is a guess, and a pipe has none.
-        self.announced: int | None = opened["frames"] if known and not sequential else None
+        self.announced: int | None = opened["samples"] if known and not sequential else None
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """See ``Source``."""
+        """See ``SampleSource``."""
         assert self._worker is not None
         try:
             while True:
                 # Another thread may have decoded the block before.
-                source.waiting_for(self._worker.kill)
+                sample_source.waiting_for(self._worker.kill)
                 tag, body = self._worker.answer()
                 if tag != b"S":
                     reason = self._finish(tag, body)
@@ -232,7 +232,7 @@ class SndfileSource:
     def _finish(self, tag: bytes, body: memoryview) -> str:
         """What went wrong, if anything; the worker is free for the next file."""
         assert self._worker is not None
-        source.waiting_for(None)
+        sample_source.waiting_for(None)
         with _lock:
             _idle.append(self._worker)
         self._worker = None
@@ -244,8 +244,8 @@ class SndfileSource:
         return str(end.get("reason", ""))
 
     def close(self) -> None:
-        """See ``Source``."""
+        """See ``SampleSource``."""
         worker, self._worker = self._worker, None
         if worker is not None:
-            source.waiting_for(None)
+            sample_source.waiting_for(None)
             worker.end()

@@ -31,7 +31,7 @@ _LETTERS = (
 )
 
 
-def describe(head: bytes) -> str | None:
+def nonaudio_kind(head: bytes) -> str | None:
     """A phrase for it, or None where the bytes may be audio.
 
     Args:

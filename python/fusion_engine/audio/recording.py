@@ -48,18 +48,18 @@ def check_channel(channel: Any) -> Channel:
     )
 
 
-def select(frames: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
+def select(samples: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
     """The channels asked for, of [n, C]: [n, C] for "all", else [n, 1]."""
     if channel == "all":
-        return frames
+        return samples
     if channel != "mix":
         index = 0 if channel == "first" else int(channel) - 1
-        return frames[:, index : index + 1]
-    if frames.shape[1] == 1:
-        return frames
+        return samples[:, index : index + 1]
+    if samples.shape[1] == 1:
+        return samples
     # Column by column is 6× faster than `mean`.
-    total = frames[:, 0].astype(np.float64)
-    for column in range(1, frames.shape[1]):
-        total += frames[:, column]
-    total /= frames.shape[1]
+    total = samples[:, 0].astype(np.float64)
+    for column in range(1, samples.shape[1]):
+        total += samples[:, column]
+    total /= samples.shape[1]
     return total.astype(np.float32)[:, np.newaxis]

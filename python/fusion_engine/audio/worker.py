@@ -88,7 +88,7 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: by
         with soundfile.SoundFile(source, closefd=False) as sound:
             # From the start to the end; soundfile would seek after every block.
             sound.seekable = lambda: False
-            opened = {"rate": sound.samplerate, "channels": sound.channels, "frames": sound.frames}
+            opened = {"rate": sound.samplerate, "channels": sound.channels, "samples": sound.frames}
             _send(answers, b"O", json.dumps(opened | {"format": sound.format}).encode())
             width = 4 * sound.channels
             size = max(1, request["block"] // sound.channels) * width
@@ -96,12 +96,12 @@ def _decode(request: dict[str, Any], fd: int, answers: socket.socket, memory: by
             block = memoryview(memory)[:size]
             while True:
                 signal.alarm(request["patience"])
-                frames = sound.buffer_read_into(block, "float32")
-                if frames == 0:
+                count = sound.buffer_read_into(block, "float32")
+                if count == 0:
                     break
                 if os.fstat(2).st_size > _LOG_BYTES:
                     _empty_log()
-                _send(answers, b"S", block[: frames * width])
+                _send(answers, b"S", block[: count * width])
     finally:
         if feeder is not None:
             os.close(source)

@@ -67,7 +67,7 @@ def go_on() -> None:
 
 
 class _Group(TyperGroup):
-    """Takes the options of the whole program behind the command's name too."""
+    """Takes the options of the whole program after the command's name too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -150,11 +150,6 @@ def print_error(message: str) -> None:
 def as_options(message: str) -> str:
     """A message of the library, with its Python arguments as options of the command line."""
     return re.sub(r"\b(device|head)='([^']*)'", r"--\1 \2", message)
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def print_fields(fields: Iterable[tuple[str, str]], indent: str = "") -> None:

@@ -20,7 +20,7 @@ from ._progress import EmbedProgress
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..engine.clips import Item
+    from ..engine.recording import Item
     from ..engine.windows import Windows
 
 Part = tuple[float | None, float | None]
@@ -72,7 +72,7 @@ def embed_files(
     Raises:
         FusionEngineError: the table cannot be written; what was embedded is kept.
     """
-    from ..engine.clips import Clip, Progress
+    from ..engine.recording import Clip, Progress
 
     todo = [path for path in files if not job.is_done(path)]
     _say_what_is_done(job, len(files) - len(todo), len(files))
@@ -129,7 +129,7 @@ def _say_what_is_done(job: Job, done: int, total: int) -> None:
 
 
 def _items(job: Job, files: dict[Path, list[Part]], todo: Sequence[Path]) -> "Iterator[Item]":
-    from ..engine.clips import Item
+    from ..engine.recording import Item
 
     for path in todo:
         yield Item(key=path, audio=path, parts=files[path], skip=job.rows_done(path))

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from .._words import counted
 from ..audio.estimate import ASSUMED_RATE, Survey
-from ._app import counted
 from ._columns import print_wrapped
 from ._plain import about, times_real
 

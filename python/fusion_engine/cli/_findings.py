@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .._words import counted
 from ..audio.folders import FFMPEG_SUFFIXES, Found, count_suffixes
 from ..output import Row
-from ._app import counted
 
 
 class Files:

@@ -12,7 +12,7 @@ class Pace:
     """Counts the files of a run, and the audio that it embeds itself, of one file after the other.
 
     What is left is taken to go as fast as what is done. The file under way is taken to be as long
-    as it states, and those behind it as ``lengths`` has them, or else as the others were.
+    as it states, and those after it as ``lengths`` has them, or else as the others were.
 
     Args:
         total: files of the run.
@@ -125,7 +125,7 @@ class Pace:
         return (rest + mean * (self.total - self.done - begun)) / speed
 
     def _mean_behind(self, seen: int) -> float | None:
-        """Of the files behind the first ``seen`` of this run, as far as they were looked at."""
+        """Of the files after the first ``seen`` of this run, as far as they were looked at."""
         first = seen * len(self._lengths) // max(1, self.total - self._kept)
         known = [length for length in self._lengths[first:] if length is not None]
         return fmean(known) if known else None

@@ -6,9 +6,10 @@ from typing import Any
 
 import typer
 
+from .._words import counted
 from ..audio.folders import Found
 from ..errors import FusionEngineError
-from ._app import as_options, counted, print_message
+from ._app import as_options, print_message
 from ._findings import notes
 
 # Files of one task.

@@ -21,9 +21,9 @@ from ..engine.tensorrt.library import (
 from ..errors import BackendError
 from ._app import app, print_fields
 
-State = Literal["yes", "no", "broken"]
+Status = Literal["yes", "no", "broken"]
 # Whether it is there, what, and what was found or how to get it.
-Finding = tuple[State, str, str]
+Finding = tuple[Status, str, str]
 
 _RUN_CPU, _RUN_GPU = "run .onnx on the CPU", "run .onnx on a GPU"
 _BUILD_PLANS, _RUN_PLANS = "build plans", "run plans"

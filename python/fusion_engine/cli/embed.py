@@ -15,16 +15,17 @@ import numpy as np
 import typer
 
 from .._atomic import refuse_inputs
+from .._words import counted
 from ..artifact import file_sha256
 from ..audio import Channel, find_audio, find_listed, parse_shard, read_list, shard
-from ..audio.estimate import MAX_SAMPLE, survey
+from ..audio.estimate import MAX_LOOKS, survey
 from ..audio.folders import Found
 from ..audio.listing import Listed
 from ..errors import FusionEngineError
 from ..job import open_job
 from ..output import Dtype, check_format, written_beside
 from ..spec import Head
-from ._app import app, as_options, check_writable, counted, print_message, progress_bar
+from ._app import app, as_options, check_writable, print_message, progress_bar
 from ._artifact import check_weights, find_artifact
 from ._corpus import Outcome, Part, embed_files, parts_of
 from ._dry_run import print_survey
@@ -107,7 +108,7 @@ def embed(
     tail: Annotated[
         Literal["half", "keep", "pad", "drop"],
         typer.Option(
-            help="What is left behind the last whole window: a window of its own if it is half of "
+            help="What is left after the last whole window: a window of its own if it is half of "
             "one, always, filled up with zeros, or none."
         ),
     ] = "half",
@@ -360,7 +361,7 @@ def _survey(
 ) -> None:
     """Say what a run would take; the speed is that of a few seconds of noise, embedded now."""
     items: Sequence[Path] | Sequence[Listed] = found.listed or found.paths
-    with progress_bar("Looking", min(len(found.paths), MAX_SAMPLE)) as advance:
+    with progress_bar("Looking", min(len(found.paths), MAX_LOOKS)) as advance:
         result = survey(
             items,
             engine.sample_rate,

@@ -120,12 +120,9 @@ def _plan_fields(plan: PlanInfo) -> Fields:
     sidecar = plan.sidecar
     runs = ("runs here", _runs_here(plan))
     if sidecar is None:
-        built = "unknown"
-        if plan.runtime is not None:
-            built = f"{plan.runtime} {plan.runtime_version}, as its first bytes say"
         return [
-            ("built by", built),
-            ("SHA-256", "not checked: no sidecar is beside the plan"),
+            ("built by", "unknown: no sidecar is beside the plan"),
+            ("SHA-256", "not checked"),
             runs,
         ]
     gpu = "without a GPU"

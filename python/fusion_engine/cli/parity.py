@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _INPUTS = {
     "same_log_mel": "the same log-mel in both",
-    "end_to_end": "end to end, behind the published frontend",
+    "end_to_end": "end to end, with the published frontend",
 }
 _WIDTH = 100  # of a table; nothing of it is cut where the terminal is narrower
 _SHOWN = 5
@@ -94,11 +94,11 @@ def parity(
     """
     from ..parity import certify, default_signals
     from ..parity.record import record
-    from ..parity.subject import least_frames
+    from ..parity.subject import shortest_input
 
     if output is not None:
         check_writable(output, [artifact, *(audio or [])])
-    signals = default_signals(read_spec(artifact), least_frames=least_frames(artifact))
+    signals = default_signals(read_spec(artifact), least_frames=shortest_input(artifact))
     files = audio or []
     try:
         with step_bar(artifact.name, steps=2 + len(signals) + len(files)) as step:

@@ -1,7 +1,7 @@
 """The frontend: from a clip's samples to its log-mel, in FP64 on the CPU, or by a CUDA kernel."""
 
 from .cpu import Frontend
-from .plan import frontend_plan
-from .spec import PRESETS, FrontendSpec
+from .frontend_spec import FRONTENDS, FrontendSpec
+from .tables import frontend_tables
 
-__all__ = ["PRESETS", "Frontend", "FrontendSpec", "frontend_plan"]
+__all__ = ["FRONTENDS", "Frontend", "FrontendSpec", "frontend_tables"]

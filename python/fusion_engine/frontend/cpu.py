@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from .._forking import watch_forks
+from .frontend_spec import FrontendSpec
 from .mel import filter_bank
-from .spec import FrontendSpec
 from .window import analysis_window
 
 # FFT points of the frames computed at once: 1 MB a buffer, which stays in the L2 cache, and enough
@@ -20,6 +21,9 @@ _BLOCK_POINTS = 131_072
 # Mel bins multiplied at once. Neighbours share their FFT bins, so most zeros are skipped, and the
 # products stay too small for a BLAS to wake its threads, which would spin beside the caller's.
 _BAND_MELS = 8
+
+# Lengths of clips whose frame counts are kept.
+_KNOWN_LENGTHS = 4_096
 
 
 class Frontend:
@@ -42,6 +46,7 @@ class Frontend:
         self._window = analysis_window(spec)
         self._bands = _bands(filter_bank(spec))
         self._block = max(1, _BLOCK_POINTS // spec.n_fft)
+        self._count = lru_cache(_KNOWN_LENGTHS)(spec.frames)
 
     def after_fork(self) -> None:
         """A pool of threads of this process's own."""
@@ -71,7 +76,7 @@ class Frontend:
             ValueError: as for one clip; no clips; clips of different frame counts.
         """
         checked = [self._checked(clip) for clip in clips]
-        counts = sorted({self.spec.frames(len(clip)) for clip in checked})
+        counts = sorted({self._count(len(clip)) for clip in checked})
         if len(counts) != 1:
             raise ValueError(
                 f"a batch is one or more clips of one frame count, got {len(checked)} clips of "
@@ -115,8 +120,8 @@ class Frontend:
         stop = start + (count - 1) * spec.hop_length + spec.win_length
         # The first and the last sample are mirrors and are not repeated; inside, both are empty.
         before = samples[1 : 1 + max(0, -start)][::-1]
-        behind = samples[::-1][1 : 1 + max(0, stop - len(samples))]
-        signal = np.concatenate([before, samples[max(0, start) : stop], behind], dtype=np.float64)
+        after = samples[::-1][1 : 1 + max(0, stop - len(samples))]
+        signal = np.concatenate([before, samples[max(0, start) : stop], after], dtype=np.float64)
         if samples.dtype == np.int16:
             signal /= 32_768.0
         return sliding_window_view(signal, spec.win_length)[:: spec.hop_length]

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import FrontendSpec
+from .frontend_spec import FrontendSpec
 
 # Slaney's scale (Auditory Toolbox): linear up to 1 kHz, then 27 steps per factor of 6.4.
 _SLANEY_HZ_PER_MEL = 200.0 / 3.0

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import FrontendSpec
+from .frontend_spec import FrontendSpec
 
 
 def analysis_window(spec: FrontendSpec) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from ..output import (
 )
 from .dataset import DatasetWriter, first_file, is_dataset_file
 from .folder import JobFolder
-from .settings import Settings, described, differences
+from .settings import JobSettings, described, differences
 
 
 class Writer(Protocol):
@@ -50,7 +50,7 @@ class Destination(ABC):
         path: the same, no link.
     """
 
-    def __init__(self, given: Path, settings: Settings, *, overwrite: bool) -> None:
+    def __init__(self, given: Path, settings: JobSettings, *, overwrite: bool) -> None:
         self.given = given
         self.path = Path(os.path.realpath(given))
         self._settings, self._overwrite = settings, overwrite
@@ -218,7 +218,7 @@ class _Folder(Destination):
 
 
 def destination(
-    output: str | os.PathLike[str], dtype: Dtype, settings: Settings, *, overwrite: bool
+    output: str | os.PathLike[str], dtype: Dtype, settings: JobSettings, *, overwrite: bool
 ) -> Destination:
     """Where ``output`` is: a folder if it ends in a slash or is one, a file by its suffix.
 

@@ -66,7 +66,7 @@ class Job:
     def rows_done(self, path: Path) -> int:
         """The rows of an unfinished file that are on disk, while it is as it was; else 0.
 
-        When it was asked, ``add`` goes on behind them; a file that was not begins at its first row.
+        When it was asked, ``add`` goes on after them; a file that was not begins at its first row.
         """
         key = os.fspath(path)
         kept = self._journal.get(key)

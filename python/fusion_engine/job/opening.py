@@ -12,7 +12,7 @@ from ..spec import Spec
 from .destination import destination
 from .folder import JobFolder
 from .job import Job
-from .settings import all_settings, describe, hold_settings
+from .settings import all_settings, describe_job, hold_settings
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def open_job(
     dim = spec.embedding_dim
     table = Table(spec=spec, embedding_dim=dim, channels=channels, dtype=dtype)
     wanted = all_settings(settings, table)
-    table = replace(table, job=describe(wanted, command))
+    table = replace(table, job=describe_job(wanted, command))
     target = destination(output, dtype, wanted, overwrite=overwrite)
     with JobFolder(target.path) as folder:
         target.recover(folder)

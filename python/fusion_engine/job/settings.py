@@ -13,10 +13,10 @@ from ..errors import FusionEngineError
 from ..output import Table
 from .folder import JobFolder
 
-Settings = dict[str, Any]
+JobSettings = dict[str, Any]
 
 
-def all_settings(given: Mapping[str, Any], table: Table) -> Settings:
+def all_settings(given: Mapping[str, Any], table: Table) -> JobSettings:
     """What was given and what the table is, as it reads back from JSON.
 
     Raises:
@@ -27,18 +27,18 @@ def all_settings(given: Mapping[str, Any], table: Table) -> Settings:
         "channels": table.channels,
         "dtype": table.dtype,
     }
-    settings: Settings = json.loads(json.dumps({**given, **own}, allow_nan=False))
+    settings: JobSettings = json.loads(json.dumps({**given, **own}, allow_nan=False))
     return settings
 
 
-def describe(settings: Settings, command: str) -> str:
+def describe_job(settings: JobSettings, command: str) -> str:
     """What an output says of the job that made it: canonical JSON."""
     job = {"command": command, "settings": settings, "version": __version__}
     return json.dumps(job, sort_keys=True, separators=(",", ":"))
 
 
-def described(text: str | None) -> Settings | None:
-    """The settings in what ``describe`` gave; ``None`` where it did not."""
+def described(text: str | None) -> JobSettings | None:
+    """The settings in what ``describe_job`` gave; ``None`` where it did not."""
     try:
         settings = json.loads(text or "")["settings"]
     except (ValueError, KeyError, TypeError):
@@ -46,7 +46,7 @@ def described(text: str | None) -> Settings | None:
     return settings if isinstance(settings, dict) else None
 
 
-def differences(got: Settings, expected: Settings) -> str:
+def differences(got: JobSettings, expected: JobSettings) -> str:
     """What is not equal, by name; empty where everything is."""
     missing = object()
     names = sorted(
@@ -57,11 +57,11 @@ def differences(got: Settings, expected: Settings) -> str:
     return "; ".join(f"{n}: got {_value(got, n)}, expected {_value(expected, n)}" for n in names)
 
 
-def _value(settings: Settings, name: str) -> str:
+def _value(settings: JobSettings, name: str) -> str:
     return short(settings[name]) if name in settings else "nothing"
 
 
-def hold_settings(folder: JobFolder, settings: Settings) -> None:
+def hold_settings(folder: JobFolder, settings: JobSettings) -> None:
     """Check that the parts are of a run with equal settings, or begin one.
 
     Raises:
@@ -79,7 +79,7 @@ def hold_settings(folder: JobFolder, settings: Settings) -> None:
         )
 
 
-def _read(path: Path) -> Settings:
+def _read(path: Path) -> JobSettings:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -96,7 +96,7 @@ def _read(path: Path) -> Settings:
     return settings
 
 
-def _write(path: Path, settings: Settings) -> None:
+def _write(path: Path, settings: JobSettings) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({"settings": settings}, indent=1) + "\n", encoding="utf-8")
         sync(temporary)

@@ -39,17 +39,17 @@ class Failed(NamedTuple):
     key: str
 
 
-Event = Added | Finished | Failed
+JournalEvent = Added | Finished | Failed
 
 _KINDS = {kind.__name__.lower(): kind for kind in (Added, Finished, Failed)}
 
 
-def to_text(events: Iterable[Event]) -> str:
+def to_text(events: Iterable[JournalEvent]) -> str:
     """A checksum, and a list of ``{"event": "added", "key": …, …}``."""
     return seal([{"event": type(event).__name__.lower()} | event._asdict() for event in events])
 
 
-def from_text(text: str) -> list[Event]:
+def from_text(text: str) -> list[JournalEvent]:
     """What ``to_text`` wrote.
 
     Raises:

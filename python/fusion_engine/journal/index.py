@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .events import Added, Event, Failed, Finished
+from .events import Added, Failed, Finished, JournalEvent
 
 
 class Place(NamedTuple):
@@ -44,7 +44,7 @@ class Index:
         """What is there of a key."""
         return self._keys.get(key)
 
-    def apply(self, part: int, events: Iterable[Event]) -> None:
+    def apply(self, part: int, events: Iterable[JournalEvent]) -> None:
         """Take in the events of the part of number ``part``."""
         row = 0
         for event in events:

@@ -7,14 +7,13 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from .._atomic import write_error
 from ..errors import FusionEngineError
-from ..output import Layout
+from ..output import RowLayout
 from .assembly import assemble
-from .events import Event
+from .events import JournalEvent
 from .index import Index, Kept
 from .part import Batch, DamagedPart, PartReader, part_numbers, read_events, write_part
 
@@ -46,14 +45,14 @@ class Journal:
         FusionEngineError: the disk does not give a part.
     """
 
-    def __init__(self, folder: Path, layout: Layout, *, shared: bool = False) -> None:
+    def __init__(self, folder: Path, layout: RowLayout, *, shared: bool = False) -> None:
         self._folder, self.layout, self._shared = folder, layout, shared
         self._index = Index()
         self._found = part_numbers(folder)
         self._last = self._found[-1] if self._found else 0
         for part in self._found:
             self._load(part)
-        self._held = list[tuple[Event, Batch | None]]()
+        self._held = list[tuple[JournalEvent, Batch | None]]()
         self._ended = set[str]()  # keys whose end is held
         self._held_bytes = 0
         self._lock = threading.Lock()  # of what is held, and the index
@@ -71,12 +70,7 @@ class Journal:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self._close()
         except FusionEngineError as reason:
@@ -101,7 +95,7 @@ class Journal:
         with self._lock:
             return bool(self._held) or self._index.get(key) is not None
 
-    def note(self, *entries: tuple[Event, Batch | None]) -> None:
+    def note(self, *entries: tuple[JournalEvent, Batch | None]) -> None:
         """Take what happened to a key, with its rows where it is that some were added.
 
         Raises:
@@ -199,6 +193,6 @@ class Journal:
                 self._error = error
 
 
-def _bytes_of(event: Event, batch: Batch | None) -> int:
+def _bytes_of(event: JournalEvent, batch: Batch | None) -> int:
     """About, on disk: an escaped character of a path takes six."""
     return 200 + 6 * len(event.key) + (0 if batch is None else batch[1].nbytes)

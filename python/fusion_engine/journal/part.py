@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from .._atomic import atomic_path, write_error
 from .._sync import sync
 from ..errors import FusionEngineError
-from ..output import Layout, ParquetWriter, Row, arrow_schema, valid_text
-from .events import Added, Event, from_text, to_text
+from ..output import ParquetWriter, Row, RowLayout, arrow_schema, valid_text
+from .events import Added, JournalEvent, from_text, to_text
 from .index import Place
 
 _KEY = "fusion_engine_part"
@@ -45,7 +45,11 @@ class DamagedPart(FusionEngineError):
 
 
 def write_part(
-    folder: Path, part: int, layout: Layout, events: Sequence[Event], batches: Sequence[Batch]
+    folder: Path,
+    part: int,
+    layout: RowLayout,
+    events: Sequence[JournalEvent],
+    batches: Sequence[Batch],
 ) -> None:
     """Put rows, and the events of their keys, on disk.
 
@@ -69,7 +73,7 @@ def write_part(
         raise write_error(path, error) from error
 
 
-def read_events(folder: Path, part: int) -> list[Event]:
+def read_events(folder: Path, part: int) -> list[JournalEvent]:
     """The events of a part.
 
     Raises:
@@ -103,7 +107,7 @@ class PartReader:
         layout: of their rows.
     """
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    def __init__(self, folder: Path, layout: RowLayout) -> None:
         self._folder, self._schema = folder, arrow_schema(layout)
         self._open = lru_cache(maxsize=_OPEN_PARTS)(self._open_part)
 

@@ -34,7 +34,7 @@ class Comparison:
             of the published model's, in FP64.
         output: ``layer_N``, ``frame_features`` or ``embedding``.
         artifact: the artifact's error.
-        pytorch: the error of PyTorch in the artifact's precision, behind a log-mel in FP32 where
+        pytorch: the error of PyTorch in the artifact's precision, from a log-mel in FP32 where
             the artifact's frontend runs on a GPU.
         pytorch_fp32: the error of PyTorch in FP32.
         required_error: the largest ``artifact.error`` that passes.

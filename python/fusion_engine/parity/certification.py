@@ -24,10 +24,10 @@ from ..artifact import file_sha256, read_spec
 from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
-from .reference import EMBEDDING, FRAME_FEATURES, Outputs, Precision, Reference
+from .reference import EMBEDDING, FRAME_FEATURES, Outputs, Reference, ReferencePrecision
 from .signals import LONGEST_SECONDS, Samples, Signal, default_signals, longest_seconds
 from .statistics import ErrorMeter
-from .subject import Subject, least_frames, opened
+from .subject import Subject, opened, shortest_input
 
 if TYPE_CHECKING:
     from ..export import Backbone
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu")
 # PyTorch's arithmetic for an artifact's. TF32 has the mantissa of FP16.
-_BASELINES: Mapping[str, Precision] = {
+_BASELINES: Mapping[str, ReferencePrecision] = {
     "fp32": "fp32",
     "tf32": "fp16",
     "fp16": "fp16",
@@ -59,7 +59,7 @@ def certify(
 ) -> Certificate:
     """Compare an artifact with the published model in PyTorch, number by number.
 
-    The truth is the model as published in FP64, nothing folded, behind the frontend that it was
+    The truth is the model as published in FP64, nothing folded, after the frontend that it was
     trained with, and Eq. 1 to 3 (Niizumi et al. 2022) in FP64.
 
     Args:
@@ -98,7 +98,7 @@ def certify(
     spec = read_spec(path)
     sha256 = file_sha256(path)
     if signals is None:
-        signals = default_signals(spec, least_frames=least_frames(path))
+        signals = default_signals(spec, least_frames=shortest_input(path))
     chosen = tuple(signals)
     if not chosen and not audio:
         raise ValueError("there is nothing to compare: give signals or audio")
@@ -203,10 +203,10 @@ class _Meters:
 
     def _pytorch(
         self, clip: str, exact: NDArray[np.float32], rounded: NDArray[np.float32]
-    ) -> Mapping[Precision, Outputs]:
+    ) -> Mapping[ReferencePrecision, Outputs]:
         """The reference's outputs by precision, FP64 from ``exact`` and checked to be finite."""
-        truth: dict[Precision, Outputs] = {"fp64": self._reference.outputs(exact, "fp64")}
-        lower: set[Precision] = {"fp32", self._baseline}
+        truth: dict[ReferencePrecision, Outputs] = {"fp64": self._reference.outputs(exact, "fp64")}
+        lower: set[ReferencePrecision] = {"fp32", self._baseline}
         for precision in sorted(lower):
             truth[precision] = self._reference.outputs(rounded, precision)
         bad = [name for name, values in truth["fp64"].items() if not np.isfinite(values).all()]
@@ -222,7 +222,7 @@ class _Meters:
         input: Input,
         clip: str,
         got: Mapping[str, NDArray[np.float32]],
-        truth: Mapping[Precision, Outputs],
+        truth: Mapping[ReferencePrecision, Outputs],
     ) -> None:
         for output, expected in truth["fp64"].items():
             meters = self._meters[input, output]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..export import Backbone
 
-Precision = Literal["fp64", "fp32", "fp16", "bf16"]
+ReferencePrecision = Literal["fp64", "fp32", "fp16", "bf16"]
 Outputs = Mapping[str, NDArray[np.float64]]
 
 FRAME_FEATURES, EMBEDDING = "frame_features", "embedding"
@@ -48,7 +48,7 @@ class Reference:
         self.backbone = backbone
         self.layers = tuple(layers)
         self.head = head
-        self._states: dict[Precision, Mapping[str, torch.Tensor]] = {"fp32": state}
+        self._states: dict[ReferencePrecision, Mapping[str, torch.Tensor]] = {"fp32": state}
 
     def log_mel(
         self, samples: NDArray[Any], frontend: FrontendSpec, *, fp32: bool = False
@@ -63,7 +63,7 @@ class Reference:
         padded = np.pad(samples, (0, max(0, least - len(samples))))
         return log_mel_fp32(padded, frontend) if fp32 else Frontend(frontend)(padded)
 
-    def outputs(self, log_mel: NDArray[np.float32], precision: Precision) -> Outputs:
+    def outputs(self, log_mel: NDArray[np.float32], precision: ReferencePrecision) -> Outputs:
         """Layer outputs, frame features and embedding of one clip, for log-mel [T, n_mels].
 
         In half precision the tensors and the operations between them are FP16 or BF16, those of
@@ -85,18 +85,18 @@ class Reference:
                 self._state(precision), torch.from_numpy(segments).to(wide), self.layers
             )
         layers = [tensor.to(wide) for tensor in found]
-        frames, embedding = self._fused(layers, segments.shape[2], real)
+        features, embedding = self._fused(layers, segments.shape[2], real)
         whole = self.backbone.segment is None
         named = {
             f"layer_{number}": tensor[0] if whole else tensor
             for number, tensor in zip(self.layers, layers, strict=True)
         }
-        if frames is not None:
-            named[FRAME_FEATURES] = frames
+        if features is not None:
+            named[FRAME_FEATURES] = features
         named[EMBEDDING] = embedding
         return {name: tensor.double().numpy() for name, tensor in named.items()}
 
-    def _state(self, precision: Precision) -> Mapping[str, torch.Tensor]:
+    def _state(self, precision: ReferencePrecision) -> Mapping[str, torch.Tensor]:
         """The model's tensors in ``precision``, made once."""
         if precision not in self._states:
             dtype = _dtype(precision)
@@ -148,7 +148,7 @@ class Reference:
         return None if pooled else z, embedding
 
 
-def _dtype(precision: Precision) -> torch.dtype:
+def _dtype(precision: ReferencePrecision) -> torch.dtype:
     import torch
 
     return {
@@ -170,7 +170,7 @@ def _half_arithmetic(dtype: torch.dtype) -> AbstractContextManager[None]:
 
     products = {F.conv2d, F.linear, F.scaled_dot_product_attention, torch.Tensor.matmul}
 
-    def widened(value: Any) -> Any:
+    def as_fp32(value: Any) -> Any:
         return value.to(dtype).float() if isinstance(value, torch.Tensor) else value
 
     class HalfArithmetic(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-checked
@@ -180,7 +180,7 @@ def _half_arithmetic(dtype: torch.dtype) -> AbstractContextManager[None]:
             kwargs = kwargs or {}
             if func not in products:
                 return func(*args, **kwargs)
-            wide = func(*map(widened, args), **{k: widened(v) for k, v in kwargs.items()})
+            wide = func(*map(as_fp32, args), **{k: as_fp32(v) for k, v in kwargs.items()})
             return wide.to(dtype)
 
     mode: AbstractContextManager[None] = HalfArithmetic()

@@ -14,7 +14,6 @@ from ..artifact import read_spec
 from ..engine import Engine
 from ..errors import ArtifactError
 from ..spec import Spec
-from .emulation import widened
 
 if TYPE_CHECKING:
     from ..engine.precision import HalfPrecision
@@ -63,7 +62,7 @@ def opened(
     if emulated:
         with tempfile.TemporaryDirectory(prefix="fusion_engine-") as folder:
             path = Path(folder, "emulation.onnx")
-            _write_emulation(artifact, None if spec.precision in HALF else precision, path)
+            _write_emulation(artifact, precision if spec.precision == "fp32" else None, path)
             # The emulation is for the CPU: it rounds where a GPU would.
             engine = Engine(path, device="cpu", threads=threads)
     else:
@@ -73,7 +72,7 @@ def opened(
         yield Subject(engine=engine, spec=spec, precision=used, emulated=emulated)
 
 
-def least_frames(artifact: Path) -> int:
+def shortest_input(artifact: Path) -> int:
     """The shortest input: of a plan that of its profile, where its sidecar says; else the spec's.
 
     Raises:
@@ -89,11 +88,11 @@ def least_frames(artifact: Path) -> int:
 
 
 def _write_emulation(artifact: Path, precision: HalfPrecision | None, path: Path) -> None:
-    """The FP32 graph that rounds as the artifact does in ``precision``; ``None``: it is typed."""
+    """The FP32 graph that rounds as the artifact does in ``precision``; ``None``: its own."""
     import onnx
 
-    from ..engine.precision import emulated_model
+    from ..engine.precision import emulated_model, typed_model
 
     model = onnx.load(os.fspath(artifact))
-    emulation = widened(model) if precision is None else emulated_model(model, precision)
-    onnx.save_model(emulation, os.fspath(path))
+    typed = model if precision is None else typed_model(model, precision)
+    onnx.save_model(emulated_model(typed), os.fspath(path))

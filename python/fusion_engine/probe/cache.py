@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._atomic import atomic_path, write_error
+from .._atomic import atomic_path, create_folder, write_error
 from .._json import seal, unseal
 from ..artifact import file_sha256
 from ..errors import AudioError
@@ -126,18 +126,6 @@ def _write_index(path: Path, entries: dict[str, Any]) -> None:
         temporary.write_text(seal(entries), encoding="utf-8")
 
 
-def create_folder(folder: Path) -> None:
-    """Create a folder, and those that it is in, where it is missing.
-
-    Raises:
-        FusionEngineError: it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
-
-
 def mapped(
     chunks: Iterable[NDArray[np.float32]], shape: tuple[int, int], folder: Path
 ) -> NDArray[np.float32]:
@@ -146,7 +134,7 @@ def mapped(
     Args:
         chunks: runs of rows.
         shape: of all together.
-        folder: nothing is left behind in it, however the program ends.
+        folder: nothing is left in it, however the program ends.
 
     Raises:
         FusionEngineError: the file cannot be written.

@@ -18,7 +18,7 @@ RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TaskComparison:
     """B against A. Accuracies and what follows from them are fractions, not percent.
 
     Attributes:
@@ -80,7 +80,7 @@ def compare(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Comparison:
+) -> TaskComparison:
     """Compare two probes of the same clips, splits and seeds.
 
     What is resampled is the clip: each has the mean over the seeds of what B got right minus what
@@ -123,7 +123,7 @@ def compare(
         resamples=resamples,
         seed=seed,
     )
-    return Comparison(
+    return TaskComparison(
         task=one.task,
         a=a.system.label,
         b=b.system.label,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .._atomic import create_folder
 from .._version import __version__
 from ..artifact import file_sha256
 from ..audio import decode_ahead
@@ -18,20 +19,19 @@ from ..engine import Engine
 from ..engine.clips import Embedded
 from ..errors import ArtifactError, AudioError, FusionEngineError
 from ..journal import Added, DamagedPart, Finished, Journal
-from ..output import Layout, Row
+from ..output import Row, RowLayout
 from ..spec import Head, Spec
 from .cache import (
     CACHE_VERSION,
     AudioFile,
     audio_files,
-    create_folder,
     key_of,
     mapped,
     signature,
 )
 from .tasks.base import Task
 
-Progress = Callable[[int, int], None]
+ClipProgress = Callable[[int, int], None]
 """Called with the clips that are done and the clips that there are."""
 
 
@@ -117,7 +117,7 @@ def extract(
     cache: str | os.PathLike[str],
     head: Head | None = None,
     crop_seed: int = 0,
-    progress: Progress | None = None,
+    progress: ClipProgress | None = None,
 ) -> NDArray[np.float32]:
     """The embeddings of a task's clips, in the order of its examples.
 
@@ -176,7 +176,7 @@ def extract(
         clips.append(_Clip(file, rule, key_of([settings, file.sha256, rule])))
     folder = cache / "embeddings" / settings
     create_folder(folder)
-    with Journal(folder, Layout(embedding_dim=dim), shared=True) as journal:
+    with Journal(folder, RowLayout(embedding_dim=dim), shared=True) as journal:
         while True:
             _embed_missing(embedder, clips, length, journal, head, tell)
             kept = (rows for _, rows in journal.read(clip.key for clip in clips))
@@ -198,7 +198,7 @@ class _Clip:
         return str(self.file.path)
 
     def crop(self, samples: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-        """``length`` of the file's samples, with zeros behind them where it is shorter."""
+        """``length`` of the file's samples, padded with zeros where it is shorter."""
         spare = len(samples) - length
         if spare <= 0:
             return np.pad(samples, (0, -spare))
@@ -216,7 +216,7 @@ def _embed_missing(
     length: int | None,
     journal: Journal,
     head: Head | None,
-    tell: Progress,
+    tell: ClipProgress,
 ) -> None:
     """Embed the clips that are not in the journal; files of one content only once."""
     missing = {clip.key: clip for clip in clips if journal.get(clip.key) is None}

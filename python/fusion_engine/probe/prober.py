@@ -18,14 +18,12 @@ from ..spec import Head
 from .cache import mapped
 from .embeddings import extract, layer_columns, open_engine
 from .linear import MAX_EPOCHS, SEEDS
-from .protocol import check_trainable, evaluate
+from .protocol import check_trainable, evaluate, row_blocks
 from .records import ProbeRecord, System
 from .tasks import Task
 
 Show = Callable[[str, int, int], None]
 """Called with a few words for what goes on, what of it is done, and what there is."""
-
-_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +161,8 @@ class Prober:
         if all(a.stop == b.start for a, b in pairwise(parts)):
             return embeddings[:, parts[0].start : parts[-1].stop]
         shape = (len(embeddings), sum(part.stop - part.start for part in parts))
-        runs = (embeddings[n : n + _CHUNK_ROWS] for n in range(0, len(embeddings), _CHUNK_ROWS))
-        chosen = (np.concatenate([rows[:, part] for part in parts], axis=1) for rows in runs)
+        blocks = row_blocks(embeddings)
+        chosen = (np.concatenate([rows[:, part] for part in parts], axis=1) for rows in blocks)
         return mapped(chosen, shape, self.cache)
 
 

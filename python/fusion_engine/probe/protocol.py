@@ -25,7 +25,7 @@ from .tasks.base import Task
 HELD_OUT = 0.1
 _HOLD_OUT_SEED = 0
 
-_CHUNK_ROWS = 1024
+_BLOCK_ROWS = 1024
 
 Indices = NDArray[np.intp]
 
@@ -248,8 +248,8 @@ class Scaler:
     def __init__(self, train: NDArray[np.float32]) -> None:
         mean = train.mean(axis=0, dtype=np.float64)
         square = np.zeros_like(mean)
-        for chunk in _chunks(train):
-            square += ((chunk - mean) ** 2).sum(axis=0)
+        for block in row_blocks(train):
+            square += ((block - mean) ** 2).sum(axis=0)
         std = np.sqrt(square / len(train))
         # Not by the deviation: rounding of the mean leaves one that is not quite zero.
         std[train.min(axis=0) == train.max(axis=0)] = 1.0
@@ -258,27 +258,27 @@ class Scaler:
 
     def transform(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Standardise x [m, D] in place, and return it."""
-        for chunk in _chunks(x):
-            chunk[:] = (chunk - self._mean) / self._std
+        for block in row_blocks(x):
+            block[:] = (block - self._mean) / self._std
         return x
 
 
-def _chunks(x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+def row_blocks(x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Views of a few rows each, which bound the temporaries in FP64."""
-    for first in range(0, len(x), _CHUNK_ROWS):
-        yield x[first : first + _CHUNK_ROWS]
+    for first in range(0, len(x), _BLOCK_ROWS):
+        yield x[first : first + _BLOCK_ROWS]
 
 
 def _rows(embeddings: NDArray[np.float32], indices: Indices) -> NDArray[np.float32]:
     """A copy of some rows, C-contiguous, read a few at a time."""
     rows = np.empty((len(indices), embeddings.shape[1]), np.float32)
-    for first in range(0, len(indices), _CHUNK_ROWS):
-        chunk = embeddings[indices[first : first + _CHUNK_ROWS]]
-        if not np.isfinite(chunk).all():
-            row = indices[first + int(np.argmin(np.isfinite(chunk).all(axis=1)))]
+    for first in range(0, len(indices), _BLOCK_ROWS):
+        block = embeddings[indices[first : first + _BLOCK_ROWS]]
+        if not np.isfinite(block).all():
+            row = indices[first + int(np.argmin(np.isfinite(block).all(axis=1)))]
             raise NumericalError(
                 f"the embedding of example {row} has values that are not finite, expected finite "
                 "ones; check the artifact that made it"
             )
-        rows[first : first + _CHUNK_ROWS] = chunk
+        rows[first : first + _BLOCK_ROWS] = block
     return rows

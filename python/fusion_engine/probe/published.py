@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ..errors import DatasetError
 
-Table = Literal["III", "IV"]
+PaperTable = Literal["III", "IV"]
 _FILE = "published.json"
 
 
@@ -30,7 +30,7 @@ class PublishedRow:
         average: over all tasks, as printed; ``None`` where none is.
     """
 
-    table: Table
+    table: PaperTable
     system: str
     title: str
     accuracy: Mapping[str, float | None]
@@ -72,7 +72,7 @@ class Published:
     rows: tuple[PublishedRow, ...]
     differences: tuple[PublishedDifference, ...]
 
-    def table(self, table: Table) -> tuple[PublishedRow, ...]:
+    def table(self, table: PaperTable) -> tuple[PublishedRow, ...]:
         """The rows of one table."""
         return tuple(row for row in self.rows if row.table == table)
 
@@ -127,7 +127,7 @@ def _read(path: Path) -> Published:
 
 def _row(row: Mapping[str, Any]) -> PublishedRow:
     system = str(row["system"])
-    if row["table"] not in get_args(Table):
+    if row["table"] not in get_args(PaperTable):
         raise ValueError(f"{system}: table {row['table']!r}, expected III or IV")
     accuracy = {
         str(task): None if value is None else _number(system, value, 0)

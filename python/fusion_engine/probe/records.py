@@ -10,7 +10,7 @@ from typing import Self
 from .._atomic import atomic_path
 from ..errors import FusionEngineError
 from ..spec import HEADS, Head, Spec
-from .result import ProbeResult
+from .result import ProbeResult, read_written
 
 FORMAT_VERSION = 1
 SUFFIX = ".probe.json"
@@ -177,14 +177,7 @@ class ProbeRecord:
         Raises:
             FusionEngineError: missing, or not of this format.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FusionEngineError(
-                f"{os.fspath(path)}: cannot be read ({error}), expected what `fusion-engine probe "
-                "run` wrote"
-            ) from error
-        return cls.from_json(text, where=os.fspath(path))
+        return cls.from_json(read_written(path), where=os.fspath(path))
 
 
 def load_records(paths: Iterable[str | os.PathLike[str]]) -> list[ProbeRecord]:

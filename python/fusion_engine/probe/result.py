@@ -146,14 +146,22 @@ class ProbeResult:
         Raises:
             FusionEngineError: missing, or not of this format.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FusionEngineError(
-                f"{os.fspath(path)}: cannot be read ({error}), expected what `fusion-engine probe` "
-                "wrote"
-            ) from error
-        return cls.from_json(text, where=os.fspath(path))
+        return cls.from_json(read_written(path), where=os.fspath(path))
+
+
+def read_written(path: str | os.PathLike[str]) -> str:
+    """The text that ``fusion-engine probe`` wrote.
+
+    Raises:
+        FusionEngineError: missing, or no text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FusionEngineError(
+            f"{os.fspath(path)}: cannot be read ({error}), expected what `fusion-engine probe run` "
+            "wrote"
+        ) from error
 
 
 def _tuples(data: dict[str, Any]) -> dict[str, Any]:

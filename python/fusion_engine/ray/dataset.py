@@ -10,7 +10,7 @@ from ..errors import AudioError
 from ..named import is_name
 from ..output import Dtype, check_dtype
 from ..spec import Head
-from .embedder import ERRORS, REFUSED, Embedder, Errors, Wanted
+from .embedder import ERRORS, REFUSED, Errors, RayEmbedder, Wanted
 from .library import import_ray
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def embed(
             node exports into its own cache.
         window: as for ``Engine.embed_stream``, and the next three.
         hop: in seconds, as ``window``.
-        tail: what becomes of the samples behind the last whole window.
+        tail: what becomes of the samples after the last whole window.
         head: pooling over time; ``None``: the artifact's.
         channel: ``mix``, ``first``, a number from 1 on, or ``all``: a row for each.
         partial: of files that are damaged or contradict themselves, embed what is there.
@@ -104,7 +104,7 @@ def embed(
         source = listed(_find(source, errors), batch_size)
     artifact = os.fspath(artifact)
     return source.map_batches(
-        Embedder,
+        RayEmbedder,
         batch_format="pyarrow",
         batch_size=batch_size,
         compute=_pool(ray, concurrency),

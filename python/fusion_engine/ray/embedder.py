@@ -13,13 +13,13 @@ from .._rows import of_channel, row_of
 from ..artifact import file_sha256
 from ..audio import Channel
 from ..errors import AudioError, FusionEngineError
-from ..job.settings import all_settings, describe
+from ..job.settings import all_settings, describe_job
 from ..named import named_artifact
 from ..output import Dtype, Row, Table, arrow_batch, arrow_schema, valid_text
 from ..spec import Head
 
 if TYPE_CHECKING:
-    from ..engine.clips import Item
+    from ..engine.recording import Item
     from ..engine.windows import Tail
 
 Errors = Literal["column", "raise"]
@@ -57,7 +57,7 @@ class _Outcome(NamedTuple):
     error: FusionEngineError | None = None
 
 
-class Embedder:
+class RayEmbedder:
     """Ray Data calls it with batches, in an actor of its own.
 
     Args:
@@ -103,7 +103,7 @@ class Embedder:
             dtype=wanted.dtype,
         )
         settings = all_settings({"artifact": file_sha256(path), **asdict(wanted)}, table)
-        self._table = replace(table, job=describe(settings, "fusion_engine.ray.embed"))
+        self._table = replace(table, job=describe_job(settings, "fusion_engine.ray.embed"))
         self._schema = arrow_schema(self._table).with_metadata(self._table.metadata)
         self._output = _with_errors(self._schema) if errors == "column" else self._schema
 
@@ -154,7 +154,8 @@ class Embedder:
             yield from self._embed(apart)
 
     def _embed(self, items: Sequence["Item"]) -> Iterator[_Outcome]:
-        from ..engine.clips import Clip, End
+        from ..engine.clips import End
+        from ..engine.recording import Clip
 
         waiting = iter(items)
         rows, embeddings = list[Row](), list[NDArray[np.float32]]()
@@ -231,7 +232,7 @@ def _items(batch: Any, base: str) -> Iterator["Item | _Outcome"]:
     Raises:
         ValueError: no column ``path``, or a row without one.
     """
-    from ..engine.clips import Item
+    from ..engine.recording import Item
 
     if "path" not in batch.column_names:
         raise ValueError(f"the dataset has the columns {batch.column_names}, expected `path`")

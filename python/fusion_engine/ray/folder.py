@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._atomic import atomic_path, write_error
 from .._sync import sync
 from ..errors import FusionEngineError
-from ..output import Failures, Layout, ParquetWriter
+from ..output import Failures, ParquetWriter, RowLayout
 from ..spec import METADATA_KEY
 from .embedder import ERROR
 from .library import import_ray
@@ -165,7 +165,7 @@ def _write_part(path: Path, blocks: Iterable[Any]) -> _Part:
     return _Part(rows.num_rows, failures)
 
 
-def _layout_of(schema: Any) -> tuple[Layout, dict[str, str]]:
+def _layout_of(schema: Any) -> tuple[RowLayout, dict[str, str]]:
     """How the rows are kept, and the metadata that goes along.
 
     Raises:
@@ -180,7 +180,7 @@ def _layout_of(schema: Any) -> tuple[Layout, dict[str, str]]:
             "one that fusion_engine.ray.embed gave, or filters of it that keep Arrow's blocks"
         )
     vector = schema.field("embedding").type
-    layout = Layout(
+    layout = RowLayout(
         embedding_dim=vector.list_size,
         channels="channel" in schema.names,
         dtype="float16" if pa.types.is_float16(vector.value_type) else "float32",

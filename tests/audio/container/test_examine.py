@@ -46,7 +46,7 @@ PCM = (SAMPLES * 32_767).astype("<i2").tobytes()
 @pytest.mark.parametrize("kind", PLAIN)
 def test_whole_files_state_what_was_written(tmp_path, kind):
     contents = looked_at(tmp_path, encoded(kind))
-    assert (contents.kind, contents.stated_frames, contents.fault) == (kind, FRAMES, None)
+    assert (contents.kind, contents.stated_samples, contents.fault) == (kind, FRAMES, None)
     assert len(decoded(tmp_path, encoded(kind))) == FRAMES
 
 
@@ -137,7 +137,7 @@ def test_every_flipped_bit_of_ogg_is_found(tmp_path, subtype):
 
 def test_opus_states_its_length_and_a_missing_part_is_found(tmp_path):
     data = encoded("OGG", "OPUS", np.tile(SAMPLES, 40))
-    assert looked_at(tmp_path, data).stated_frames == 40 * FRAMES
+    assert looked_at(tmp_path, data).stated_samples == 40 * FRAMES
     pages = [i for i in range(len(data)) if data[i : i + 4] == b"OggS"]
     assert "missing" in looked_at(tmp_path, data[: pages[3]] + data[pages[4] :]).fault
     assert "checksum" in looked_at(tmp_path, data[: pages[3] + 99] + data[pages[3] + 3_000 :]).fault
@@ -164,12 +164,12 @@ def test_mp3(tmp_path):
     assert (contents.kind, contents.fault) == ("MP3", None)
     assert looked_at(tmp_path, data + data).fault is not None
     assert "truncated" in looked_at(tmp_path, data[: len(data) // 2]).fault
-    assert contents.stated_frames == 10 * FRAMES
+    assert contents.stated_samples == 10 * FRAMES
     at = data.index(b"Info") if b"Info" in data else data.index(b"Xing")
     delays = bytearray(data)
     delays[at + 141] ^= 0x40
     patched = looked_at(tmp_path, bytes(delays))
-    assert patched.stated_frames is None
+    assert patched.stated_samples is None
     assert [(at, patch[:3]) for at, patch in patched.patches] == [(0, b"ID3")]
     # That its count is wrong is said all the same.
     fewer = bytearray(data)

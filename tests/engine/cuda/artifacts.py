@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fusion_engine.frontend import PRESETS
+from fusion_engine.frontend import FRONTENDS
 from fusion_engine.spec import METADATA_KEY, LayerSpec, SegmentRule, Spec, WeightsSource
 
 WEIGHTS = WeightsSource(source="random:0", sha256="0" * 64)
@@ -21,7 +21,7 @@ CHUNKED = Spec(
         LayerSpec(number=1, kind="map", channels=12, freq=64, time_pool=4),
     ),
     embedding_dim=16 * 32 + 12 * 64,
-    frontend=PRESETS["panns_16k"],
+    frontend=FRONTENDS["panns_16k"],
     frames_per_step=4,
     chunk_margin=4,
     min_frames=32,
@@ -31,7 +31,7 @@ CHUNKED = Spec(
 DROPPED = replace(
     CHUNKED,
     model="dropped",
-    frontend=PRESETS["vggish"],
+    frontend=FRONTENDS["vggish"],
     chunk_margin=None,
     segment=SegmentRule(frames=96, last="drop"),
     min_frames=96,
@@ -45,7 +45,7 @@ PADDED = replace(
         LayerSpec(number=3, kind="vector", channels=12),
     ),
     embedding_dim=28,
-    frontend=PRESETS["ast"],
+    frontend=FRONTENDS["ast"],
     chunk_margin=None,
     frames_per_step=None,
     segment=SegmentRule(frames=98, last="pad"),

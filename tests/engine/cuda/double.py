@@ -1,6 +1,6 @@
 """A GPU in host memory: the runtime's own code runs on it, address by address.
 
-Device memory is NumPy buffers at real addresses with a guard behind each, streams run at once,
+Device memory is NumPy buffers at real addresses with a guard after each, streams run at once,
 capture records what was queued, and the kernels are the CUDA algorithms built for the host.
 """
 
@@ -30,6 +30,8 @@ GPU = GpuInfo(
 )
 GUARD = 512
 ALIGNMENT = 512
+# What a large GPU runs at once.
+TARGET_THREADS = 1 << 17
 UNWRITTEN, FREED, GUARDED = 0xFF, 0xFB, 0xA5
 
 
@@ -78,7 +80,7 @@ class Machine:
     def give(self, address: int) -> None:
         block, size = self.blocks.pop(address)
         offset = address - block.ctypes.data
-        assert (block[offset + size :] == GUARDED).all(), "somebody wrote behind the memory"
+        assert (block[offset + size :] == GUARDED).all(), "somebody wrote past the memory"
         block[:] = FREED
         with self.lock:
             self.used -= size
@@ -256,7 +258,7 @@ class HostKernels(Kernels):
         def work() -> None:
             assert view(tables, np.uint8, len(self.tables)).tobytes() == self.tables.tobytes()
             view(out, np.float32, clips, out_frames, self._n_mels)[:] = _core.log_mel_on_host_grid(
-                self._plan,
+                self._frontend,
                 view(samples, dtype, clips, stride),
                 frames=frames,
                 lengths=view(lengths, np.int64, clips),
@@ -271,8 +273,12 @@ class HostKernels(Kernels):
 
         def work() -> None:
             outputs = [layer_view(layer) for layer in layers]
-            result, bad = _core.fuse_on_host_grid(
-                outputs, self._pools, head=head, **arrays(ranges, clips, len(outputs[0]))
+            result, bad = _core.fuse(
+                outputs,
+                self._pools,
+                head=head,
+                target_threads=TARGET_THREADS,
+                **arrays(ranges, clips, len(outputs[0])),
             )
             view(embedding, np.float32, *result.shape)[:] = result
             view(flags, np.uint32, clips)[:] |= bad
@@ -289,12 +295,13 @@ class HostKernels(Kernels):
             if frames is not None:
                 where["frames"] = view(frames.address, np.float32, 1, dim, frames.total)
                 where["frame_offsets"] = view(frames.offset, np.int64, 1)
-            _core.accumulate_on_host_grid(
+            _core.accumulate(
                 outputs,
                 self._pools,
                 **arrays(ranges, 1, len(outputs[0])),
                 **state_views(state, dim),
                 flags=view(state.flags, np.uint32, 1),
+                target_threads=TARGET_THREADS,
                 **where,
             )
 

@@ -179,7 +179,7 @@ def test_memory_goes_back_to_the_system(cuda, stream):
 
 
 def test_streams_wait_for_events(cuda, stream):
-    """A copy on ours behind a long kernel on torch's, and the reverse."""
+    """A copy on ours after a long kernel on torch's, and the reverse."""
     other = torch.cuda.Stream()
     tensor = torch.zeros(1000, dtype=torch.int32, device="cuda")
     back = np.zeros(1000, np.int32)

@@ -183,7 +183,7 @@ def test_torch_in_and_out(small, dtype):
 
 
 def test_streams(small):
-    """The samples are written behind a long kernel, and read on a third stream."""
+    """The samples are written after a long kernel, and read on a third stream."""
     x = noise(1.0, 3)
     expected = small.embed(x)
     samples = torch.from_numpy(x).cuda()

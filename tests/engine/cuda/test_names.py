@@ -9,6 +9,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
+from fusion_engine.engine import devices
+from fusion_engine.engine.cuda import driver as cuda_driver
 from fusion_engine.engine.cuda import onnx, tensorrt
 
 
@@ -35,7 +37,7 @@ def test_cuda_core_and_bindings():
     from cuda.core import _device
 
     assert_names(
-        cuda,
+        cuda_driver,
         {
             "self._core": core,
             "self._driver": driver,
@@ -54,7 +56,7 @@ def test_cuda_core_and_bindings():
         },
     )
     assert_names(
-        device,
+        devices,
         {
             "core": core,
             "driver": driver,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fusion_engine.engine.precision import HalfPrecision, emulated_model
+from fusion_engine.engine.precision import HalfPrecision, emulated_model, typed_model
 from fusion_engine.export import Backbone, resolve
 from fusion_engine.export.graph import backbone_module, trace_graph
 from fusion_engine.export.verify import verification_inputs
@@ -114,7 +114,7 @@ class Case:
         return [output.double().numpy() for output in outputs]
 
     def emulated(self, precision: HalfPrecision) -> Arrays:
-        return run(emulated_model(self.graph(*self.layers), precision), self.log_mel)
+        return run(emulated_model(typed_model(self.graph(*self.layers), precision)), self.log_mel)
 
 
 @pytest.fixture(scope="package")

@@ -89,14 +89,14 @@ def factors(model: onnx.ModelProto) -> list[list[float]]:
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     producer = {name: node for node in model.graph.node for name in node.output}
 
-    def behind(value: str, kind: str) -> onnx.NodeProto:
+    def source(value: str, kind: str) -> onnx.NodeProto:
         node = producer[value]
-        return node if node.op_type == kind else behind(node.input[0], kind)
+        return node if node.op_type == kind else source(node.input[0], kind)
 
     return [
         [
-            float(constants[behind(name, "Mul").input[1]].item())
-            for name in behind(softmax.input[0], "MatMul").input
+            float(constants[source(name, "Mul").input[1]].item())
+            for name in source(softmax.input[0], "MatMul").input
         ]
         for softmax in model.graph.node
         if softmax.op_type == "Softmax"

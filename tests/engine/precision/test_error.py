@@ -64,7 +64,7 @@ def test_every_layer_against_fp64_and_pytorch(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_the_cast_behind_bn0_halves_the_error(
+def test_the_cast_after_bn0_halves_the_error(
     cases: Callable[[str], Case], precision: HalfPrecision
 ) -> None:
     """Of what the first convolution reads, against bn0 in the low precision throughout."""
@@ -74,7 +74,7 @@ def test_the_cast_behind_bn0_halves_the_error(
     scale, shift = exact["bn0.scale"], exact["bn0.shift"]
     want = (log_mel.double() * scale.double() + shift.double()).numpy()
     before = log_mel.to(dtype) * scale.to(dtype) + shift.to(dtype)
-    model = emulated_model(case.graph(1), precision)
+    model = emulated_model(typed_model(case.graph(1), precision))
     (first,) = (n for n in model.graph.node if "conv_block1.conv1.weight" in n.input)
     del model.graph.output[:]
     model.graph.output.add(name=first.input[0]).type.tensor_type.elem_type = onnx.TensorProto.FLOAT
@@ -97,7 +97,7 @@ def test_an_activation_of_1e5_overflows_fp16_alone(cases: Callable[[str], Case])
             tensor.raw_data = values.tobytes()
     (want,) = run(model, case.log_mel)
     assert np.isfinite(want).all()
-    (got,) = run(emulated_model(model, "bf16"), case.log_mel)
+    (got,) = run(emulated_model(typed_model(model, "bf16")), case.log_mel)
     assert max_error(got, want.astype(np.float64)) < 0.02
-    (got,) = run(emulated_model(model, "fp16"), case.log_mel)
+    (got,) = run(emulated_model(typed_model(model, "fp16")), case.log_mel)
     assert not np.isfinite(got).all()

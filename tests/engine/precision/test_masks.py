@@ -41,7 +41,7 @@ def test_what_is_masked_has_no_weight(name: str) -> None:
     log_mel = np.random.default_rng(0).normal(0.0, 30.0, (2, 1, T, 64)).astype(np.float32)
     (want,) = run(model, log_mel)
     for precision in ("fp16", "bf16"):
-        (got,) = run(emulated_model(model, precision), log_mel)
+        (got,) = run(emulated_model(typed_model(model, precision)), log_mel)
         # A dozen roundings; one masked value that counted would be off by a tenth.
         assert np.abs(got - want).max() <= 12 * ROUNDOFF[precision] * np.abs(want).max()
         for tensor in typed_model(model, precision).graph.initializer:
@@ -55,7 +55,7 @@ def test_a_row_that_is_masked_throughout() -> None:
     model = traced(masked(lambda x: x + never))
     log_mel = np.random.default_rng(0).normal(0.0, 30.0, (1, 1, T, 64)).astype(np.float32)
     for precision in ("fp16", "bf16"):
-        (got,) = run(emulated_model(model, precision), log_mel)
+        (got,) = run(emulated_model(typed_model(model, precision)), log_mel)
         assert np.isfinite(got).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from fusion_engine import ArtifactError
-from fusion_engine.engine.precision import PrecisionPlan, Rule, Skeleton
+from fusion_engine.engine.precision import GraphRules, Rule, Skeleton
 from fusion_engine.engine.precision.rules import COVERED
 
 from .conftest import LAYERS, Case
@@ -15,9 +15,8 @@ from .conftest import LAYERS, Case
 
 def rules_of(model: onnx.ModelProto) -> dict[str, set[Rule]]:
     skeleton = Skeleton.of(model)
-    plan = PrecisionPlan.of(skeleton)
     rules: dict[str, set[Rule]] = {}
-    for node, rule in zip(skeleton.model.graph.node, plan.rules, strict=True):
+    for node, rule in zip(skeleton.model.graph.node, GraphRules.of(skeleton).nodes, strict=True):
         rules.setdefault(node.op_type, set()).add(rule)
     return rules
 

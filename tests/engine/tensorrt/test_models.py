@@ -110,7 +110,5 @@ def check_bytes(path, info):
     (length,) = struct.unpack("<Q", data[start - 8 : start])
     assert data[start : start + length].endswith(b"}}")
     assert info.sidecar.sha256 == hashlib.sha256(data).hexdigest()
-    assert info.sidecar.bytes == info.header.length == len(data)
-    assert info.header.version == info.sidecar.runtime_version
-    assert info.header.targets[0] == (8, 0)
+    assert info.sidecar.bytes == len(data)
     assert read_plan(path) == info

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fusion_engine.engine.precision import emulated_model
+from fusion_engine.engine.precision import emulated_model, typed_model
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import ModuleLayer, export_module
-from fusion_engine.frontend.spec import PRESETS
+from fusion_engine.frontend.frontend_spec import FRONTENDS
 
 from ..precision.conftest import TORCH_TYPES, run
 from ..precision.test_error import MAX_RATIO, ROUNDOFF, max_error
@@ -114,7 +114,7 @@ def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     module = make().eval()
     path = tmp_path_factory.mktemp("modules") / f"{request.param}.onnx"
-    export_module(module, path, layers=layers, frontend=PRESETS["panns_16k"], **lengths)
+    export_module(module, path, layers=layers, frontend=FRONTENDS["panns_16k"], **lengths)
     return module, [getattr(layer, "name", layer) for layer in layers], path
 
 
@@ -134,7 +134,7 @@ def outputs_of(module, names, log_mel, dtype):
 def test_half_precision(exported, precision, tmp_path):
     module, names, path = exported
     log_mel = np.random.default_rng(0).normal(-40, 20, (2, 1, FRAMES, 64)).astype(np.float32)
-    got = run(emulated_model(onnx.load(path), precision), log_mel)
+    got = run(emulated_model(typed_model(onnx.load(path), precision)), log_mel)
     exact = outputs_of(module, names, log_mel, torch.float64)
     torchs = outputs_of(module, names, log_mel, TORCH_TYPES[precision])
     for name, ours, want, other in zip(names, got, exact, torchs, strict=True):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fusion_engine import ArtifactError
 from fusion_engine.engine.tensorrt.network_name import decode_name, encode_name
 from fusion_engine.engine.tensorrt.plan_file import find_name
-from fusion_engine.frontend.spec import PRESETS
+from fusion_engine.frontend.frontend_spec import FRONTENDS
 from fusion_engine.spec import LayerSpec, Spec, WeightsSource
 
 # Half of a surrogate pair and control characters are in no name.
@@ -34,9 +34,9 @@ LAYERS = st.lists(
 
 @st.composite
 def frontends(draw):
-    spec = draw(st.sampled_from(list(PRESETS.values())))
+    spec = draw(st.sampled_from(list(FRONTENDS.values())))
     changes = {
-        "preset": st.sampled_from(list(PRESETS)) | st.text(TEXT, max_size=10),
+        "preset": st.sampled_from(list(FRONTENDS)) | st.text(TEXT, max_size=10),
         "mean": st.floats(-100, 100),
         "std": st.none() | st.floats(0.01, 100),
         "f_min": st.floats(0, 200),
@@ -66,13 +66,13 @@ def specs(draw):
 
 
 @given(specs(), st.binary(max_size=100), st.binary(max_size=100), st.booleans())
-def test_a_round_trip_through_a_plan_s_bytes(spec, before, behind, counted):
+def test_a_round_trip_through_a_plan_s_bytes(spec, before, after, counted):
     """Also where the length in front is not the one that was seen."""
     name = encode_name(spec)
     data = name.encode("utf-8")
     assert len(name) == len(data) <= 4000
     length = len(data) if counted else 0
-    found = find_name(before + struct.pack("<Q", length) + data + behind)
+    found = find_name(before + struct.pack("<Q", length) + data + after)
     assert found == name
     assert decode_name(found, where="a.plan") == spec
 
@@ -83,7 +83,7 @@ def spec(**changes):
         "model": "cnn14_16k",
         "layers": (layer,),
         "embedding_dim": 2048,
-        "frontend": PRESETS["panns_16k"],
+        "frontend": FRONTENDS["panns_16k"],
         "frames_per_step": 32,
         "min_frames": 32,
         "max_frames": 6001,
@@ -93,7 +93,7 @@ def spec(**changes):
 
 
 def test_the_form():
-    name = encode_name(spec(frontend=replace(PRESETS["panns_16k"], mean=1.5)))
+    name = encode_name(spec(frontend=replace(FRONTENDS["panns_16k"], mean=1.5)))
     assert name.startswith('{"fusion_engine":{')
     data = json.loads(name)
     assert list(data) == ["fusion_engine"]
@@ -105,7 +105,7 @@ def test_the_form():
 
 def test_a_zero_with_a_sign_is_kept():
     """It equals the preset's zero, and has another SHA-256."""
-    signed = spec(frontend=replace(PRESETS["panns_16k"], mean=-0.0))
+    signed = spec(frontend=replace(FRONTENDS["panns_16k"], mean=-0.0))
     assert decode_name(encode_name(signed), where="a.plan") == signed
 
 

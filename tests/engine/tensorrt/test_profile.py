@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from fusion_engine.engine.tensorrt.profile import make_profile
-from fusion_engine.frontend.spec import PRESETS
+from fusion_engine.frontend.frontend_spec import FRONTENDS
 from fusion_engine.spec import SegmentRule
 
 from .test_network_name import spec
 
 VGGISH = spec(
     model="vggish",
-    frontend=PRESETS["vggish"],
+    frontend=FRONTENDS["vggish"],
     frames_per_step=16,
     segment=SegmentRule(frames=96, last="drop"),
     min_frames=96,
@@ -29,7 +29,7 @@ VGGISH = spec(
         (spec(), {"seconds": (0.31, 1, 2.5)}, (1, 8, 32), (32, 101, 251)),
         (spec(), {"frames": (64, 64, 64), "batch": (4, 4, 4)}, (4, 4, 4), (64, 64, 64)),
         # 400 samples give the first frame, 160 more each further one.
-        (spec(frontend=PRESETS["ast"]), {"seconds": (1, 1, 1)}, (1, 8, 32), (98, 98, 98)),
+        (spec(frontend=FRONTENDS["ast"]), {"seconds": (1, 1, 1)}, (1, 8, 32), (98, 98, 98)),
         (VGGISH, {}, (1, 8, 32), (96, 96, 96)),
         (VGGISH, {"frames": (96, 96, 96)}, (1, 8, 32), (96, 96, 96)),
     ],
@@ -62,7 +62,7 @@ def test_what_is_refused(given, asked, message):
 
 def test_the_length_named_as_enough_is_enough():
     """The first length to the hundredth of a second whose frames suffice."""
-    short = replace(spec(), min_frames=98, frontend=PRESETS["ast"])
+    short = replace(spec(), min_frames=98, frontend=FRONTENDS["ast"])
     with pytest.raises(ValueError, match=r"at least 98 frames \(1 s\)"):
         make_profile(short, seconds=(0.9, 2, 3))
     assert make_profile(short, seconds=(1, 2, 3)).frames.min == 98

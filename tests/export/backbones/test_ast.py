@@ -159,7 +159,7 @@ def test_five_seconds_of_the_file_that_transformers_writes(
 
 
 def test_every_layer_at_five_seconds(state: State, oracle: Any) -> None:
-    """What is traced, untraced: the twelve layers behind other positions."""
+    """What is traced, untraced: the twelve layers with other positions."""
     log_mel = log_mel_of(498)
     model = Ast(frames=498).for_checkpoint(state)
     with torch.inference_mode():
@@ -214,7 +214,7 @@ def random() -> State:
 
 @pytest.mark.parametrize("layers", [[12], [1, 3, 2]], ids=str)
 def test_the_graph(random: State, layers: list[int]) -> None:
-    """Valid, of the stated interface, and nothing in it is behind the last layer."""
+    """Valid, of the stated interface, and nothing in it comes after the last layer."""
     model = Ast(frames=98)
     depth = max(layers)
     tensors = model.fold(model.check_state(random, layers))

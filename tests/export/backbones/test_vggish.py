@@ -24,7 +24,7 @@ from ..checkpoint.files import RunsCode
 from ..structure import parameter_bytes, spec_of, strictly_inferred
 
 ALL = (22, 10, 2, 15, 18, 5, 20, 8, 13)
-# Channels, steps and bins of each ReLU behind a convolution, and the length of the others.
+# Channels, steps and bins of each ReLU after a convolution, and the length of the others.
 SHAPES = {
     2: (64, 96, 64),
     5: (128, 48, 32),
@@ -133,7 +133,7 @@ def test_both_formats_of_checkpoints(state: State) -> None:
 
 @pytest.mark.parametrize("layers", [*SINGLE[::3], SINGLE[-1], *MIXED], ids=str)
 def test_the_graph(state: State, layers: list[int]) -> None:
-    """Valid, of the stated interface, and nothing in it is behind the last layer."""
+    """Valid, of the stated interface, and nothing in it comes after the last layer."""
     model = resolve("vggish")
     tensors = model.fold(model.check_state(state, layers))
     graph = trace_graph(backbone_module(model, tensors, layers), spec_of(model, layers))
@@ -212,7 +212,7 @@ def test_a_checkpoint_that_does_not_fit(
     assert not (tmp_path / "a.onnx").exists()
 
 
-def test_another_head_behind_the_convolutions(state: State) -> None:
+def test_another_head_after_the_convolutions(state: State) -> None:
     """It is not looked at where no fully connected layer is asked for."""
     few = light(state)
     tuned = {n: t for n, t in few.items() if n.startswith("features.")}

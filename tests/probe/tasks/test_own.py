@@ -54,7 +54,7 @@ def test_a_spreadsheets_mark_and_blank_lines(folder: Path) -> None:
     assert len(read_csv(path).examples) == 6
 
 
-def test_spaces_behind_the_commas(folder: Path) -> None:
+def test_spaces_after_the_commas(folder: Path) -> None:
     path = write(folder / "pets.csv", "file_name,label,split", CLIPS, LABELS, SPLITS)
     expected = read_csv(path)
     path.write_text(path.read_text().replace(",", ", "))

@@ -23,7 +23,7 @@ def audio(path: Path, *, rate: int = 16_000, channels: int = 1) -> Path:
 
 
 def clutter(folder: Path) -> None:
-    """What file managers leave behind."""
+    """What file managers leave in folders."""
     (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (folder / "._1-100032-A-0.wav").write_bytes(b"\0\5\26\7")
     (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")

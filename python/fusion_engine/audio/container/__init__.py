@@ -3,10 +3,10 @@
 import io
 
 from . import caf, flac, headers, iff, mpeg, ogg, riff, voc, w64
+from .byte_source import ByteSource
 from .contents import Contents, Glance
 from .glance import glance
 from .patched import PatchedFile
-from .source import Source
 
 __all__ = ["Contents", "Glance", "PatchedFile", "examine", "glance"]
 
@@ -23,7 +23,7 @@ def examine(file: io.FileIO, size: int) -> Contents:
     Raises:
         OSError: it cannot be read.
     """
-    source = Source(file, size)
+    source = ByteSource(file, size)
     head = source.at(0, 32)
     if head[:3] == b"ID3":
         return _tagged(source)
@@ -50,7 +50,7 @@ def examine(file: io.FileIO, size: int) -> Contents:
     return mpeg.examine(source)
 
 
-def _tagged(source: Source) -> Contents:
+def _tagged(source: ByteSource) -> Contents:
     """A file that starts with tags of MP3; FLAC may have them too."""
     position = mpeg.after_tags(source)
     if source.at(position, 4) == b"fLaC":

@@ -2,14 +2,14 @@
 
 import struct
 
+from .byte_source import ByteSource, beyond, count_of, printable
 from .chunks import MAX_CHUNKS
 from .contents import Contents
-from .source import Source, beyond, count_of, printable
 
 _PLAIN = {b"lpcm", b"ulaw", b"alaw"}
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Hold the size of the samples against the file."""
     position, frame = 8, 0
     for _ in range(MAX_CHUNKS):
@@ -30,7 +30,7 @@ def examine(source: Source) -> Contents:
     return Contents(kind="CAF", fault="damaged, its chunks lead to no samples")
 
 
-def _samples(source: Source, start: int, size: int, frame: int) -> Contents:
+def _samples(source: ByteSource, start: int, size: int, frame: int) -> Contents:
     # The samples follow a count of edits.
     there = source.size - start
     to_the_end = ((start - 8, struct.pack(">q", there)),)
@@ -58,6 +58,6 @@ def _samples(source: Source, start: int, size: int, frame: int) -> Contents:
         return Contents(kind="CAF", fault=fault, patches=to_the_end)
     return Contents(
         kind="CAF",
-        stated_frames=(size - 4) // frame if frame else None,
+        stated_samples=(size - 4) // frame if frame else None,
         patches=((end, b""),) if end < source.size else (),
     )

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .source import Source, printable
+from .byte_source import ByteSource, printable
 
 # Of real files the samples' chunk is among the first dozen; a hostile file may have millions.
 MAX_CHUNKS = 1_000
@@ -31,7 +31,7 @@ class Chunk(NamedTuple):
         return self.start + self.size + self.size % 2
 
 
-def walk(source: Source, position: int, order: str) -> Iterator[Chunk]:
+def walk(source: ByteSource, position: int, order: str) -> Iterator[Chunk]:
     """Headers of chunks from ``position``, the last perhaps longer than the file."""
     while True:
         header = source.at(position, 8)
@@ -43,7 +43,7 @@ def walk(source: Source, position: int, order: str) -> Iterator[Chunk]:
         position = chunk.end
 
 
-def tail(source: Source, position: int, order: str, frame: int) -> list[Chunk] | None:
+def tail(source: ByteSource, position: int, order: str, frame: int) -> list[Chunk] | None:
     """The chunks that follow the samples, as far as they are whole; None: more than chunks."""
     found: list[Chunk] = []
     for chunk in walk(source, position, order):
@@ -56,7 +56,7 @@ def tail(source: Source, position: int, order: str, frame: int) -> list[Chunk] |
     return found if source.is_no_audio(position, max(1, frame)) else None
 
 
-def is_sound_list(source: Source, chunk: Chunk, order: str) -> bool:
+def is_sound_list(source: ByteSource, chunk: Chunk, order: str) -> bool:
     """Whether libsndfile may read a LIST: its items fit exactly; others can make it hang."""
     if chunk.size < 12 or chunk.size > 1 << 20:
         return False

@@ -10,9 +10,9 @@ class Contents:
 
     Attributes:
         kind: the container ("WAV", "RF64", "AIFF", "OGG", "FLAC", "MP3" and others); "" if unknown.
-        stated_frames: samples per channel, where a header states them exactly; None if it does not
+        stated_samples: samples per channel, where a header states them exactly; None if it does not
             or only guesses: decode to the end.
-        least_frames: samples per channel that its parts add up to at least, stated or not.
+        least_samples: samples per channel that its parts add up to at least, stated or not.
         fault: how the file contradicts itself or is damaged, as part of a sentence.
         patches: (offset, bytes) that the decoder must read in place of the file's own, so that it
             reads all there is and nothing makes it hang.
@@ -21,8 +21,8 @@ class Contents:
     """
 
     kind: str
-    stated_frames: int | None = None
-    least_frames: int = 0
+    stated_samples: int | None = None
+    least_samples: int = 0
     fault: str | None = None
     patches: tuple[tuple[int, bytes], ...] = ()
     sequential: bool = False

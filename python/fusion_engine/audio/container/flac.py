@@ -1,7 +1,7 @@
 """FLAC (RFC 9639): what STREAMINFO states against the last frame."""
 
+from .byte_source import ByteSource
 from .contents import Contents
-from .source import Source
 
 _MAX_BLOCKS = 10_000
 # A frame is seldom larger; a last frame that is not found leaves the judgement to libFLAC.
@@ -9,7 +9,7 @@ _TAIL = 1 << 20
 _INFO_SIZE = 34
 
 
-def examine(source: Source, start: int = 0) -> Contents:
+def examine(source: ByteSource, start: int = 0) -> Contents:
     """Hold the count of samples against the number of the last frame; ``start``: of ``fLaC``."""
     info = source.at(start + 4, 4 + _INFO_SIZE)
     if len(info) < 4 + _INFO_SIZE or info[0] & 0x7F or info[1:4] != b"\0\0\x22":
@@ -33,7 +33,7 @@ def examine(source: Source, start: int = 0) -> Contents:
             fault = f"{short}its header states {total} samples, but its frames end at {last}"
         elif last is not None and not source.is_no_audio(end, 1):
             fault = "truncated or damaged, its last frame does not match its checksum"
-        return Contents(kind="FLAC", stated_frames=total, fault=fault)
+        return Contents(kind="FLAC", stated_samples=total, fault=fault)
     if last is None:
         return Contents(kind="FLAC", sequential=True)
     # libsndfile reads no FLAC that does not say how long it is.
@@ -41,7 +41,7 @@ def examine(source: Source, start: int = 0) -> Contents:
     return Contents(kind="FLAC", patches=((start + 18, value.to_bytes(8, "big")),))
 
 
-def _frames_start(source: Source, start: int, is_last: int) -> int | None:
+def _frames_start(source: ByteSource, start: int, is_last: int) -> int | None:
     """Where the metadata ends."""
     position = start + 8 + _INFO_SIZE
     for _ in range(_MAX_BLOCKS):
@@ -55,7 +55,7 @@ def _frames_start(source: Source, start: int, is_last: int) -> int | None:
     return None
 
 
-def _last_frame(source: Source, start: int, fixed: int) -> tuple[int | None, int]:
+def _last_frame(source: ByteSource, start: int, fixed: int) -> tuple[int | None, int]:
     """The sample after the last frame whose two checksums hold, and the byte after it."""
     first = max(start, source.size - _TAIL)
     tail = source.at(first, source.size - first)

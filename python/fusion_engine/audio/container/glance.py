@@ -7,9 +7,9 @@ import struct
 from itertools import islice
 
 from . import caf, headers, iff, mpeg, riff, w64
+from .byte_source import ByteSource, printable
 from .chunks import MAX_CHUNKS, walk
 from .contents import Glance
-from .source import Source, printable
 
 # An Ogg page is no longer; the last one is looked for in twice as much.
 _PAGE = 65_307
@@ -31,14 +31,14 @@ def glance(file: io.FileIO, size: int) -> Glance | None:
         OSError: it cannot be read.
     """
     try:
-        seen = _read(Source(file, size))
+        seen = _read(ByteSource(file, size))
     except (ArithmeticError, IndexError, struct.error):
         return None  # a header that is cut off or damaged
     sound = seen is not None and math.isfinite(seen.seconds) and seen.seconds >= 0
     return seen if sound and seen is not None and seen.channels >= 1 else None
 
 
-def _read(source: Source) -> Glance | None:
+def _read(source: ByteSource) -> Glance | None:
     start = mpeg.after_tags(source)
     head = source.at(start, 32)
     if head[:4] == b"fLaC":
@@ -61,18 +61,18 @@ def _read(source: Source) -> Glance | None:
     return mpeg.glance(source, start + len(window) - len(window.lstrip(b"\0")))
 
 
-def _stated(frames: int | None, rate: float, channels: int) -> Glance | None:
-    return Glance(frames / rate, channels) if frames is not None else None
+def _stated(samples: int | None, rate: float, channels: int) -> Glance | None:
+    return Glance(samples / rate, channels) if samples is not None else None
 
 
 def _flac(info: bytes) -> Glance | None:
     # Of 64 bits: 20 are the rate, 3 the channels less one, 5 the width, 36 the samples.
     (fields,) = struct.unpack(">Q", info[10:18])
-    frames = fields & (2**36 - 1)
-    return _stated(frames or None, fields >> 44, (fields >> 41 & 7) + 1)
+    samples = fields & (2**36 - 1)
+    return _stated(samples or None, fields >> 44, (fields >> 41 & 7) + 1)
 
 
-def _wav(source: Source, order: str) -> Glance | None:
+def _wav(source: ByteSource, order: str) -> Glance | None:
     channels, per_second = 0, 0
     for chunk in islice(walk(source, 12, order), MAX_CHUNKS):
         if chunk.name == b"fmt ":
@@ -92,7 +92,7 @@ def _wav(source: Source, order: str) -> Glance | None:
     return None
 
 
-def _ogg(source: Source) -> Glance | None:
+def _ogg(source: ByteSource) -> Glance | None:
     """The rate of the first page's codec, and the position of its stream's last page."""
     first = source.at(0, 27 + 255 + 80)
     packet, serial = first[27 + first[26] :], first[14:18]
@@ -119,38 +119,38 @@ def _ogg(source: Source) -> Glance | None:
     return None
 
 
-def _aiff(source: Source) -> Glance | None:
+def _aiff(source: ByteSource) -> Glance | None:
     for chunk in islice(walk(source, 12, ">"), MAX_CHUNKS):
         if chunk.name == b"COMM":
             channels, exponent, mantissa = struct.unpack(">H6xHQ", source.at(chunk.start, 18))
             rate = math.ldexp(mantissa, exponent - 16_383 - 63)
-            return _stated(iff.examine(source).stated_frames, rate, channels)
+            return _stated(iff.examine(source).stated_samples, rate, channels)
         if not printable(chunk.name):
             break
     return None
 
 
-def _w64(source: Source) -> Glance | None:
+def _w64(source: ByteSource) -> Glance | None:
     # The format is the first chunk of all writers.
     if source.at(40, 4) != b"fmt ":
         return None
     channels, rate = struct.unpack("<2xHI", source.at(64, 8))
-    return _stated(w64.examine(source).stated_frames, rate, channels)
+    return _stated(w64.examine(source).stated_samples, rate, channels)
 
 
-def _au(source: Source, order: str) -> Glance | None:
+def _au(source: ByteSource, order: str) -> Glance | None:
     rate, channels = struct.unpack(order + "II", source.at(16, 8))
-    return _stated(headers.examine_au(source).stated_frames, rate, channels)
+    return _stated(headers.examine_au(source).stated_samples, rate, channels)
 
 
-def _caf(source: Source) -> Glance | None:
+def _caf(source: ByteSource) -> Glance | None:
     # The description is the first chunk.
     (rate,) = struct.unpack(">d", source.at(20, 8))
     (channels,) = struct.unpack(">I", source.at(44, 4))
-    return _stated(caf.examine(source).stated_frames, rate, channels)
+    return _stated(caf.examine(source).stated_samples, rate, channels)
 
 
-def _nist(source: Source) -> Glance | None:
+def _nist(source: ByteSource) -> Glance | None:
     fields = dict(re.findall(rb"^(\w+) -i (\d{1,9})\s*$", source.at(0, 1024), re.MULTILINE))
     rate, channels = int(fields.get(b"sample_rate", 0)), int(fields.get(b"channel_count", 1))
-    return _stated(headers.examine_nist(source).stated_frames, rate, channels)
+    return _stated(headers.examine_nist(source).stated_samples, rate, channels)

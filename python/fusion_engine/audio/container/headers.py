@@ -3,8 +3,8 @@
 import re
 import struct
 
+from .byte_source import ByteSource, beyond, count_of
 from .contents import Contents
-from .source import Source, beyond, count_of
 
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 _AU_UNKNOWN = 0xFFFF_FFFF
@@ -13,7 +13,7 @@ _IRCAM_HEADER = 1024
 _NIST_MAX_HEADER = 1 << 16
 
 
-def examine_au(source: Source) -> Contents:
+def examine_au(source: ByteSource) -> Contents:
     """Hold the size of the samples of a Sun/NeXT file against the file."""
     order = ">" if source.at(0, 4) == b".snd" else "<"
     fields = source.at(4, 20)
@@ -30,7 +30,7 @@ def examine_au(source: Source) -> Contents:
     return _compare("AU", source, start, stated, frame, to_the_end)
 
 
-def examine_nist(source: Source) -> Contents:
+def examine_nist(source: ByteSource) -> Contents:
     """Hold the count of samples of a SPHERE file against the file."""
     first = re.match(rb"NIST_1A\n\s*(\d{1,6})\n", source.at(0, 32))
     if first is None or not 16 <= int(first[1]) <= min(_NIST_MAX_HEADER, source.size):
@@ -58,7 +58,7 @@ def examine_nist(source: Source) -> Contents:
     return _compare("NIST", source, start, count * frame, frame, ())
 
 
-def examine_ircam(source: Source) -> Contents:
+def examine_ircam(source: ByteSource) -> Contents:
     """IRCAM states no length: only a last frame in pieces shows that some is gone."""
     fields = source.at(8, 8)
     if len(fields) < 8 or source.size < _IRCAM_HEADER:
@@ -75,7 +75,7 @@ def examine_ircam(source: Source) -> Contents:
 
 def _compare(
     kind: str,
-    source: Source,
+    source: ByteSource,
     start: int,
     stated: int,
     frame: int,
@@ -89,6 +89,6 @@ def _compare(
         return Contents(kind=kind, fault=fault, patches=to_the_end)
     return Contents(
         kind=kind,
-        stated_frames=stated // frame if frame else None,
+        stated_samples=stated // frame if frame else None,
         patches=((start + stated, b""),) if stated < there else (),
     )

@@ -2,9 +2,9 @@
 
 import struct
 
+from .byte_source import ByteSource, beyond, count_of, printable
 from .chunks import MAX_CHUNKS, Chunk, tail, walk
 from .contents import Contents
-from .source import Source, beyond, count_of, printable
 
 _UNKNOWN = {0, 0xFFFF_FFFF, 0x7FFF_FFFF}
 # SoX, in whole frames, where it cannot seek back.
@@ -14,12 +14,12 @@ _BYTES |= {b"FL64": 8, b"in24": 3, b"in32": 4, b"42ni": 3, b"23ni": 4}
 _PLAIN = {b"NONE", b"sowt", b"twos", b"raw "}
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Hold the sizes that an AIFF or 8SVX states against the file."""
     form = source.at(8, 4)
     svx = form in (b"8SVX", b"16SV")
     kind = "SVX" if svx else "AIFF"
-    frame, frames = 0, None
+    frame, stated = 0, None
     # The chunk of the samples starts with two numbers of its own.
     wanted, skip = (b"BODY", 0) if svx else (b"SSND", 8)
     samples: Chunk | None = None
@@ -27,7 +27,7 @@ def examine(source: Source) -> Contents:
         if i == MAX_CHUNKS or not printable(chunk.name):
             break
         if chunk.name == b"COMM" and not svx:
-            frame, frames = _format(source, chunk)
+            frame, stated = _format(source, chunk)
         elif chunk.name == wanted:
             samples = samples or chunk
             if svx or frame:
@@ -52,9 +52,9 @@ def examine(source: Source) -> Contents:
     (offset,) = struct.unpack(">I", source.at(samples.start, 4)) if not svx else (0,)
     if unknown:
         room = max(0, there - skip - offset) // frame if frame else 0
-        open_count = frame and frames == _UNKNOWN_SOX // frame
-        if frame and frames not in (None, *_UNKNOWN) and not open_count and room < (frames or 0):
-            short = f"truncated, {room} of the {frames} samples that its header states are there"
+        open_count = frame and stated == _UNKNOWN_SOX // frame
+        if frame and stated not in (None, *_UNKNOWN) and not open_count and room < (stated or 0):
+            short = f"truncated, {room} of the {stated} samples that its header states are there"
             return Contents(kind=kind, fault=short, patches=tuple(to_the_end))
         return Contents(kind=kind, patches=tuple(to_the_end))
     if samples.size > there:
@@ -74,19 +74,19 @@ def examine(source: Source) -> Contents:
         return Contents(kind=kind, patches=patches)
     held = max(0, samples.size - skip - offset) // frame
     differs = None
-    if frames is not None and frames != held and frames not in _UNKNOWN:
+    if stated is not None and stated != held and stated not in _UNKNOWN:
         differs = (
-            f"damaged, its header states {frames} samples and its chunk of samples holds {held}"
+            f"damaged, its header states {stated} samples and its chunk of samples holds {held}"
         )
-    return Contents(kind=kind, stated_frames=held, fault=differs, patches=patches)
+    return Contents(kind=kind, stated_samples=held, fault=differs, patches=patches)
 
 
-def _format(source: Source, chunk: Chunk) -> tuple[int, int | None]:
-    """The bytes of a frame, 0 if compressed, and the count of frames that the header states."""
+def _format(source: ByteSource, chunk: Chunk) -> tuple[int, int | None]:
+    """The bytes of a frame, 0 if compressed, and the count of samples that the header states."""
     fields = source.at(chunk.start, min(chunk.size, 22))
     if len(fields) < 18:
         return 0, None
-    channels, frames, bits = struct.unpack(">HIH", fields[:8])
+    channels, samples, bits = struct.unpack(">HIH", fields[:8])
     code = fields[18:22] or b"NONE"
     width = _BYTES.get(code, (bits + 7) // 8 if code in _PLAIN else 0)
-    return channels * width, frames
+    return channels * width, samples

@@ -3,8 +3,8 @@
 import struct
 from typing import NamedTuple
 
+from .byte_source import ByteSource
 from .contents import Contents, Glance
-from .source import Source
 
 # kbit/s by version (1; 2 and 2.5) and layer.
 _V1 = {
@@ -65,7 +65,7 @@ _FRAMES = {
 }
 
 
-def examine(source: Source, start: int = 0) -> Contents:
+def examine(source: ByteSource, start: int = 0) -> Contents:
     """Count the frames from ``start`` and hold a Xing, Info or VBRI header against them."""
     head = source.at(start, 3)
     # libsndfile takes any such header for MPEG audio.
@@ -79,7 +79,7 @@ def examine(source: Source, start: int = 0) -> Contents:
     if summary is None:
         count, fault = _count(source, start, first)
         least = first.samples * max(0, count - _DELAY_FRAMES)
-        return Contents(kind="MP3", least_frames=least, fault=fault, sequential=True)
+        return Contents(kind="MP3", least_samples=least, fault=fault, sequential=True)
     end = start + first.length
     count, fault = _count(source, end, first)
     least = first.samples * max(0, count - _DELAY_FRAMES)
@@ -94,17 +94,17 @@ def examine(source: Source, start: int = 0) -> Contents:
         tag = b"ID3\4\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
         return Contents(
             kind="MP3",
-            least_frames=least,
+            least_samples=least,
             fault=fault,
             patches=((start, tag),),
             sequential=True,
         )
     if fault is None and summary.gap is not None:
-        return Contents(kind="MP3", stated_frames=max(0, count * first.samples - summary.gap))
-    return Contents(kind="MP3", least_frames=least, fault=fault)
+        return Contents(kind="MP3", stated_samples=max(0, count * first.samples - summary.gap))
+    return Contents(kind="MP3", least_samples=least, fault=fault)
 
 
-def glance(source: Source, start: int) -> Glance | None:
+def glance(source: ByteSource, start: int) -> Glance | None:
     """The frames that the first one states, or else those that fit at the first ones' bit rate."""
     head = source.at(start, 4)
     first = _FRAMES.get(head[1:3]) if head[:1] == b"\xff" else None
@@ -120,7 +120,7 @@ def glance(source: Source, start: int) -> Glance | None:
     return Glance(fitting * first.samples / _RATES[version][rate], channels, stated=False)
 
 
-def _mean_length(source: Source, start: int, first: _Frame) -> float:
+def _mean_length(source: ByteSource, start: int, first: _Frame) -> float:
     """The bytes of a frame among the first ones: their bit rate may vary."""
     window = source.at(start, _GLANCE)
     at = count = 0
@@ -131,7 +131,7 @@ def _mean_length(source: Source, start: int, first: _Frame) -> float:
     return at / count
 
 
-def after_tags(source: Source) -> int:
+def after_tags(source: ByteSource) -> int:
     """Where the tags end that a file starts with, if it does."""
     position = 0
     for _ in range(_MAX_FIRST_TAGS):
@@ -142,7 +142,7 @@ def after_tags(source: Source) -> int:
     return position
 
 
-def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | None]:
+def _count(source: ByteSource, position: int, first: _Frame) -> tuple[int, str | None]:
     """The frames from ``position``, and what is there that is neither frame nor tag."""
     count, tags, base, window = 0, 0, 0, b""
     kind, frames, size = first.kind, _FRAMES, source.size
@@ -173,7 +173,7 @@ def _count(source: Source, position: int, first: _Frame) -> tuple[int, str | Non
     return count, None
 
 
-def _summary(source: Source, start: int, first: _Frame) -> _Summary | None:
+def _summary(source: ByteSource, start: int, first: _Frame) -> _Summary | None:
     """What a Xing, Info or VBRI header in the first frame states; None if there is none."""
     head = source.at(start, min(first.length, 200))
     if len(head) < 64:
@@ -192,7 +192,7 @@ def _summary(source: Source, start: int, first: _Frame) -> _Summary | None:
     return None
 
 
-def _gap(source: Source, start: int, at: int, flags: int) -> tuple[bool, int | None]:
+def _gap(source: ByteSource, start: int, at: int, flags: int) -> tuple[bool, int | None]:
     """LAME's extension of a Xing header: is its checksum right, and the samples to cut off."""
     end = at + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags >> 3 & 1) * 4
     data = source.at(start, end + 36)
@@ -216,7 +216,7 @@ def _crc16(data: bytes) -> int:
     return crc
 
 
-def _skip_tag(source: Source, position: int) -> int:
+def _skip_tag(source: ByteSource, position: int) -> int:
     """The bytes of the tag or the zeros at ``position``, 0 if there is neither."""
     head = source.at(position, 32)
     rest = source.size - position
@@ -237,7 +237,7 @@ def _skip_tag(source: Source, position: int) -> int:
     return 0
 
 
-def zeros(source: Source, position: int) -> int:
+def zeros(source: ByteSource, position: int) -> int:
     """The count of zero bytes at ``position``."""
     start = position
     while position < source.size:

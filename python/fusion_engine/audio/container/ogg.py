@@ -3,8 +3,8 @@
 import struct
 import zlib
 
+from .byte_source import ByteSource
 from .contents import Contents
-from .source import Source
 
 _MARK = b"OggS"
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
@@ -31,15 +31,15 @@ class _Stream:
         self.packets = 0
         self.open = False
 
-    def frames(self) -> int | None:
+    def samples(self) -> int | None:
         """Samples per channel at libsndfile's rate; None where only a decoder can tell."""
         if self.codec == "opus" and len(self.head) >= 19 and self.start is not None:
             skip, rate = struct.unpack("<HI", self.head[10:16])
             # libsndfile decodes at the lowest rate that holds the original one.
             rates = (8_000, 12_000, 16_000, 24_000)
             factor: int = 48_000 // next((r for r in rates if rate <= r), 48_000)
-            frames: int = max(0, self.position - skip - self.start) // factor
-            return frames
+            samples: int = max(0, self.position - skip - self.start) // factor
+            return samples
         return None
 
 
@@ -53,7 +53,7 @@ def checksum(page: bytes) -> int:
     return int.from_bytes(crc.to_bytes(4, "little").translate(_REVERSED), "big")
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Check every page: mark, checksum, number, and the marks of first and last pages."""
     streams: dict[int, _Stream] = {}
     # The audio in the order of its beginnings: more than one is a chain.
@@ -94,8 +94,8 @@ def examine(source: Source) -> Contents:
     # libsndfile reads the first link of a chain only, and no FLAC.
     if flac or len(audio) > 1:
         return Contents(kind="OGG", fault=fault, decoder="ffmpeg")
-    frames = audio[0].frames() if audio and fault is None else None
-    return Contents(kind="OGG", stated_frames=frames, fault=fault)
+    samples = audio[0].samples() if audio and fault is None else None
+    return Contents(kind="OGG", stated_samples=samples, fault=fault)
 
 
 def _add(

@@ -2,9 +2,9 @@
 
 import struct
 
+from .byte_source import ByteSource, beyond, count_of, printable
 from .chunks import MAX_CHUNKS, Chunk, is_sound_list, tail, walk
 from .contents import Contents
-from .source import Source, beyond, count_of, printable
 
 _PCM, _FLOAT, _ALAW, _ULAW, _MP3, _EXTENSIBLE = 1, 3, 6, 7, 0x55, 0xFFFE
 PLAIN = (_PCM, _FLOAT, _ALAW, _ULAW)
@@ -16,7 +16,7 @@ _UNKNOWN_SOX = 0x7FFF_F000
 _UNKNOWN = {_MAX_32, _MAX_31, 0x8000_0000, 0x7FFF_FF00, _UNKNOWN_SOX}
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Hold the sizes that a WAV states against the file."""
     magic = source.at(0, 4)
     order = ">" if magic == b"RIFX" else "<"
@@ -55,7 +55,7 @@ def frame_format(fields: bytes, order: str) -> tuple[int, int, bool]:
     return frame, tag, tag in PLAIN and frame not in widths
 
 
-def _without(source: Source, found: list[Chunk], order: str) -> list[tuple[int, bytes]]:
+def _without(source: ByteSource, found: list[Chunk], order: str) -> list[tuple[int, bytes]]:
     """Patches that keep libsndfile from reading the lists in ``found`` that are not sound."""
     return [
         (chunk.start - 8, b"JUNK")
@@ -70,7 +70,7 @@ class _Samples:
 
     def __init__(
         self,
-        source: Source,
+        source: ByteSource,
         order: str,
         total: int,
         frame: int,
@@ -151,7 +151,7 @@ class _Samples:
         exact = self.tag in PLAIN and self.frame > 0
         return Contents(
             kind=kind,
-            stated_frames=stated // self.frame if exact else None,
+            stated_samples=stated // self.frame if exact else None,
             patches=tuple(patches),
             sequential=self.tag == _MP3,
         )

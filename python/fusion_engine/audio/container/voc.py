@@ -2,20 +2,20 @@
 
 import struct
 
+from .byte_source import ByteSource, beyond, count_of
 from .contents import Contents
-from .source import Source, beyond, count_of
 
 _MAX_BLOCKS = 100_000
 _END, _SOUND, _CONTINUED, _EXTENDED_SOUND = 0, 1, 2, 9
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Walk the blocks; more than one of samples is more than libsndfile reads."""
     head = source.at(20, 2)
     if len(head) < 2:
         return Contents(kind="VOC", fault="truncated inside its header")
     (position,) = struct.unpack("<H", head)
-    sounds, frames, ended = 0, 0, False
+    sounds, samples, ended = 0, 0, False
     for _ in range(_MAX_BLOCKS):
         block = source.at(position, 16)
         if not block:
@@ -36,13 +36,13 @@ def examine(source: Source) -> Contents:
             return Contents(kind="VOC", fault=fault)
         if block[0] in (_SOUND, _CONTINUED, _EXTENDED_SOUND):
             sounds += 1
-            frames = _frames(block, size)
+            samples = _samples(block, size)
         position += 4 + size
     if ended and not source.is_no_audio(position, 1):
         return Contents(kind="VOC", fault=beyond(position, source.size - position))
     if sounds == 1 and ended:
         patches = ((position, b""),) if position < source.size else ()
-        return Contents(kind="VOC", stated_frames=frames or None, patches=patches)
+        return Contents(kind="VOC", stated_samples=samples or None, patches=patches)
     # libsndfile reads the headers of further blocks as samples, and the last byte as the end.
     return Contents(kind="VOC", decoder="ffmpeg")
 
@@ -52,8 +52,8 @@ def _is_of_sox(size: int, there: int) -> bool:
     return size + 8 == there - 1 or size * 2 == there - 9
 
 
-def _frames(block: bytes, size: int) -> int:
-    """Frames of an extended block of PCM, where bits and channels are its own; else 0."""
+def _samples(block: bytes, size: int) -> int:
+    """Samples per channel of an extended block of PCM with bits and channels of its own, or 0."""
     if block[0] != _EXTENDED_SOUND or len(block) < 16:
         return 0
     bits, channels = block[8], block[9]

@@ -2,17 +2,17 @@
 
 import struct
 
+from .byte_source import ByteSource, beyond, count_of
 from .chunks import MAX_CHUNKS
 from .contents import Contents
 from .riff import ODD, PLAIN, frame_format
-from .source import Source, beyond, count_of
 
 _GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _UNKNOWN = {2**64 - 1, 2**63 - 1, 0}
 _HEADER = 24
 
 
-def examine(source: Source) -> Contents:
+def examine(source: ByteSource) -> Contents:
     """Hold the size of the samples against the file."""
     position, frame, exact = 40, 0, False
     for _ in range(MAX_CHUNKS):
@@ -35,7 +35,7 @@ def examine(source: Source) -> Contents:
     return Contents(kind="W64", fault="damaged, its chunks lead to no samples")
 
 
-def _samples(source: Source, start: int, size: int, frame: int, exact: bool) -> Contents:
+def _samples(source: ByteSource, start: int, size: int, frame: int, exact: bool) -> Contents:
     there = source.size - start
     to_the_end = ((start - 8, struct.pack("<Q", there + _HEADER)),)
     if size in _UNKNOWN:
@@ -60,6 +60,6 @@ def _samples(source: Source, start: int, size: int, frame: int, exact: bool) -> 
         return Contents(kind="W64", fault=fault, patches=to_the_end)
     return Contents(
         kind="W64",
-        stated_frames=stated // frame if exact else None,
+        stated_samples=stated // frame if exact else None,
         patches=((end, b""),) if end < source.size else (),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..._atomic import write_error
+from ..._words import counted
 from .._app import print_message
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class TaskOptions:
         takers = [name for name in names if name not in generated] or generated[:1]
         if len(folders) > len(takers) or (takers != generated[:1] and len(folders) < len(takers)):
             raise typer.BadParameter(
-                f"--data {count_noun(len(folders), 'time')} for {', '.join(takers) or 'no task'}: "
+                f"--data {counted(len(folders), 'time')} for {', '.join(takers) or 'no task'}: "
                 "give one for each task that needs a folder, in the same order"
             )
         synthetic = folders.pop() if folders and takers == generated[:1] else None
@@ -246,11 +246,6 @@ def _by_task(option: str, values: list[str] | None, tasks: list[str]) -> dict[st
             raise typer.BadParameter(f"two lists for {name}", param_hint=f"'{option}'")
         found[name] = Path(path)
     return found
-
-
-def count_noun(number: int, noun: str) -> str:
-    """``1 result``, ``2 results``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,19 +290,6 @@ class Probing:
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         return prober
-
-
-def make_folder(path: Path) -> Path:
-    """``path``, which exists now.
-
-    Raises:
-        FusionEngineError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
-    return path
 
 
 def result_line(record: "ProbeRecord") -> str:

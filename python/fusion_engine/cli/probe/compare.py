@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..._atomic import atomic_path
+from ..._words import counted
 from .._app import check_writable, output_path, print_fields, print_message
-from . import probe
+from ._app import probe
+from ._bars import Bars
 from ._options import (
     CacheFolder,
     ClassFolders,
@@ -26,14 +28,12 @@ from ._options import (
     TaskOptions,
     Threads,
     TrainDevice,
-    count_noun,
     percent,
     result_line,
 )
-from ._progress import Bars
 
 if TYPE_CHECKING:
-    from ...probe.compare import Comparison
+    from ...probe.compare import TaskComparison
 
 
 @probe.command()
@@ -150,7 +150,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def _fields(found: "Comparison", a: Path, b: Path) -> list[tuple[str, str]]:
+def _fields(found: "TaskComparison", a: Path, b: Path) -> list[tuple[str, str]]:
     points = 100 * found.margin
     margin = f"{points:g} {'point' if points == 1 else 'points'}"
     return [
@@ -160,7 +160,7 @@ def _fields(found: "Comparison", a: Path, b: Path) -> list[tuple[str, str]]:
             "B − A",
             f"{100 * found.difference:+.2f} points, {100 * found.confidence:g} % interval "
             f"{100 * found.low:+.2f} … {100 * found.high:+.2f} "
-            f"({count_noun(found.clips, 'test clip')})",
+            f"({counted(found.clips, 'test clip')})",
         ),
         ("agreement", f"{100 * found.agreement:.1f} % of the predictions are the same"),
         (

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..._atomic import create_folder
+from ..._words import counted
 from .._app import print_fields, print_message, step_bar
-from . import probe
+from ._app import probe
+from ._bars import Bars
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
@@ -28,11 +31,8 @@ from ._options import (
     Threads,
     TrainDevice,
     Weights,
-    count_noun,
-    make_folder,
     result_line,
 )
-from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.layers import LayerStudy
@@ -99,7 +99,7 @@ def layers(
         split_seed=split_seed,
     )
     tasks = asked.read()
-    make_folder(output)
+    create_folder(output)
     from ...probe.layers import export_all_layers, study_layers
 
     probing = Probing(
@@ -128,7 +128,7 @@ def layers(
     study.save(output)
     _print(study)
     print_message(
-        f"{output}: {count_noun(len(study.singles) + len(study.fused), 'result')}, layers.json, "
+        f"{output}: {counted(len(study.singles) + len(study.fused), 'result')}, layers.json, "
         "layers.csv, layers.png, layers.svg"
     )
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..._atomic import atomic_path
+from ..._atomic import atomic_path, create_folder
+from ..._words import counted
 from .._app import check_writable, output_path, print_message, step_bar
-from . import probe
+from ._app import probe
+from ._bars import Bars
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
@@ -28,11 +30,8 @@ from ._options import (
     Threads,
     TrainDevice,
     Weights,
-    count_noun,
-    make_folder,
     result_line,
 )
-from ._progress import Bars
 
 if TYPE_CHECKING:
     from ...probe.records import ProbeRecord
@@ -110,9 +109,9 @@ def report(
       fusion-engine probe report probe-results -o table.md -o table.tex
       fusion-engine probe report --model cnn14 --weights random:0 --task synthetic
     """
+    from ...probe.accuracy_table import TABLE_FORMATS, accuracy_table
     from ...probe.published import published as read_published
     from ...probe.records import load_records
-    from ...probe.report import FORMATS, build_report
 
     for path in output or []:
         check_writable(path)
@@ -130,7 +129,7 @@ def report(
     )
     if model:
         tasks = asked.read()
-        make_folder(folders[0])
+        create_folder(folders[0])
         probing = Probing(
             device=device, train_device=train_device, threads=threads, seeds=seeds, cache=cache
         )
@@ -141,15 +140,15 @@ def report(
         raise typer.BadParameter(
             "--task, --csv and --folder are for --model: name what to run on them"
         )
-    table = build_report(load_records(folders), tables)
+    table = accuracy_table(load_records(folders), tables)
     if not output:
         typer.echo(table.render("md"), nl=False)
     for path in output or []:
-        form = next(form for form in FORMATS if path.suffix.lower() == f".{form}")
+        form = next(form for form in TABLE_FORMATS if path.suffix.lower() == f".{form}")
         with atomic_path(path) as temporary:
             temporary.write_text(table.render(form), encoding="utf-8")
         print_message(
-            f"{path}: {count_noun(len(table.rows), 'row')}, {count_noun(len(table.tasks), 'task')}"
+            f"{path}: {counted(len(table.rows), 'row')}, {counted(len(table.tasks), 'task')}"
         )
 
 

@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from ..._atomic import create_folder
+from ..._words import counted
 from ...spec import Head
 from .._app import print_message
-from . import probe
+from ._app import probe
+from ._bars import Bars
 from ._options import (
     DEFAULT_FOLDER,
     CacheFolder,
@@ -27,11 +30,8 @@ from ._options import (
     TaskOptions,
     Threads,
     TrainDevice,
-    count_noun,
-    make_folder,
     percent,
 )
-from ._progress import Bars
 
 
 @probe.command()
@@ -84,7 +84,7 @@ def run(
         split_seed=split_seed,
     )
     tasks = asked.read()
-    make_folder(output)
+    create_folder(output)
     probing = Probing(
         device=device,
         train_device=train_device,
@@ -105,4 +105,4 @@ def run(
                 label = record.system.label
                 accuracy = percent(record.result.accuracy, record.result.std)
                 bars.result(f"{record.title:{width}}{accuracy}", output=True)
-    print_message(f"{output}: {count_noun(len(tasks), 'result')} of {label}")
+    print_message(f"{output}: {counted(len(tasks), 'result')} of {label}")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .._app import print_fields
-from . import probe
+from ._app import probe
 
 
 @probe.command()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..._words import listed
 from ...errors import DatasetError
 
 Split = Literal["train", "valid", "test"]
@@ -114,7 +115,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class ReadOptions:
     """What a data set leaves open.
 
     Attributes:
@@ -129,7 +130,7 @@ class Options:
     exclude_list: Path | None = None
 
 
-Reader = Callable[[Path, Options], Task]
+Reader = Callable[[Path, ReadOptions], Task]
 """Reads a task from the data set's folder."""
 
 
@@ -147,8 +148,8 @@ class TaskInfo:
         size: what it takes on disk, unpacked, for the reader's eyes.
         layout: the folders and files expected, as a tree, below the root.
         read: the reader.
-        lists: whether it takes ``Options.split_list`` and ``Options.exclude_list``: the data sets
-            whose distributors publish no split.
+        lists: whether it takes ``ReadOptions.split_list`` and ``ReadOptions.exclude_list``: the
+            data sets whose distributors publish no split.
     """
 
     name: str
@@ -194,9 +195,6 @@ class TaskInfo:
         )
 
 
-def _some(labels: tuple[str, ...] | list[str], limit: int = 5) -> str:
+def _some(labels: tuple[str, ...] | list[str]) -> str:
     """``labels`` for a message: the first few, and how many more."""
-    if not labels:
-        return "none"
-    rest = len(labels) - limit
-    return ", ".join(map(repr, labels[:limit])) + (f" and {rest} more" if rest > 0 else "")
+    return listed(labels, repr, most=5) or "none"

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from .base import Example, Options, Task, TaskInfo
-from .files import audio_in, count_noun, first_bytes, left_out, require
+from ..._words import counted
+from .base import Example, ReadOptions, Task, TaskInfo
+from .files import audio_in, first_bytes, left_out, require
 from .lists import apply_lists
 from .splits import draw_split
 
@@ -15,7 +16,7 @@ _UNUSABLE = {"AudioWAV/1076_MTI_SAD_XX.wav": "it has no sound, nor has its MP3"}
 _LFS = b"version https://git-lfs"
 
 
-def read_crema_d(root: Path, options: Options) -> Task:
+def read_crema_d(root: Path, options: ReadOptions) -> Task:
     """CREMA-D as in its repository: six emotions, read from the file names.
 
     70 % of the actors train, 10 % validate and 20 % test. Left out, with a note, is the one WAV
@@ -42,7 +43,7 @@ def read_crema_d(root: Path, options: Options) -> Task:
     if len(actors) < 3:
         raise CREMA_D.error(
             root,
-            f"{folder} has clips of {count_noun(len(actors), 'actor')}, too few for a split",
+            f"{folder} has clips of {counted(len(actors), 'actor')}, too few for a split",
         )
     # All of them: a `git lfs pull` that was stopped leaves the rest as pointers.
     pointers = [name for name in matches if first_bytes(folder / name, len(_LFS)) == _LFS]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..._words import counted
 from ...audio import AUDIO_SUFFIXES
 from .base import TaskInfo
 
@@ -154,12 +155,7 @@ def left_out(names: list[str], why: str) -> list[str]:
     """A note on files that are there and not used, if there are any."""
     if not names:
         return []
-    return [f"left out {count_noun(len(names), 'audio file')} that {why}, such as {names[0]}"]
-
-
-def count_noun(number: int, noun: str) -> str:
-    """``1 clip``, ``2 clips``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return [f"left out {counted(len(names), 'audio file')} that {why}, such as {names[0]}"]
 
 
 def read_number(info: TaskInfo, root: Path, text: str, highest: int, where: str) -> int:

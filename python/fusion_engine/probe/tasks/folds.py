@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from .base import Example, Options, Task, TaskInfo
+from .base import Example, ReadOptions, Task, TaskInfo
 from .files import Inventory, read_number, read_table, require
 
 
-def read_esc50(root: Path, options: Options) -> Task:
+def read_esc50(root: Path, options: ReadOptions) -> Task:
     """ESC-50 as in its repository: the class is ``category``, the folds are the five published.
 
     Audio that the table does not name is left out, with a note.
@@ -30,7 +30,7 @@ def read_esc50(root: Path, options: Options) -> Task:
     return _read(ESC50, root, table, rows, ["audio"], folds=5)
 
 
-def read_urbansound8k(root: Path, options: Options) -> Task:
+def read_urbansound8k(root: Path, options: ReadOptions) -> Task:
     """UrbanSound8K as unpacked: the class is ``class``, the folds are the ten published.
 
     Audio that the table does not name is left out, with a note.

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from .base import SPLITS, Example, Options, Split, Task, TaskInfo
+from .base import SPLITS, Example, ReadOptions, Split, Task, TaskInfo
 from .files import audio_in, first_bytes, hint, read_lines, require, scan
 from .lists import apply_lists
 from .splits import draw_split
@@ -18,7 +18,7 @@ _TOTAL = sum(_FILTERED.values())
 _MAGIC = (b"RIFF", b"RIFX", b".snd", b"FORM", b"fLaC", b"OggS")
 
 
-def read_gtzan(root: Path, options: Options) -> Task:
+def read_gtzan(root: Path, options: ReadOptions) -> Task:
     """GTZAN as unpacked; the class is the genre's folder.
 
     The split is that of ``train_filtered.txt``, ``valid_filtered.txt`` and ``test_filtered.txt``

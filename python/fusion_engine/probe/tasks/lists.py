@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from ..._words import counted
 from ...errors import DatasetError
-from .base import SPLITS, Example, Options, Split, TaskInfo
-from .files import count_noun, is_audio
+from .base import SPLITS, Example, ReadOptions, Split, TaskInfo
+from .files import is_audio
 from .splits import SplitWords
 
 _FORM = """\
@@ -23,7 +24,7 @@ def apply_lists(
     info: TaskInfo,
     root: Path,
     examples: Iterable[Example],
-    options: Options,
+    options: ReadOptions,
     *,
     drawn: str,
     unusable: Mapping[str, str] = MappingProxyType({}),
@@ -67,7 +68,7 @@ def apply_lists(
         unnamed = sorted(by_path.keys() - splits.keys() - gone.keys())
         if unnamed:
             notes.append(
-                f"left out {count_noun(len(unnamed), 'clip')} that {options.split_list} does not "
+                f"left out {counted(len(unnamed), 'clip')} that {options.split_list} does not "
                 f"name, such as {unnamed[0]}"
             )
     if not kept:
@@ -89,10 +90,10 @@ def _excluded(path: Path, names: "_Names") -> tuple[dict[str, str], list[str]]:
         gone.update(dict.fromkeys(found, str(path)))
         if not found:
             missing.append(clip)
-    notes = [f"left out {count_noun(len(gone), 'clip')} that {path} names"]
+    notes = [f"left out {counted(len(gone), 'clip')} that {path} names"]
     if missing:
         notes.append(
-            f"{count_noun(len(missing), 'clip')} that {path} names "
+            f"{counted(len(missing), 'clip')} that {path} names "
             f"{'is' if len(missing) == 1 else 'are'} not in the data, such as {missing[0]}"
         )
     return gone, notes
@@ -178,7 +179,7 @@ def _rows(path: Path) -> Iterable[tuple[int, str, str]]:
             if len(row) <= max(places):
                 raise _error(
                     f"{path}: line {reader.line_num}",
-                    f"{count_noun(len(row), 'value')}, expected {len(header)}",
+                    f"{counted(len(row), 'value')}, expected {len(header)}",
                 )
             clip, word = (row[place].strip() for place in places)
             yield reader.line_num, clip, word

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .base import Example, Options, Split, Task, TaskInfo
+from .base import Example, ReadOptions, Split, Task, TaskInfo
 from .files import Inventory, require
 
 _PARTS: tuple[tuple[str, Split], ...] = (
@@ -14,7 +14,7 @@ _PARTS: tuple[tuple[str, Split], ...] = (
 )
 
 
-def read_nsynth(root: Path, options: Options) -> Task:
+def read_nsynth(root: Path, options: ReadOptions) -> Task:
     """NSynth (json/wav release) as unpacked: the class is ``instrument_family_str``.
 
     Audio that ``examples.json`` does not name is left out, with a note.

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..._words import counted
 from ...errors import DatasetError
 from .base import SPLITS, Example, Split, Task
-from .files import count_noun, is_audio
+from .files import is_audio
 from .splits import SplitWords, draw_stratified, is_split
 
 _FORM = """\
@@ -134,7 +135,7 @@ def read_folders(
         notes += drawn
     if others:
         notes.append(
-            f"left out {count_noun(len(others), 'file')} in no class's folder or not audio, such "
+            f"left out {counted(len(others), 'file')} in no class's folder or not audio, such "
             f"as {others[0]}"
         )
     try:
@@ -175,7 +176,7 @@ def _draw(base: Path, examples: list[Example], seed: int) -> tuple[list[Example]
     few = sorted(label for label, n in Counter(e.label for e in drawn).items() if n < len(SPLITS))
     if few:
         notes.append(
-            f"{count_noun(len(few), 'label')} with fewer than three clips, too few for every "
+            f"{counted(len(few), 'label')} with fewer than three clips, too few for every "
             f"split, such as {few[0]}"
         )
     return drawn, notes
@@ -235,7 +236,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str, str, str]]:
                 if len(row) != len(header):
                     raise _error(
                         path,
-                        f"line {reader.line_num}: {count_noun(len(row), 'value')}, expected "
+                        f"line {reader.line_num}: {counted(len(row), 'value')}, expected "
                         f"{len(header)}",
                     )
                 name, label, *value = (row[place].strip() for place in places)

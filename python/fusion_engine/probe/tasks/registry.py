@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import DatasetError
-from .base import Options, Task, TaskInfo
+from .base import ReadOptions, Task, TaskInfo
 from .crema_d import CREMA_D
 from .folds import ESC50, URBANSOUND8K
 from .gtzan import GTZAN
 from .nsynth import NSYNTH
 from .speech_commands import SPEECH_COMMANDS
 from .surge import SURGE
-from .synthetic import SYNTHETIC, cache_folder
+from .synthetic import SYNTHETIC, synthetic_folder
 from .voxceleb import VOXCELEB1
 from .voxforge import VOXFORGE
 
@@ -94,8 +94,8 @@ def read_task(
     if root is None:
         if info not in SYNTHETIC:
             raise info.error(Path(f"{name.upper()}_FOLDER"), "no folder was named")
-        root = cache_folder()
-    options = Options(
+        root = synthetic_folder()
+    options = ReadOptions(
         seed=seed,
         split_list=None if split_list is None else Path(split_list),
         exclude_list=None if exclude_list is None else Path(exclude_list),

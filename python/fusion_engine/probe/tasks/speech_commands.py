@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .base import Example, Options, Split, Task, TaskInfo
+from .base import Example, ReadOptions, Split, Task, TaskInfo
 from .files import Inventory, read_lines, require, scan
 
 WORDS = (
@@ -18,7 +18,7 @@ _LISTS: tuple[tuple[str, Split], ...] = (
 )
 
 
-def read_speech_commands(root: Path, options: Options) -> Task:
+def read_speech_commands(root: Path, options: ReadOptions) -> Task:
     """Speech Commands V2 as unpacked: 35 words; what neither list names is for training.
 
     ``_background_noise_`` is no class. Other folders are left out, with a note.

@@ -11,7 +11,7 @@ _WORDS: Mapping[str, Split] = {
     **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-EXPECTED = "train, valid (val, dev) or test (eval)"
+EXPECTED_SPLIT = "train, valid (val, dev) or test (eval)"
 
 
 class SplitWords:
@@ -32,7 +32,7 @@ class SplitWords:
         """
         split = _WORDS.get(word.lower())
         if split is None:
-            raise ValueError(f"split is {word!r}, expected {EXPECTED}")
+            raise ValueError(f"split is {word!r}, expected {EXPECTED_SPLIT}")
         before = self._words.setdefault(split, word.lower())
         if before != word.lower():
             raise ValueError(

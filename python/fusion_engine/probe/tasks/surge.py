@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from .base import Example, Options, Task, TaskInfo
-from .files import count_noun, is_audio, left_out, require, scan
+from ..._words import counted
+from .base import Example, ReadOptions, Task, TaskInfo
+from .files import is_audio, left_out, require, scan
 from .lists import apply_lists
 from .splits import draw_split
 
@@ -12,7 +13,7 @@ LOWEST, HIGHEST = 21, 108
 _VALID, _TEST = 0.1, 0.1
 
 
-def read_surge(root: Path, options: Options) -> Task:
+def read_surge(root: Path, options: ReadOptions) -> Task:
     """Surge pitch as unpacked: a folder per tone (preset), in it a file per note.
 
     The class is the file's stem, the note's MIDI number, written with three digits. The tone is
@@ -36,7 +37,7 @@ def read_surge(root: Path, options: Options) -> Task:
     if len(tones) < 3:
         raise SURGE.error(
             root,
-            f"{root} has {count_noun(len(tones), 'folder')} with notes, too few for a split",
+            f"{root} has {counted(len(tones), 'folder')} with notes, too few for a split",
         )
     splits = draw_split(tones, _VALID, _TEST, options.seed)
     examples, notes = apply_lists(

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..._atomic import atomic_path, write_error
-from ..._cache import cache_folder as _user_cache
-from .base import Options, Split, Task, TaskInfo
+from ..._cache import cache_folder
+from .base import ReadOptions, Split, Task, TaskInfo
 from .own import read_csv
 from .synthesis import SAMPLE_RATE, SAMPLES, SOUNDS, clip
 
@@ -22,12 +22,12 @@ _CLIPS: dict[Split, int] = {"train": 16, "valid": 4, "test": 10}
 _TABLE = "task.csv"
 
 
-def cache_folder() -> Path:
+def synthetic_folder() -> Path:
     """Where the synthetic tasks are kept when no folder is named."""
-    return _user_cache() / "synthetic"
+    return cache_folder() / "synthetic"
 
 
-def read_synthetic(root: Path, options: Options, *, task: str) -> Task:
+def read_synthetic(root: Path, options: ReadOptions, *, task: str) -> Task:
     """One of the synthetic tasks, generated into ``root`` where it is not there yet.
 
     ``root/TASK-VERSION-SEED`` holds WAV files (PCM16, 16 kHz, 1 s) and ``task.csv``, a table as

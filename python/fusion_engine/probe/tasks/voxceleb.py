@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .base import Example, Options, Split, Task, TaskInfo
+from .base import Example, ReadOptions, Split, Task, TaskInfo
 from .files import Inventory, hint, read_lines, require, scan
 
 _LIST = "iden_split.txt"
@@ -11,7 +11,7 @@ _SPLITS: dict[str, Split] = {"1": "train", "2": "valid", "3": "test"}
 _TREES = ("wav", "dev/wav", "test/wav", "vox1_dev_wav/wav", "vox1_test_wav/wav")
 
 
-def read_voxceleb1(root: Path, options: Options) -> Task:
+def read_voxceleb1(root: Path, options: ReadOptions) -> Task:
     """VoxCeleb1 as unpacked, with the identification split beside it; the class is the speaker.
 
     Audio that the list does not name is left out, with a note.

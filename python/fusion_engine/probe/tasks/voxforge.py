@@ -4,8 +4,9 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from .base import SPLITS, Example, Options, Split, Task, TaskInfo
-from .files import audio_in, count_noun, is_audio, left_out, scan
+from ..._words import counted
+from .base import SPLITS, Example, ReadOptions, Split, Task, TaskInfo
+from .files import audio_in, is_audio, left_out, scan
 from .lists import apply_lists
 from .splits import draw_by_size
 
@@ -22,11 +23,11 @@ _VALID, _TEST = 0.15, 0.15
 # Of a language's clips; who has more trains, where others can fill the smaller splits.
 _LARGE = 0.05
 _ANONYMOUS = "anonymous"
-# USER-YYYYMMDD-XXX, USER-YYYYMMDD_de1, USER-YYYYMMDD, with an hour behind the day.
+# USER-YYYYMMDD-XXX, USER-YYYYMMDD_de1, USER-YYYYMMDD, with an hour after the day.
 _SESSION = re.compile(r"(?P<user>.+?)[-_]?(?<!\d)\d{8,10}(?!\d).*")
 
 
-def read_voxforge(root: Path, options: Options) -> Task:
+def read_voxforge(root: Path, options: ReadOptions) -> Task:
     """VoxForge as downloaded and unpacked; the class is the folder below ``root``.
 
     English is in ``en`` or, as on the file server, in ``SpeechCorpus``, Russian in ``ru`` or
@@ -85,7 +86,7 @@ def read_voxforge(root: Path, options: Options) -> Task:
     )
     if twice:
         notes.append(
-            f"left out {count_noun(len(twice), 'session')} that {_are(twice)} there under the same "
+            f"left out {counted(len(twice), 'session')} that {_are(twice)} there under the same "
             f"name already, such as {twice[0]}"
         )
     notes += [
@@ -111,7 +112,7 @@ def _draw(root: Path, clips: dict[str, list[tuple[Path, str]]], seed: int) -> di
         if len(speakers) < 3:
             raise VOXFORGE.error(
                 root,
-                f"{language} has clips of {count_noun(len(speakers), 'named speaker')}, too few "
+                f"{language} has clips of {counted(len(speakers), 'named speaker')}, too few "
                 "for a split in three",
             )
         splits |= draw_by_size(
@@ -137,7 +138,7 @@ def _about_draw(
         f"the speakers' split is drawn with seed {seed}, {shares} % of the clips in train / valid "
         "/ test: the data set comes with none; speakers with more than "
         f"{100 * _LARGE:.0f} % of a language's clips train where others can fill the smaller "
-        f"splits, and so do all {count_noun(anonymous, 'clip')} of anonymous users"
+        f"splits, and so do all {counted(anonymous, 'clip')} of anonymous users"
     )
 
 

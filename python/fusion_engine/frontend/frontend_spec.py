@@ -144,4 +144,4 @@ AST = replace(
     std=4.5689974,
 )
 
-PRESETS = {spec.preset: spec for spec in (PANNS_8K, PANNS_16K, PANNS_32K, VGGISH, AST)}
+FRONTENDS = {spec.preset: spec for spec in (PANNS_8K, PANNS_16K, PANNS_32K, VGGISH, AST)}

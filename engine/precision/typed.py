@@ -1,13 +1,6 @@
-"""The two graphs that one plan writes: the typed one for TensorRT, and its emulation in FP32.
+"""The typed graph of an FP32 model.
 
 TensorRT builds strongly typed networks only, so the precision of every node is in the graph.
-
-ONNX Runtime's CPU provider says nothing about half precision: it computes FP16 nodes in FP32, where
-1e5 does not overflow, and has no BF16 convolution. The emulation therefore has FP32 nodes, weights
-that hold rounded values, and a cast down and up behind every node which the typed graph computes in
-the low precision; a node that moves or chooses values needs none. ONNX Runtime (1.17 and later)
-keeps such pairs at every level of optimisation, since they lose precision, and they round to
-nearest, ties to even, with overflow to infinity: no session option is needed.
 """
 
 from __future__ import annotations
@@ -19,20 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..._words import listed
 from ...errors import ArtifactError, NumericalError
 from ...spec import METADATA_KEY, Spec
 from .attention import balance_attention
 from .masks import clamp_masks
 from .rounding import HalfPrecision, Precision, half_bits, widened
-from .rules import PrecisionPlan, Rule
+from .rules import BF16_OPSET, GraphRules, Rule
 from .skeleton import Skeleton
 
 if TYPE_CHECKING:
     import onnx
-
-# The first opset in which every operator of the plan takes BF16.
-_BF16_OPSET = 22
-_SHOWN = 6
 
 
 def typed_model(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
@@ -47,37 +37,18 @@ def typed_model(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto
         a model whose spec names the precision. It shares nothing with ``model``.
 
     Raises:
-        ArtifactError: no spec, not FP32, or an operator that the plan does not cover.
+        ArtifactError: no spec, not FP32, or an operator that no rule covers.
         NumericalError: weights beyond the range of the precision; the message names them.
         ValueError: an unknown precision.
     """
     if precision in ("fp16", "bf16"):
-        return _Writer(model, precision, emulate=False).model
+        return _Writer(model, precision).model
     if precision not in ("fp32", "tf32"):
         raise ValueError(f"precision is {precision!r}, expected 'fp32', 'tf32', 'fp16' or 'bf16'")
     copy = type(model)()
     copy.CopyFrom(model)
     _set_precision(copy, precision)
     return copy
-
-
-def emulated_model(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto:
-    """What ``typed_model`` computes, as an FP32 graph for ONNX Runtime's CPU provider.
-
-    Its layer outputs are FP32 and hold only values of the low precision. Sums are accumulated in
-    FP32, as tensor cores do; a product and the bias added to it are rounded apart, as the graph
-    says, where TensorRT may fuse them and round once.
-
-    Args:
-        model: what ``fusion-engine export`` wrote; not changed.
-        precision: ``fp16`` or ``bf16``.
-
-    Raises:
-        ArtifactError, NumericalError, ValueError: as ``typed_model``.
-    """
-    if precision not in ("fp16", "bf16"):
-        raise ValueError(f"precision is {precision!r}, expected 'fp16' or 'bf16'")
-    return _Writer(model, precision, emulate=True).model
 
 
 def _set_precision(model: onnx.ModelProto, precision: Precision) -> None:
@@ -103,9 +74,9 @@ def _set_precision(model: onnx.ModelProto, precision: Precision) -> None:
 
 
 class _Writer:
-    """Carries a plan out, as typed nodes or as an emulation of them."""
+    """Carries the rules out."""
 
-    def __init__(self, source: onnx.ModelProto, precision: HalfPrecision, *, emulate: bool) -> None:
+    def __init__(self, source: onnx.ModelProto, precision: HalfPrecision) -> None:
         import onnx
 
         skeleton = Skeleton.of(source)
@@ -113,10 +84,9 @@ class _Writer:
         _set_precision(self.model, precision)
         balance_attention(skeleton)
         clamp_masks(skeleton, precision)
-        self._plan = PrecisionPlan.of(skeleton)
+        self._rules = GraphRules.of(skeleton)
         self._weights = skeleton.initializers
         self._precision = precision
-        self._emulate = emulate
         self._low: int = (
             onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
         )
@@ -124,65 +94,52 @@ class _Writer:
         self._uses = self._weight_uses(nodes)
         self._written: list[onnx.NodeProto] = []
         self._cast: dict[tuple[str, bool], str] = {}
-        for node, rule in zip(nodes, self._plan.rules, strict=True):
+        for node, rule in zip(nodes, self._rules.nodes, strict=True):
             self._write(node, rule)
         del self.model.graph.node[:]
         self.model.graph.node.extend(self._written)
         self._write_weights()
-        if not emulate:
-            self._type_outputs()
+        self._type_outputs()
 
     def _weight_uses(self, nodes: list[onnx.NodeProto]) -> dict[str, set[bool]]:
         """For each initializer whether it is read in the low precision, in FP32, or in both."""
         uses = defaultdict(set)
-        for node, rule in zip(nodes, self._plan.rules, strict=True):
+        for node, rule in zip(nodes, self._rules.nodes, strict=True):
             for name in node.input:
                 if name in self._weights:
-                    uses[name].add(rule.low and name in self._plan.floats)
+                    uses[name].add(rule.low and name in self._rules.floats)
         return uses
 
     def _write(self, node: onnx.NodeProto, rule: Rule) -> None:
         inputs = [
-            self._as(name, low=rule.low) if name in self._plan.floats else name
+            self._as(name, low=rule.low) if name in self._rules.floats else name
             for name in node.input
         ]
         node.input[:] = inputs
         self._written.append(node)
-        if rule is not Rule.FP32 and not (self._emulate and rule is Rule.ROUNDED):
+        if rule is not Rule.FP32:
             return
         for index, name in enumerate(node.output):
-            if name in self._plan.floats:
+            if name in self._rules.floats:
                 node.output[index] = f"{name}.unrounded"
-                self._round(f"{name}.unrounded", name)
+                self._add_cast(f"{name}.unrounded", name, self._low)
 
     def _as(self, name: str, *, low: bool) -> str:
         """What holds ``name`` in the low precision or in FP32: itself, or a cast of it."""
+        import onnx
+
         if name in self._weights:
             return self._weight_name(name, low=low)
-        is_low = name not in self._plan.wide
-        if low == is_low or (is_low and self._emulate):
+        if low == (name not in self._rules.wide):
             return name
         if (name, low) not in self._cast:
             self._cast[name, low] = target = f"{name}.{self._precision if low else 'fp32'}"
-            if low:
-                self._round(name, target)
-            else:
-                self._add_cast(name, target, fp32=True)
+            self._add_cast(name, target, self._low if low else onnx.TensorProto.FLOAT)
         return self._cast[name, low]
 
-    def _round(self, source: str, target: str) -> None:
-        """FP32 ``source`` rounded: of the low type, or FP32 again in the emulation."""
-        if self._emulate:
-            between = f"{source}.{self._precision}.low"
-            self._add_cast(source, between, fp32=False)
-            self._add_cast(between, target, fp32=True)
-        else:
-            self._add_cast(source, target, fp32=False)
-
-    def _add_cast(self, source: str, target: str, *, fp32: bool) -> None:
+    def _add_cast(self, source: str, target: str, to: int) -> None:
         import onnx
 
-        to = onnx.TensorProto.FLOAT if fp32 else self._low
         self._written.append(
             onnx.helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=to)
         )
@@ -201,10 +158,9 @@ class _Writer:
                     weight.CopyFrom(tensor)
                 weight.name = self._weight_name(name, low=low)
         if lost:
-            rest = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
             better = "bf16 or fp32" if self._precision == "fp16" else "fp32"
             raise NumericalError(
-                f"{self._precision} cannot hold these weights: {', '.join(lost[:_SHOWN])}{rest}. "
+                f"{self._precision} cannot hold these weights: {listed(lost)}. "
                 f"Build with --precision {better}."
             )
 
@@ -216,10 +172,9 @@ class _Writer:
         bits = half_bits(values, self._precision)
         rounded = widened(bits, self._precision)
         weight.dims.extend(tensor.dims)
-        weight.data_type = onnx.TensorProto.FLOAT if self._emulate else self._low
-        kept = rounded if self._emulate else bits
+        weight.data_type = self._low
         # ONNX keeps raw data in little-endian order.
-        weight.raw_data = kept.astype(kept.dtype.newbyteorder("<"), copy=False).tobytes()
+        weight.raw_data = bits.astype("<u2", copy=False).tobytes()
         # A constant such as an epsilon must not vanish; small weights may.
         vanished = math.prod(tensor.dims) == 1 and bool((values != 0).any() and not rounded.any())
         if vanished or not np.array_equal(np.isfinite(rounded), np.isfinite(values)):
@@ -228,8 +183,8 @@ class _Writer:
 
     def _type_outputs(self) -> None:
         for value in self.model.graph.output:
-            if value.name in self._plan.floats:
+            if value.name in self._rules.floats:
                 value.type.tensor_type.elem_type = self._low
         for opset in self.model.opset_import:
             if self._precision == "bf16" and opset.domain in ("", "ai.onnx"):
-                opset.version = max(opset.version, _BF16_OPSET)
+                opset.version = max(opset.version, BF16_OPSET)

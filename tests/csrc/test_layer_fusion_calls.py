@@ -1,13 +1,16 @@
-"""fusion_engine.engine.fusion: long clips in several calls, threads, and arguments that do not fit.
+"""Layer fusion on the host: long clips in several calls, threads, and arguments that do not fit.
 
-The numbers themselves are tested in tests/csrc/test_layer_fusion.py.
+The numbers themselves are tested in test_layer_fusion.py.
 """
+
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from fusion_engine.engine.fusion import FusionState, accumulate, finalize, fuse
+from fusion_engine import _core
+from fusion_engine.engine.fusion import FusionState
 
 # What the design allows any two ways of splitting a clip to differ, of the largest value.
 SPLIT_TOLERANCE = 1e-6
@@ -20,6 +23,10 @@ def _signal(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.n
     if kind == "uniform":
         return rng.random(shape, np.float32)
     return np.exp(3 * rng.standard_normal(shape)).astype(np.float32)
+
+
+def _accumulate(state: FusionState, *arguments: Any, **ranges: Any) -> None:
+    _core.accumulate(*arguments, **ranges, **state.totals, flags=state.flags)
 
 
 def _lengths(kind: str, rng: np.random.Generator) -> list[int]:
@@ -37,15 +44,15 @@ def test_a_long_clip_in_calls_equals_one_shot(signal: str, lengths: str) -> None
     rng = np.random.default_rng(0)
     x = _signal(signal, rng, (1, 4, LONG * 2, 8))
     y = _signal(signal, rng, (1, 16, LONG, 2))
-    once, _ = fuse([x, y], [2, 1])
+    once, _ = _core.fuse([x, y], [2, 1])
     state = FusionState.empty(1, once.shape[1])
     begin = 0
     for length in _lengths(lengths, rng):
         end = begin + length
-        accumulate(state, [x[:, :, 2 * begin : 2 * end], y[:, :, begin:end]], [2, 1])
+        _accumulate(state, [x[:, :, 2 * begin : 2 * end], y[:, :, begin:end]], [2, 1])
         begin = end
     assert state.count[0] == LONG
-    difference = np.abs(finalize(state) - once).max() / np.abs(once).max()
+    difference = np.abs(_core.finalize(**state.totals) - once).max() / np.abs(once).max()
     assert difference <= SPLIT_TOLERANCE, f"{difference:.2g}"
 
 
@@ -57,7 +64,7 @@ def test_threads_do_not_change_a_bit() -> None:
         rng.random((20, 33), np.float32),
     ]
     frames = [np.zeros((20, 2048 + 4096 + 33, 31), np.float32) for _ in range(3)]
-    results = [fuse(outputs, [4, 1, 1], threads=n + 1, frames=frames[n]) for n in range(3)]
+    results = [_core.fuse(outputs, [4, 1, 1], threads=n + 1, frames=frames[n]) for n in range(3)]
     for (embedding, flags), buffer in zip(results[1:], frames[1:], strict=True):
         np.testing.assert_array_equal(embedding, results[0][0])
         np.testing.assert_array_equal(flags, results[0][1])
@@ -69,21 +76,21 @@ def test_flags_of_several_calls_add_up() -> None:
     v = np.zeros((2, 3), np.float32)
     state = FusionState.empty(2, 11)
     x[0, 1, 2, 1] = np.inf
-    accumulate(state, [x, v], [1, 1])
+    _accumulate(state, [x, v], [1, 1])
     x[0, 1, 2, 1] = 0
     v[1, 2] = np.nan
-    accumulate(state, [x, v], [1, 1])
+    _accumulate(state, [x, v], [1, 1])
     np.testing.assert_array_equal(state.flags, [1, 2])
 
 
 def test_a_call_may_count_no_frame_of_a_clip() -> None:
     x = np.ones((2, 4, 8, 2), np.float32)
     state = FusionState.empty(2, 8)
-    accumulate(state, [x], [1], counts=np.array([0, 8]))
+    _accumulate(state, [x], [1], counts=np.array([0, 8]))
     with pytest.raises(ValueError, match="clip 0 has no counted frame"):
-        finalize(state)
-    accumulate(state, [x], [1], counts=np.array([8, 0]))
-    np.testing.assert_array_equal(finalize(state), np.full((2, 8), 2.0))
+        _core.finalize(**state.totals)
+    _accumulate(state, [x], [1], counts=np.array([8, 0]))
+    np.testing.assert_array_equal(_core.finalize(**state.totals), np.full((2, 8), 2.0))
 
 
 MAP = np.zeros((2, 4, 8, 2), np.float32)
@@ -136,28 +143,28 @@ VECTOR = np.zeros((2, 3), np.float32)
 )
 def test_arguments_that_do_not_fit(error, match, outputs, time_pools, options) -> None:
     with pytest.raises(error, match=match):
-        fuse(outputs, time_pools, **options)
+        _core.fuse(outputs, time_pools, **options)
 
 
 def test_a_state_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"sum is float32 \(2, 9\); expected float32 \(2, 8\)"):
-        accumulate(FusionState.empty(2, 9), [MAP], [1])
+        _accumulate(FusionState.empty(2, 9), [MAP], [1])
     state = FusionState.empty(2, 8)
     state.max.flags.writeable = False
     with pytest.raises(TypeError, match="expected a writable C-contiguous array"):
-        accumulate(state, [MAP], [1])
+        _accumulate(state, [MAP], [1])
 
 
 def test_read_only_outputs_are_read_in_place() -> None:
     x = np.ones((1, 2, 4, 2), ml_dtypes.bfloat16)
     x.flags.writeable = False
-    embedding, _ = fuse([x], [2])
+    embedding, _ = _core.fuse([x], [2])
     np.testing.assert_array_equal(embedding, np.full((1, 4), 2.0))
 
 
 def test_a_failed_call_leaves_the_state_alone() -> None:
     state = FusionState.empty(2, 8)
     with pytest.raises(ValueError, match="T_o"):
-        accumulate(state, [MAP + 1], [1], counts=np.array([1, 9]))
+        _accumulate(state, [MAP + 1], [1], counts=np.array([1, 9]))
     assert not state.sum.any()
     assert not state.count.any()

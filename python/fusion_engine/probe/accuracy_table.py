@@ -12,16 +12,16 @@ from .published import Published
 from .records import ProbeRecord, System
 from .tasks import TASKS
 
-Source = Literal["measured", "published"]
-Format = Literal["md", "csv", "tex"]
-FORMATS: tuple[Format, ...] = ("md", "csv", "tex")
+RowSource = Literal["measured", "published"]
+TableFormat = Literal["md", "csv", "tex"]
+TABLE_FORMATS: tuple[TableFormat, ...] = ("md", "csv", "tex")
 
 # The paper's order of models.
 _PAIRS = tuple((f"{model}-last", f"{model}-fusion") for model in ("vggish", "cnn14", "ast"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """A row of the table.
 
     Attributes:
@@ -35,7 +35,7 @@ class Row:
     """
 
     system: str
-    source: Source
+    source: RowSource
     accuracy: Mapping[str, float]
     std: Mapping[str, float] = field(default_factory=dict)
     starred: frozenset[str] = frozenset()
@@ -44,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class AccuracyTable:
     """A table of accuracies.
 
     Attributes:
@@ -54,10 +54,10 @@ class Report:
     """
 
     tasks: Mapping[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
 
-    def average(self, row: Row) -> float | None:
+    def average(self, row: TableRow) -> float | None:
         """Over all tasks of the table; ``None`` where one is missing, since means over different
         tasks must not be compared.
         """
@@ -67,7 +67,7 @@ class Report:
             return row.printed_average
         return statistics.fmean(row.accuracy.values())
 
-    def render(self, form: Format) -> str:
+    def render(self, form: TableFormat) -> str:
         """The table as Markdown, CSV or LaTeX."""
         return {"md": self._markdown, "csv": self._csv, "tex": self._latex}[form]()
 
@@ -103,7 +103,7 @@ class Report:
         lines += [_latex_row(self._cells(row)) for row in self.rows]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: TableRow) -> list[str]:
         form = "{:+.1f}" if row.is_difference else "{:.1f}"
         cells = [row.system, row.source]
         for task in self.tasks:
@@ -116,12 +116,12 @@ class Report:
         return [*cells, "–" if average is None else form.format(average)]
 
 
-def build_report(records: Iterable[ProbeRecord], tables: Published) -> Report:
+def accuracy_table(records: Iterable[ProbeRecord], tables: Published) -> AccuracyTable:
     """Last layer, fusion and difference of each model, measured and published, and what else is.
 
     Args:
         records: of any systems and tasks, each pair once.
-        tables: the published numbers; rows without one for the tasks at hand are left out.
+        tables: the published numbers; rows without one for these tasks are left out.
 
     Raises:
         FusionEngineError: no record, two of the same system and task, or records of a task on
@@ -150,7 +150,7 @@ def build_report(records: Iterable[ProbeRecord], tables: Published) -> Report:
     titles = {record.result.task: record.title for record in records}
     known = [name for name in TASKS if name in titles]
     tasks = {name: titles[name] for name in (*known, *sorted(titles.keys() - set(known)))}
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for last, fusion in _PAIRS:
         rows += _model_rows(last, fusion, found, tasks, tables)
     presets = {name for pair in _PAIRS for name in pair}
@@ -160,7 +160,7 @@ def build_report(records: Iterable[ProbeRecord], tables: Published) -> Report:
         for entry in tables.table("IV")
         if (row := _published(entry.system, entry.title, tasks, tables)).accuracy
     ]
-    return Report(tasks=tasks, rows=tuple(rows), notes=_notes(records, tasks, rows, tables))
+    return AccuracyTable(tasks=tasks, rows=tuple(rows), notes=_notes(records, tasks, rows, tables))
 
 
 def _model_rows(
@@ -169,7 +169,7 @@ def _model_rows(
     found: Mapping[System, Mapping[str, ProbeRecord]],
     tasks: Mapping[str, str],
     tables: Published,
-) -> list[Row]:
+) -> list[TableRow]:
     """Last layer, fusion and their difference: as measured, then as published."""
     rows = []
     ours = {name: [system for system in found if system.name == name] for name in (last, fusion)}
@@ -184,7 +184,7 @@ def _model_rows(
     claimed = tables.difference(fusion)
     if claimed is not None:
         rows.append(
-            Row(
+            TableRow(
                 system=f"{fusion} − {last}",
                 source="published",
                 accuracy={
@@ -203,8 +203,8 @@ def _comparable(system: System) -> tuple[str, ...]:
     return system.model, system.weights_sha256, system.precision, system.head, normalization
 
 
-def _measured(system: System, records: Mapping[str, ProbeRecord]) -> Row:
-    return Row(
+def _measured(system: System, records: Mapping[str, ProbeRecord]) -> TableRow:
+    return TableRow(
         system=system.label,
         source="measured",
         accuracy={task: 100 * record.result.accuracy for task, record in records.items()},
@@ -212,10 +212,10 @@ def _measured(system: System, records: Mapping[str, ProbeRecord]) -> Row:
     )
 
 
-def _published(system: str, title: str, tasks: Iterable[str], tables: Published) -> Row:
+def _published(system: str, title: str, tasks: Iterable[str], tables: Published) -> TableRow:
     row = tables.row(system)
     known = {} if row is None else row.accuracy
-    return Row(
+    return TableRow(
         system=title,
         source="published",
         accuracy={task: value for task in tasks if (value := known.get(task)) is not None},
@@ -229,8 +229,8 @@ def _printed(average: float | None, known: Iterable[str], tasks: Iterable[str]) 
     return average if set(known) == set(tasks) else None
 
 
-def _minus(row: Row, other: Row, label: str) -> Row:
-    return Row(
+def _minus(row: TableRow, other: TableRow, label: str) -> TableRow:
+    return TableRow(
         system=label,
         source=row.source,
         accuracy={
@@ -243,7 +243,10 @@ def _minus(row: Row, other: Row, label: str) -> Row:
 
 
 def _notes(
-    records: Iterable[ProbeRecord], tasks: Mapping[str, str], rows: Iterable[Row], tables: Published
+    records: Iterable[ProbeRecord],
+    tasks: Mapping[str, str],
+    rows: Iterable[TableRow],
+    tables: Published,
 ) -> tuple[str, ...]:
     notes = {f"{record.title}: {note}": None for record in records for note in record.result.notes}
     if any(row.source == "published" for row in rows):
@@ -270,7 +273,7 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    # Other signs altogether in LaTeX's own encoding, and the start of an option behind a row's end.
+    # Other signs altogether in LaTeX's own encoding, and the start of an option after a row's end.
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",

@@ -46,10 +46,10 @@ struct HostGrid {
 
 }  // namespace
 
-void log_mel_on_host_grid(const FrontendPlan& plan, const FrontendCall& call) {
-    check_frontend_call(plan.params, call);
-    const FrontendTask task{plan.params, call, plan.tables.data()};
-    dispatch_points(plan.params.n_fft, HostGrid{task});
+void log_mel_on_host_grid(const FrontendTables& frontend, const FrontendCall& call) {
+    check_frontend_call(frontend.params, call);
+    const FrontendTask task{frontend.params, call, frontend.words.data()};
+    dispatch_points(frontend.params.n_fft, HostGrid{task});
 }
 
 }  // namespace fusion_engine

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from fusion_engine.errors import FusionEngineError
+from fusion_engine.probe.accuracy_table import accuracy_table
 from fusion_engine.probe.published import published
-from fusion_engine.probe.report import build_report
 from fusion_engine.probe.tasks import TASKS
 
 from .builders import record, system
@@ -41,7 +41,7 @@ def markdown_table(text):
 
 
 def test_last_fusion_difference_average_beside_the_published():
-    report = build_report(vggish(), published())
+    report = accuracy_table(vggish(), published())
     assert list(report.tasks) == ["speech_commands", "gtzan", "birds"]
     names = [(row.system, row.source) for row in report.rows]
     assert names == [
@@ -65,7 +65,7 @@ def test_last_fusion_difference_average_beside_the_published():
 
 
 def test_markdown():
-    header, *rows = markdown_table(build_report(vggish(), published()).render("md"))
+    header, *rows = markdown_table(accuracy_table(vggish(), published()).render("md"))
     assert header == ["system", "", "Speech Commands V2", "GTZAN", "Birds & bees", "average"]
     expected = ["vggish-last", "measured", "14.5 ± 0.7", "81.0 ± 1.4", "50.0 ± 0.0", "48.5"]
     assert rows[0] == expected
@@ -78,7 +78,7 @@ def test_markdown():
 
 
 def test_csv():
-    rows = list(csv.DictReader(io.StringIO(build_report(vggish(), published()).render("csv"))))
+    rows = list(csv.DictReader(io.StringIO(accuracy_table(vggish(), published()).render("csv"))))
     values = {(row["system"], row["source"], row["task"]): row for row in rows}
     assert len(values) == len(rows) == 3 * 4 + 3 * 2 + 2 * 1 + 2 * 2
     fusion = values["vggish-fusion", "measured", "speech_commands"]
@@ -91,7 +91,7 @@ def test_csv():
 
 
 def test_latex(tmp_path):
-    text = build_report(vggish(), published()).render("tex")
+    text = accuracy_table(vggish(), published()).render("tex")
     body = text[text.index(r"\begin{tabular}") :]
     columns = re.search(r"\{tabular\}\{(l+r+)\}", body)[1]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
@@ -114,7 +114,7 @@ def test_every_special_character_of_latex():
     one = record([0.5], of=system(weights=r"a&b%c$d#e_f{g}h~i^j\k<l>m|n[o"))
     (row,) = [
         line
-        for line in build_report([one], published()).render("tex").splitlines()
+        for line in accuracy_table([one], published()).render("tex").splitlines()
         if " & measured & " in line
     ]
     assert r"a\&b\%c\$d\#e\_f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k" in row
@@ -123,13 +123,13 @@ def test_every_special_character_of_latex():
 
 def test_a_note_of_several_lines_is_a_comment_and_an_item():
     """Those of a completed copy of the published numbers may be."""
-    report = build_report([record([0.5], notes=("one\n% two\nthree",))], published())
+    report = accuracy_table([record([0.5], notes=("one\n% two\nthree",))], published())
     assert "% GTZAN: one % two three\n" in report.render("tex")
     assert "- GTZAN: one % two three\n" in report.render("md")
 
 
 def test_what_the_paper_does_not_have_is_named():
-    text = build_report(vggish(), published()).render("md")
+    text = accuracy_table(vggish(), published()).render("md")
     assert "the paper prints N/A for GTZAN of SF-NFNet-F0 and COLA" in text
     assert "for Speech Commands" not in text
     assert "- * measured by the paper's authors" in text
@@ -140,7 +140,7 @@ def test_the_papers_own_tasks_have_its_own_averages():
     """As printed, in place of means of rounded numbers."""
     titles = {name: TASKS[name].title for name in list(TASKS)[:9]}
     ours = [record([0.5], of=FUSION, task=name, title=title) for name, title in titles.items()]
-    report = build_report(ours, published())
+    report = accuracy_table(ours, published())
     averages = {(row.system, row.source): report.average(row) for row in report.rows}
     assert averages["vggish-fusion", "measured"] == 50
     assert averages["vggish-last", "published"] == 47.2
@@ -155,7 +155,7 @@ def test_a_difference_is_the_printed_one():
     """UrbanSound8K with CNN14: 85.8 − 82.0; Surge with AST: 34.6 − 25.8 is 8.8, printed 8.9."""
     models = [system((12,), model="ast"), system((5, 12), model="ast")]
     ours = [record([0.5], of=one, task="surge", title="Surge pitch") for one in models]
-    rows = {(row.system, row.source): row for row in build_report(ours, published()).rows}
+    rows = {(row.system, row.source): row for row in accuracy_table(ours, published()).rows}
     assert rows["ast-fusion − ast-last", "published"].accuracy == {"surge": 8.9}
 
 
@@ -168,7 +168,7 @@ def test_other_weights_and_precisions_have_their_own_rows():
         system((7,), normalized=True),
         system((2, 6)),
     ]
-    report = build_report([record([0.5], of=one) for one in systems], published())
+    report = accuracy_table([record([0.5], of=one) for one in systems], published())
     assert [row.system for row in report.rows if row.source == "measured"] == [
         "cnn14-last (random:0)",
         "cnn14-last (task normalization)",
@@ -183,25 +183,25 @@ def test_other_weights_and_precisions_have_their_own_rows():
 
 def test_the_tasks_notes_are_kept():
     one = record([0.5], notes=("the split is NOT the fault-filtered one",))
-    assert "- GTZAN: the split is NOT the fault-filtered one" in build_report(
+    assert "- GTZAN: the split is NOT the fault-filtered one" in accuracy_table(
         [one], published()
     ).render("md")
 
 
 def test_two_results_of_the_same():
     with pytest.raises(FusionEngineError, match="two results of cnn14-fusion on gtzan"):
-        build_report([record([0.5]), record([0.6])], published())
+        accuracy_table([record([0.5]), record([0.6])], published())
 
 
 def test_results_of_other_splits_have_no_common_table():
     """As GTZAN with its file lists and without."""
     one, two = record([0.5], of=system((7,))), record([0.6], examples="2" * 64)
     with pytest.raises(FusionEngineError, match=r"cnn14-last and cnn14-fusion were .* different"):
-        build_report([one, two], published())
+        accuracy_table([one, two], published())
     # Another task has other clips, of course.
-    assert build_report([one, record([0.6], task="esc50", examples="2" * 64)], published())
+    assert accuracy_table([one, record([0.6], task="esc50", examples="2" * 64)], published())
 
 
 def test_no_result():
     with pytest.raises(FusionEngineError, match="no result"):
-        build_report([], published())
+        accuracy_table([], published())

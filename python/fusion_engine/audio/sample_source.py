@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Seconds that a decoder may take for one block. The largest take a hundredth of one.
-PATIENCE = 30
+BLOCK_TIMEOUT = 30
 # Samples of all channels in a block.
 BLOCK = 2**18
 
@@ -21,7 +21,7 @@ class BrokenError(Exception):
     """The decoder broke off: damage, a crash, or no answer."""
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """An open file of samples.
 
     Attributes:

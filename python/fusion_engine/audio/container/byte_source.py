@@ -9,7 +9,7 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 _WINDOW = 1 << 20
 
 
-class Source:
+class ByteSource:
     """An open file, read by position in bounded pieces."""
 
     def __init__(self, file: io.FileIO, size: int) -> None:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from fusion_engine.engine.clips import read
 from fusion_engine.engine.cuda.arrays import is_on_gpu
-from fusion_engine.engine.inputs import read_clips
 
 RATE = 16_000
 
 
 def clips(audio):
-    return list(read_clips(audio, source_rate=None, sample_rate=RATE).items)
+    return list(read(audio, source_rate=None, sample_rate=RATE).items)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
-"""What the CUDA frontend needs to know of a spec."""
+"""The settings and tables that the CUDA frontend makes of a spec."""
 
 from typing import TYPE_CHECKING
 
+from .frontend_spec import FrontendSpec
 from .mel import filter_bank
-from .spec import FrontendSpec
 from .window import analysis_window
 
 if TYPE_CHECKING:
     from .. import _core
 
 
-def frontend_plan(spec: FrontendSpec) -> "_core.FrontendPlan":
-    """The kernel's plan, for ``_core.log_mel_cuda`` and ``_core.log_mel_on_host_grid``.
+def frontend_tables(spec: FrontendSpec) -> "_core.FrontendTables":
+    """What the kernel reads, for ``_core.log_mel_cuda`` and ``_core.log_mel_on_host_grid``.
 
     Raises:
         ValueError: settings that the kernel does not compute (an FFT that is not a power of two
@@ -20,7 +20,7 @@ def frontend_plan(spec: FrontendSpec) -> "_core.FrontendPlan":
     # Here, so that specs are read where the native module does not load.
     from .. import _core
 
-    return _core.FrontendPlan(
+    return _core.FrontendTables(
         n_fft=spec.n_fft,
         hop_length=spec.hop_length,
         padding=spec.padding,

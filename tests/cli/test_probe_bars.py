@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fusion_engine.cli.probe._progress import Bars
+from fusion_engine.cli.probe._bars import Bars
 
 
 class Clock:
