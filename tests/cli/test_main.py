@@ -225,6 +225,7 @@ def test_a_stdout_that_cannot_show_a_name(shell, cnn14_artifact, tmp_path):
     assert "artifact        caf\\udce9 \\u97f3.onnx\n" in result.stdout
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("columns", ["20", "1000"])
 def test_the_width_changes_no_value(shell, cnn14_artifact, columns):
     for args in (["info", cnn14_artifact], ["models"], ["doctor"]):
