@@ -39,14 +39,17 @@ SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tes
 SLOW_COMPARISONS = fp64 or torchlibrosa or transformers or planted or windows_and_hops
 SANITIZE_BUILD = $(BUILD) --no-deps --upgrade -C cmake.build-type=None
 
-.PHONY: demo test dev lint types unit slow cuda sanitize-cpu bench bench-corpus gpu sanitize bench-gpu \
-	clean
+.PHONY: demo test dev lint types quick unit slow cuda sanitize-cpu sanitize-memory sanitize-threads \
+	bench bench-corpus gpu sanitize bench-gpu clean
 
 demo: export FUSION_ENGINE_CUDA ?= OFF
 demo: $(VENV)/demo
 	$(BIN)/python examples/demo.py
 
-test: lint types unit cuda sanitize-cpu
+# What keeps one core busy runs beside its like, the tests after it on all of them.
+test: $(VENV)/test
+	$(MAKE) -j2 --output-sync lint types cuda sanitize-cpu
+	$(MAKE) unit
 
 # Without optimisation at link time, which would compile all of it again. Rebuilding at import would
 # compile in whichever process comes first, and fail there.
@@ -68,13 +71,19 @@ types: $(VENV)/test
 		--allowlist ../tests/csrc/stub_allowlist.txt fusion_engine._core
 
 # Two workers: most tests keep one core busy, and each worker holds a model or two. PyTorch's threads
-# would wait busily for each other.
+# would wait busily for each other. The files run in the order of tests/conftest.py.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 unit: $(VENV)/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
+
+# Every part of the code, without whole models, plans, wheels and clusters: a few minutes.
+quick: $(VENV)/test
+	$(PYTEST) -m "not (slow or heavy or rtx)"
 
 # More models, precisions and lengths of what `unit` tests.
 slow: $(VENV)/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(PYTEST) -m slow
 
 # Native tests on a build with every CUDA kernel for every architecture.
 cuda: $(VENV)/test
@@ -88,15 +97,19 @@ endif
 # The native tests on builds that stop at a bad access, undefined behaviour or a race. Python and
 # NumPy are not instrumented, so the runtime is loaded before them; leaks of theirs are not ours. An
 # allocation that is too big is a MemoryError here as elsewhere.
-sanitize-cpu: export FUSION_ENGINE_CUDA = OFF
-sanitize-cpu: $(VENV)/test
+sanitize-cpu: sanitize-memory sanitize-threads
+
+sanitize-memory sanitize-threads: export FUSION_ENGINE_CUDA = OFF
+sanitize-memory: $(VENV)/test
 	$(SANITIZE_BUILD) --target build/asan-site -C build-dir=build/asan \
 		-C cmake.define.FUSION_ENGINE_SANITIZE="address,undefined" .
-	$(SANITIZE_BUILD) --target build/tsan-site -C build-dir=build/tsan \
-		-C cmake.define.FUSION_ENGINE_SANITIZE=thread .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/asan-site \
 		$(BIN)/python -m pytest $(SANITIZE_TESTS) -k "not ($(SLOW_COMPARISONS))"
+
+sanitize-threads: $(VENV)/test
+	$(SANITIZE_BUILD) --target build/tsan-site -C build-dir=build/tsan \
+		-C cmake.define.FUSION_ENGINE_SANITIZE=thread .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1 \
 		PYTHONPATH=build/tsan-site $(BIN)/python -m pytest tests/csrc/test_hostile.py -k "threads or kind"

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from fusion_engine import _core
-from fusion_engine.export import CudaNetwork, resolve
+from fusion_engine.export import Backbone, resolve
 
 from . import cases_gpu_kernels, gpu_engines, gpu_timing
 from .cases_gpu_kernels import OURS, failing, noise, one_line
@@ -62,7 +62,7 @@ class GpuContender:
 
 
 @functools.cache
-def weighted(model: str, layers: tuple[int, ...]) -> tuple[CudaNetwork, dict[str, torch.Tensor]]:
+def weighted(model: str, layers: tuple[int, ...]) -> tuple[Backbone, dict[str, torch.Tensor]]:
     """A model with its random weights."""
     return checked_state(resolve(model), layers, SEED)
 
@@ -76,7 +76,7 @@ class GpuJob:
     folder: Path
 
     @property
-    def backbone(self) -> tuple[CudaNetwork, dict[str, torch.Tensor]]:
+    def backbone(self) -> tuple[Backbone, dict[str, torch.Tensor]]:
         return weighted(self.model, resolve(self.model).default_layers)
 
     def network(self, dtype: torch.dtype) -> Fused:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from fusion_engine.export import CudaNetwork
+from fusion_engine.export import Backbone
 from fusion_engine.frontend import FrontendSpec
 from fusion_engine.frontend.mel import filter_bank
 from fusion_engine.frontend.window import analysis_window
@@ -66,7 +66,7 @@ class Fused(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked
 
     def __init__(
         self,
-        backbone: CudaNetwork,
+        backbone: Backbone,
         state: dict[str, torch.Tensor],
         layers: Sequence[int],
         dtype: torch.dtype,
@@ -132,8 +132,8 @@ class Fused(torch.nn.Module):  # type: ignore[misc]  # torch is not type-checked
 
 
 def checked_state(
-    backbone: CudaNetwork, layers: Sequence[int], seed: int
-) -> tuple[CudaNetwork, dict[str, torch.Tensor]]:
+    backbone: Backbone, layers: Sequence[int], seed: int
+) -> tuple[Backbone, dict[str, torch.Tensor]]:
     """The model and the weights that ``export(…, weights="random:SEED")`` puts into an artifact."""
     state = backbone.random_state(seed)
     backbone = backbone.for_checkpoint(state)

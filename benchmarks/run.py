@@ -52,21 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reason is not None:
         print(f"the gpu suite cannot run: {reason}", file=sys.stderr)
         return 1
-    report = {
+    report: dict[str, Any] = {
         "suite": arguments.suite,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "pairs": pairs,
     }
-
-    described = machine.describe_host(cases_cpu.THREADS) | (machine.describe_gpu() if on_gpu else {})
-    report |= {"machine": described, "results": []}
+    report["machine"] = machine.describe_host(cases_cpu.THREADS)
     kept = earlier(output, report, arguments.case) if arguments.case else []
 
     def save(results: list[dict[str, Any]]) -> None:
         # In the suite's order.
         order = {name: place for place, name in enumerate(cases)}
         merged = sorted([*kept, *results], key=lambda record: order[record["case"]])
-        write(report | {"results": merged}, output)
+        gpu = machine.describe_gpu() if on_gpu else {}
+        write(report | {"machine": report["machine"] | gpu, "results": merged}, output)
 
     try:
         results = run(chosen, pairs, save if keeps and output is not None else None)
@@ -96,10 +95,14 @@ def earlier(
         return []
     old = json.loads(output.read_text())
     for field in ("suite", "pairs", "machine"):
-        if old[field] != report[field]:
+        was, now = old[field], report[field]
+        if field == "machine":  # a GPU's clocks are read again
+            was = {name: was.get(name) for name in now if name != "libraries"}
+            now = {name: now[name] for name in was}
+        if was != now:
             raise SystemExit(
-                f"{output} has {field} {old[field]}, and this run {report[field]}: give another "
-                "--output, or run all cases"
+                f"{output} has {field} {was}, and this run {now}: give another --output, or run "
+                "all cases"
             )
     return [record for record in old["results"] if record["case"] not in again]
 

@@ -161,6 +161,40 @@ def ast(seed: int = 0) -> Any:
     return model
 
 
+def ast_original_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict of transformers' ASTModel as AST's own repository saves it.
+
+    With the wrapping of DataParallel, the classifier and the two heads that timm's model keeps.
+    """
+    out = {"v.head.weight": torch.ones(1000, 768), "v.head_dist.bias": torch.ones(1000)}
+    out |= {"mlp_head.0.bias": torch.ones(768), "mlp_head.1.weight": torch.ones(527, 768)}
+    renamed = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.distillation_token": "dist_token",
+        "embeddings.position_embeddings": "pos_embed",
+    }
+    pairs = (
+        ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+        ("layernorm_before", "norm1"),
+        ("layernorm_after", "norm2"),
+        ("layernorm", "norm"),
+        ("layers.", "blocks."),
+        ("attention.o_proj", "attn.proj"),
+    )
+    for name, tensor in state.items():
+        if "k_proj" in name or "v_proj" in name:
+            continue
+        if "q_proj" in name:
+            parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            new, tensor = name.replace("attention.q_proj", "attn.qkv"), torch.cat(parts)
+        else:
+            new = renamed.get(name, name)
+        for old, own in pairs:
+            new = new.replace(old, own)
+        out[f"v.{new}"] = tensor
+    return {f"module.{name}": tensor for name, tensor in out.items()}
+
+
 def ast_layers(
     model: Any, log_mel: torch.Tensor, *, eps: float, depth: int = 12
 ) -> dict[int, torch.Tensor]:

@@ -9,7 +9,7 @@ import soundfile
 import soxr
 
 from fusion_engine import AudioError
-from fusion_engine.audio import decode, load, source
+from fusion_engine.audio import decode, load, sample_source
 from fusion_engine.audio.container import Contents
 from fusion_engine.audio.decode import Decoding
 
@@ -228,7 +228,7 @@ def test_channels_that_cancel_out_are_silent(tmp_path):
 
 
 def test_one_sample_is_not_silence(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 100)
+    monkeypatch.setattr(sample_source, "BLOCK", 100)
     for place in (0, 555, 999):
         x = np.zeros(1_000, np.float32)
         x[place] = 1e-9
@@ -247,7 +247,7 @@ def test_integers_saved_as_floats(clip, peak, flag):
 
 
 def test_blocks_are_kept_by_whoever_collects_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 1_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 1_000)
     x = noise(1.0, 16_000)
     soundfile.write(tmp_path / "x.wav", x, 16_000, subtype="FLOAT")
     with Decoding(tmp_path / "x.wav", 16_000) as decoding:

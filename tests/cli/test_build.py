@@ -179,7 +179,7 @@ def test_info(cli, monkeypatch):
 
 def test_info_on_a_gpu(cli, monkeypatch):
     gpu = GpuInfo(0, "NVIDIA H200", (9, 0), 1 << 30, 132, "13.0")
-    monkeypatch.setattr("fusion_engine.engine.cuda.find_gpu", lambda: gpu)
+    monkeypatch.setattr("fusion_engine.engine.devices.find_gpu", lambda: gpu)
     assert cli("build", "test.onnx", "--precision", "bf16").status == 0
     on = "on NVIDIA H200 (SM 9.0) with tensorrt_rtx "
     assert f"runs here       yes, {on}" in cli("info", "test.plan").stdout

@@ -107,6 +107,7 @@ def test_half_precision_and_a_dataset(cli, artifact):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("windows", [[], ["--window", "0.4", "--hop", "0.3"]], ids=str)
 def test_a_killed_run_goes_on(cli, artifact, windows):
     args = ("embed", artifact, copies(300), "-o", "out.parquet", *windows)
@@ -216,15 +217,15 @@ def test_a_signal_whose_exception_is_dropped_stops_all_the_same(shell, artifact,
         "import os, signal\n"
         "from fusion_engine.engine import Engine\n"
         f"signal.signal({number:d}, signal.{default})\n"
-        "embed = Engine._embed_clips\n"
+        "embed = Engine._embed\n"
         "class Dropped:\n"
         "    def __del__(self):\n"
         f"        os.kill(os.getpid(), {number:d})\n"
-        "def spy(self, clips, head):\n"
+        "def spy(self, runner, clips, head):\n"
         "    if clips:\n"
         "        Dropped()\n"
-        "    return embed(self, clips, head)\n"
-        "Engine._embed_clips = spy"
+        "    return embed(self, runner, clips, head)\n"
+        "Engine._embed = spy"
     )
     result = shell("embed", artifact, copies(200), "-o", "out.parquet", before=before)
     assert "Exception ignored in" in result.stderr

@@ -256,6 +256,7 @@ def test_a_signal_while_a_library_is_imported(cnn14_artifact, tmp_path, number, 
     assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.wav"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_any_time(cnn14_artifact, tmp_path, number):
     """From the interpreter's first import to the command's own work."""

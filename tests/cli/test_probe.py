@@ -15,7 +15,7 @@ import typer
 
 from fusion_engine import export as export_package
 from fusion_engine.cli import app
-from fusion_engine.export import Preset, export
+from fusion_engine.export import Preset
 from fusion_engine.probe.records import load_records
 from fusion_engine.probe.tasks import TASKS
 
@@ -48,13 +48,6 @@ def sounds(tmp_path_factory):
     with (folder / "sounds.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file_name", "label", "split"), *rows])
     return folder / "sounds.csv"
-
-
-@pytest.fixture(scope="session")
-def two_layers(tmp_path_factory):
-    path = tmp_path_factory.mktemp("two") / "cnn14_1_2.onnx"
-    export("cnn14", path, layers=[1, 2], weights="random:0", seconds=2)
-    return path
 
 
 def folder(path="."):

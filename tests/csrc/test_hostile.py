@@ -326,11 +326,13 @@ def test_misaligned_tables_are_copied() -> None:
 
 
 def test_threads_share_the_work_without_a_race() -> None:
-    """Large enough for four; the sanitizer for threads watches."""
+    """Large enough for four, who all set one clip's flag; the sanitizer for threads watches."""
     x = np.random.default_rng(0).random((2, 2048, 1024, 2), np.float32)
+    x[0, ::7, 5] = np.inf
     expected, _ = _core.fuse([x, x[:, :, 0, 0]], [4, 1], threads=1)
-    got, _ = _core.fuse([x, x[:, :, 0, 0]], [4, 1], threads=4)
+    got, flags = _core.fuse([x, x[:, :, 0, 0]], [4, 1], threads=4)
     np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(flags, [1, 0])
 
 
 def test_where_no_thread_can_start_the_caller_does_the_work() -> None:

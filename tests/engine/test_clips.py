@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import fusion_engine as fe
-from fusion_engine.audio import load, source
+from fusion_engine.audio import load, sample_source
 from fusion_engine.engine.clips import End, batches, clips_of
 from fusion_engine.engine.recording import Clip, Item, Progress
 from fusion_engine.engine.windows import Windows
@@ -53,7 +53,7 @@ def wav(tmp_path):
 )
 @pytest.mark.parametrize("rate", [RATE, 22_050])
 def test_a_window_is_the_cut_clip_bit_for_bit(engine, wav, monkeypatch, window, hop, tail, rate):
-    monkeypatch.setattr(source, "BLOCK", 5_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 5_000)
     path = wav("a.wav", 5.4321, rate)
     samples = load(path, RATE).samples
     windows = Windows(window, hop, tail=tail, sample_rate=RATE)
@@ -180,7 +180,7 @@ def test_parts_and_channels(engine, wav):
 
 
 def test_many_parts_are_cut_in_one_pass(engine, wav, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 3_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 3_000)
     path = wav("a.wav", 4.0)
     samples = load(path, RATE).samples
     parts = [(3.0, None), (0.5, 1.5), (0.5, 0.75), (None, 3.5), (2.0, 2.1)]
@@ -281,7 +281,7 @@ def any_engine(request, tmp_path_factory):
 
 @pytest.mark.parametrize("seconds", [5.9, 61.5, 130.0])
 def test_a_long_file_is_the_long_clip_bit_for_bit(any_engine, wav, monkeypatch, seconds):
-    monkeypatch.setattr(source, "BLOCK", 701)
+    monkeypatch.setattr(sample_source, "BLOCK", 701)
     path = wav("long.wav", seconds, 22_050)
     samples = load(path, RATE).samples
     ((_, start, end, streamed),) = any_engine.embed_stream([(0, path)])
@@ -296,7 +296,7 @@ def test_a_long_file_is_the_long_clip_bit_for_bit(any_engine, wav, monkeypatch, 
 
 
 def test_long_parts_of_every_channel_in_one_pass(any_engine, wav, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 9_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 9_000)
     path = wav("a.wav", 150.0, channels=2)
     samples = load(path, RATE, channel="all").samples
     parts = [(70.0, None), (None, 80.0), (10.0, 11.0), (20.0, 149.0), (20.0, 140.0)]
@@ -329,7 +329,7 @@ def test_long_parts_of_every_channel_in_one_pass(any_engine, wav, monkeypatch):
 
 
 def test_a_long_clip_is_told_of_and_nothing_waits_for_it(any_engine, wav, monkeypatch):
-    monkeypatch.setattr(source, "BLOCK", 16_000)
+    monkeypatch.setattr(sample_source, "BLOCK", 16_000)
     short, long = wav("short.wav", 1.0), wav("long.wav", 100.0)
     items = [Item(key=key, audio=path) for key, path in (("s", short), ("l", long), ("t", short))]
     events = any_engine.embed_items(items)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,36 +16,52 @@ import fusion_engine as fe
 from fusion_engine.audio import decode_ahead
 from fusion_engine.engine import engine as engine_module
 from fusion_engine.engine.precision import emulated_model, typed_model
-from fusion_engine.export import export
-from fusion_engine.spec import METADATA_KEY, Spec
 
 from .. import signals
+from ..exports import change_spec, with_layers
 from .cuda.artifacts import SPECS, write_artifact
 
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory):
-    """Exports of CNN14 with random weights, made when first asked for."""
+def artifacts(two_layers, tmp_path_factory):
+    """Artifacts of CNN14's first blocks, random weights, as exports of these layers alone."""
     folder = tmp_path_factory.mktemp("artifacts")
 
     def get(*layers, seconds=60.0):
         path = folder / f"{'_'.join(map(str, layers))}_{seconds}.onnx"
-        if not path.exists():
-            if seconds == 60.0:
-                export("cnn14", path, layers=layers, weights="random:0")
-            else:  # the graph is the same
-                change_spec(get(*layers), path, max_frames=1 + round(seconds * 100))
-        return path
+        frames = 1 + round(seconds * 100)
+        return path if path.exists() else with_layers(two_layers, path, layers, max_frames=frames)
 
     return get
 
 
 @pytest.fixture(scope="module")
-def engine(artifacts):
+def deep(cnn14_fusion, cnn14_all, tmp_path_factory):
+    """The same of any layers."""
+    folder = tmp_path_factory.mktemp("deep")
+
+    def get(*layers, seconds=60.0):
+        path = folder / f"{'_'.join(map(str, layers))}_{seconds}.onnx"
+        frames = 1 + round(seconds * 100)
+        if path.exists():
+            return path
+        if layers != (3, 6):
+            return with_layers(cnn14_all.path, path, layers, max_frames=frames)
+        if frames == cnn14_fusion.spec.max_frames:
+            return cnn14_fusion.path
+        return change_spec(cnn14_fusion.path, path, max_frames=frames)
+
+    yield get
+    for path in folder.iterdir():
+        path.unlink()  # up to 300 MB, and pytest keeps the folders of the last runs
+
+
+@pytest.fixture(scope="module")
+def engine(deep):
     """CNN14-Fusion."""
-    return fe.Engine(artifacts(3, 6))
+    return fe.Engine(deep(3, 6))
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +103,8 @@ def test_shapes_and_types(engine):
     }
 
 
-def test_the_embedding_is_pooled_frame_features(engine):
-    x = signals.chirp(2.5, RATE)
+def test_the_embedding_is_pooled_frame_features(artifacts):
+    engine, x = fe.Engine(artifacts(2, 1)), signals.chirp(2.5, RATE)
     z = engine.embed_frames(x).astype(np.float64)
     for head, expected in (
         (None, z.mean(axis=1) + z.max(axis=1)),
@@ -100,9 +115,9 @@ def test_the_embedding_is_pooled_frame_features(engine):
         np.testing.assert_allclose(engine.embed(x, head=head), expected, rtol=0, atol=2e-6)
 
 
-def test_a_clip_has_the_same_bits_in_any_company(artifacts):
+def test_a_clip_has_the_same_bits_in_any_company(deep):
     for layers in ((3, 6), (7, 1)):
-        engine = fe.Engine(artifacts(*layers))
+        engine = fe.Engine(deep(*layers))
         alone = [engine.embed(clip) for clip in clips(12)]
         for got, expected in zip(engine.embed(clips(12)), alone, strict=True):
             assert np.array_equal(got, expected), layers
@@ -180,14 +195,14 @@ def test_torch_tensors_are_arrays(small):
 
 @pytest.mark.parametrize(
     ("layers", "seconds", "length"),
-    [((3, 6), 10.0, 45), pytest.param((1,), 60.0, 100, marks=pytest.mark.slow)],
+    [((3, 6), 6.0, 20), pytest.param((1,), 60.0, 100, marks=pytest.mark.slow)],
 )
-def test_chunks_give_what_one_pass_gives(artifacts, layers, seconds, length):
+def test_chunks_give_what_one_pass_gives(deep, layers, seconds, length):
     kinds = list(signals.SIGNALS.values())[:7]
     x = np.concatenate([kind(length / 7, RATE, 3) for kind in kinds])[:-1234]
-    frames = fe.Engine(artifacts(*layers, seconds=120.0)).embed_frames(x)
+    frames = fe.Engine(deep(*layers, seconds=max(60.0, length))).embed_frames(x)
     expected = frames.mean(axis=1, dtype=np.float64) + frames.max(axis=1)
-    chunked = fe.Engine(artifacts(*layers, seconds=seconds))
+    chunked = fe.Engine(deep(*layers, seconds=seconds))
     runs = chunked.stats.runs
     for got, value in ((chunked.embed(x), expected), (chunked.embed_frames(x), frames)):
         worst = np.abs(got - value).max() / np.abs(value).max()
@@ -196,31 +211,22 @@ def test_chunks_give_what_one_pass_gives(artifacts, layers, seconds, length):
     assert chunked.stats.runs - runs >= 2 * length / seconds
 
 
-def test_chunked_layer_outputs_are_joined(artifacts):
-    x = signals.speech_like(25.3, RATE)
-    whole = fe.Engine(artifacts(5, 2, seconds=60.0)).layer_outputs(x)
-    chunked = fe.Engine(artifacts(5, 2, seconds=10.0)).layer_outputs(x)
+def test_chunked_layer_outputs_are_joined(deep):
+    x = signals.speech_like(13.3, RATE)
+    whole = fe.Engine(deep(5, 2)).layer_outputs(x)
+    chunked = fe.Engine(deep(5, 2, seconds=6.0)).layer_outputs(x)
     for name, expected in whole.items():
         assert chunked[name].shape == expected.shape
         assert np.abs(chunked[name] - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_a_chunk_without_its_margin_is_seen(artifacts, tmp_path):
+def test_a_chunk_without_its_margin_is_seen(deep, tmp_path):
     """The planted fault of the two tests above: half the margin."""
     path = tmp_path / "narrow.onnx"
-    change_spec(artifacts(3, 6, seconds=10.0), path, chunk_margin=32)
-    x = signals.speech_like(25.3, RATE)
-    expected = fe.Engine(artifacts(3, 6)).embed(x)
+    change_spec(deep(3, 6), path, chunk_margin=32, max_frames=601)
+    x = signals.speech_like(13.3, RATE)
+    expected = fe.Engine(deep(3, 6)).embed(x)
     assert np.abs(fe.Engine(path).embed(x) - expected).max() > 1e-5 * np.abs(expected).max()
-
-
-def change_spec(source, target, **changes):
-    """A copy of an artifact with fields of its spec changed."""
-    model = onnx.load(source)
-    (entry,) = [e for e in model.metadata_props if e.key == METADATA_KEY]
-    spec = Spec.from_json(entry.value)
-    entry.value = replace(spec, **changes).to_json()
-    onnx.save(model, target)
 
 
 @pytest.mark.slow
@@ -292,8 +298,8 @@ def test_arguments(small, tmp_path):
         small.embed_frames(np.stack([x, x]))
 
 
-def test_what_a_clip_vector_cannot_do(artifacts):
-    engine = fe.Engine(artifacts(7, seconds=5.0))
+def test_what_a_clip_vector_cannot_do(deep):
+    engine = fe.Engine(deep(7, seconds=5.0))
     x = signals.tone(5.0, RATE)
     assert engine.frame_rate is None
     with pytest.raises(fe.ArtifactError, match="no frame features: layer_7"):
@@ -303,7 +309,7 @@ def test_what_a_clip_vector_cannot_do(artifacts):
     with pytest.raises(fe.AudioError, match=r"clip: .*at most 501.*layer_7 pools"):
         engine.embed(np.tile(x, 2))
     with pytest.raises(fe.ArtifactError, match="no frame features: layer_7"):
-        fe.Engine(artifacts(7, 1)).embed_frames(x)
+        fe.Engine(deep(7, 1)).embed_frames(x)
 
 
 def test_values_that_overflow_are_an_error(artifacts, tmp_path):
@@ -471,10 +477,10 @@ def test_a_clip_of_any_module_in_a_batch_is_the_clip_alone(tmp_path, name):
     assert np.abs(engine.embed(batch) - alone).max() <= 1e-6 * np.abs(alone).max()
 
 
-def test_repr(artifacts):
-    engine = fe.Engine(artifacts(3, 6), device="cpu")
+def test_repr(deep):
+    engine = fe.Engine(deep(3, 6), device="cpu")
     assert repr(engine) == (
-        f"<Engine '{artifacts(3, 6)}': cnn14_16k, layers 3, 6, D = 6144, cpu, {engine.backend}>"
+        f"<Engine '{deep(3, 6)}': cnn14_16k, layers 3, 6, D = 6144, cpu, {engine.backend}>"
     )
     engine.close()
     assert repr(engine).endswith("D = 6144, closed>")

@@ -9,17 +9,15 @@ import pytest
 import torch
 
 import fusion_engine as fe
-from fusion_engine.export import export
 from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import oracles, signals
+from ..exports import VGGISH_LAYERS, with_layers
 from ..frontend import reference
 from .test_parity import FP64_FRONTEND, SAME_LOG_MEL, STOCK, clip, error
 
 RATE = 16_000
 POOLS = {2: 16, 5: 8, 8: 4, 10: 4, 13: 2, 15: 2}
-# All nine layers, not in the order of the graph.
-VGGISH_LAYERS = (10, 15, 22, 2, 5, 8, 13, 18, 20)
 AST_FRAMES = 98
 AST_MEAN, AST_STD = -4.2677393, 4.5689974
 
@@ -32,14 +30,9 @@ def tensor(log_mel):
 
 
 @pytest.fixture(scope="module")
-def vggish(tmp_path_factory):
+def vggish(torchvggish, vggish_all):
     """torchvggish's model, and an engine with its weights and all layers."""
-    folder = tmp_path_factory.mktemp("vggish")
-    model = oracles.vggish(seed=3)
-    torch.save(model.state_dict(), folder / "vggish.pth")
-    path = folder / "vggish.onnx"
-    export("vggish", path, layers=VGGISH_LAYERS, weights=folder / "vggish.pth")
-    return model, fe.Engine(path)
+    return torchvggish, fe.Engine(vggish_all.path)
 
 
 def segments(log_mel):
@@ -128,14 +121,12 @@ def test_vggish_in_any_company_and_run(vggish, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def ast(tmp_path_factory):
+def ast(ast_classifier, ast_second, tmp_path_factory):
     """transformers' model, the artifact of layers 5 and 12 for one second, and its engine."""
-    folder = tmp_path_factory.mktemp("ast")
-    model = oracles.ast(seed=4)
-    torch.save(model.state_dict(), folder / "ast.pth")
-    path = folder / "ast.onnx"
-    export("ast", path, layers=[5, 12], weights=folder / "ast.pth", seconds=1.0)
-    return model.audio_spectrogram_transformer, path, fe.Engine(path)
+    path = tmp_path_factory.mktemp("ast") / "ast.onnx"
+    with_layers(ast_second.path, path, [5, 12])
+    yield ast_classifier.audio_spectrogram_transformer, path, fe.Engine(path)
+    path.unlink()  # 340 MB, and pytest keeps the folders of the last runs
 
 
 def ast_segments(log_mel, mean=AST_MEAN, std=AST_STD):
@@ -149,7 +140,7 @@ def ast_segments(log_mel, mean=AST_MEAN, std=AST_STD):
 
 def fused_ast(model, log_mel):
     """Segments' vectors [D, S] and layers, by the model's own mean of its two tokens."""
-    layers = oracles.ast_layers(model, tensor(log_mel), eps=1e-12)
+    layers = oracles.ast_layers(model, tensor(log_mel), eps=1e-6)  # of the original format
     vectors = [layers[number][:, :2].double().mean(dim=1) for number in (5, 12)]
     return torch.cat(vectors, dim=1).T.numpy()
 

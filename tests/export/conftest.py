@@ -1,20 +1,12 @@
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from fusion_engine.export import ExportReport, export
+from fusion_engine.export import ExportReport
 
-from ..oracles import panns_checkpoint, panns_cnn14
-
-ALL_LAYERS = (7, 3, 1, 6, 5, 2, 4)
-
-
-@pytest.fixture(scope="session")
-def panns_16k() -> torch.nn.Module:
-    return panns_cnn14(16_000)
+from ..exports import CNN14_LAYERS as ALL_LAYERS  # noqa: F401  # of `artifact`
 
 
 @pytest.fixture(scope="session")
@@ -23,19 +15,11 @@ def panns_16k_fp64(panns_16k: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(
-    panns_16k: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """Weights saved as PANNs published theirs: not zipped, the sampler's arrays beside them."""
-    path = tmp_path_factory.mktemp("checkpoint") / "Cnn14_16k.pth"
-    torch.save(panns_checkpoint(panns_16k), path, _use_new_zipfile_serialization=False)
-    yield path
-    path.unlink()  # 320 MB, and pytest keeps the folders of the last runs
+def checkpoint(panns_checkpoint: Path) -> Path:
+    return panns_checkpoint
 
 
 @pytest.fixture(scope="session")
-def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportReport]:
+def artifact(cnn14_all: ExportReport) -> ExportReport:
     """All seven layers, in an order of its own."""
-    path = tmp_path_factory.mktemp("artifact") / "cnn14.onnx"
-    yield export("cnn14", path, layers=ALL_LAYERS, weights=checkpoint)
-    path.unlink()
+    return cnn14_all

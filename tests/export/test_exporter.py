@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from fusion_engine import BackendError, ExportError, FusionEngineError, Spec
-from fusion_engine.artifact import read_report
+from fusion_engine.artifact import read_report, read_spec
 from fusion_engine.export import ExportReport, export
 from fusion_engine.export.backbones import cnn14
 from fusion_engine.export.verify import TOLERANCE
 
+from ..exports import CNN14_LAYERS as ALL_LAYERS
 from ..oracles import panns_layers, random_log_mel
-from .conftest import ALL_LAYERS
 
 SHORT = (1,)  # what is not about the deep layers is shown on a graph of 150 kB
 
@@ -83,27 +83,38 @@ def test_the_file_carries_the_spec(
     assert meta.graph_name == artifact.spec.model == "cnn14_16k"  # not the alias
 
 
-def test_the_same_export_gives_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.fixture(scope="module")
+def two_blocks(panns_16k: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint for exports of blocks 1 and 2: the weights of the others take no memory."""
+    path = tmp_path_factory.mktemp("two_blocks") / "Cnn14_16k.pth"
+    own = ("bn0", "conv_block1", "conv_block2", "logmel", "spectrogram")
+    state = dict(panns_16k.state_dict())
+    for name, tensor in state.items():
+        if tensor.ndim > 1 and not name.startswith(own):
+            state[name] = torch.ones(()).expand(tensor.shape)
+    torch.save({"model": state}, path)
+    return path
+
+
+def test_the_same_export_gives_the_same_bytes(tmp_path: Path, two_blocks: Path) -> None:
     first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
     for path in (first, second):
-        export("cnn14", path, layers=SHORT, weights=checkpoint)
+        export("cnn14", path, layers=SHORT, weights=two_blocks)
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_random_weights_do_not_depend_on_the_layers(tmp_path: Path) -> None:
-    reports = [
-        export("cnn14_8k", tmp_path / "a.onnx", layers=layers, weights="random:7")
-        for layers in ([1], [2, 1])
-    ]
-    assert reports[0].spec.weights == reports[1].spec.weights
-    assert reports[0].spec.weights.source == "random:7"
+def test_random_weights_do_not_depend_on_the_layers(cnn14_artifact: Path, two_layers: Path) -> None:
+    specs = [read_spec(path) for path in (cnn14_artifact, two_layers)]
+    assert [len(spec.layers) for spec in specs] == [1, 2]
+    assert specs[0].weights == specs[1].weights
+    assert specs[0].weights.source == "random:0"
 
 
 def test_nothing_is_printed(
-    tmp_path: Path, checkpoint: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, two_blocks: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     steps: list[str] = []
-    export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=checkpoint, progress=steps.append)
+    export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=two_blocks, progress=steps.append)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert len(steps) == 4
@@ -114,9 +125,9 @@ def test_nothing_is_printed(
     [({"seconds": 10.0}, 1001), ({"frames": 32}, 32), ({"seconds": 0.31}, 32)],
 )
 def test_the_longest_input_is_a_choice(
-    tmp_path: Path, checkpoint: Path, arguments: dict[str, Any], max_frames: int
+    tmp_path: Path, two_blocks: Path, arguments: dict[str, Any], max_frames: int
 ) -> None:
-    report = export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=checkpoint, **arguments)
+    report = export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=two_blocks, **arguments)
     assert report.spec.max_frames == max_frames
 
 
@@ -174,13 +185,13 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         export("cnn14", tmp_path / "no" / "a.onnx", weights="random:0")
 
 
-def test_a_full_disk(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_full_disk(tmp_path: Path, two_blocks: Path) -> None:
     """The limit on the size of a file stands in for the disk's."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(FusionEngineError, match="free some space"):
-            export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=checkpoint)
+            export("cnn14", tmp_path / "a.onnx", layers=SHORT, weights=two_blocks)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -198,9 +209,9 @@ def test_a_missing_library_names_its_extra(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_of_another_model_leaves_nothing(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_checkpoint_of_another_model_leaves_nothing(tmp_path: Path, two_blocks: Path) -> None:
     with pytest.raises(ExportError, match=r"weights Cnn14_16k\.pth for cnn14_32k: .*cnn14_16k"):
-        export("cnn14_32k", tmp_path / "a.onnx", weights=checkpoint)
+        export("cnn14_32k", tmp_path / "a.onnx", weights=two_blocks)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,13 +282,13 @@ def _constant_length(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_planted_fault_fails_the_check_and_keeps_the_old_file(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
+    tmp_path: Path, two_blocks: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"before")
     fault(monkeypatch)
     with pytest.raises(ExportError, match="the exported graph"):
-        export("cnn14", path, layers=[1, 2], weights=checkpoint)
+        export("cnn14", path, layers=[1, 2], weights=two_blocks)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -14,9 +14,12 @@ from fusion_engine.export.graph import backbone_module, trace_graph
 from fusion_engine.frontend.frontend_spec import PANNS_16K
 from fusion_engine.spec import Spec, WeightsSource
 
+from ..exports import CNN14_LAYERS
+
 CHANNELS = (1, 64, 128, 256, 512, 1024, 2048)
-LAYERS = [[1], [2], [3], [4], [5], [6], [7], [5, 2], [7, 3], [1, 2, 3, 4, 5, 6, 7]]
-FAST = [[1], [5, 2], [7, 3], [1, 2, 3, 4, 5, 6, 7]]
+ALL = list(CNN14_LAYERS)  # an export; the others are traced here
+LAYERS = [[1], [2], [3], [4], [5], [6], [7], [5, 2], [7, 3], ALL]
+FAST = [[1], [5, 2], [7, 3], ALL]
 
 State = Mapping[str, torch.Tensor]
 
@@ -51,6 +54,8 @@ def graph_of(state: State, layers: list[int]) -> onnx.ModelProto:
     ids=str,
 )
 def built(request: pytest.FixtureRequest, state: State) -> tuple[list[int], onnx.ModelProto]:
+    if request.param == ALL:
+        return ALL, onnx.load(request.getfixturevalue("cnn14_all").path)
     return request.param, graph_of(state, request.param)
 
 

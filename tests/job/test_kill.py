@@ -83,6 +83,7 @@ def test_a_job_that_nobody_disturbs(runs):
     assert runs.names() == ["in", "out.parquet", "out.parquet.errors.jsonl"]
 
 
+@pytest.mark.heavy
 def test_killed_at_any_moment(runs):
     assert runs()[0] == 0
     whole, errors = runs.output.read_bytes(), set(read_lines(runs))

@@ -8,9 +8,11 @@ import onnx
 import pytest
 import torch
 
-from fusion_engine.export import export, resolve
+from fusion_engine.export import ExportReport, export, resolve
 from fusion_engine.parity import Signal
 from fusion_engine.spec import METADATA_KEY, Spec
+
+from ..exports import Shared, change_spec, with_layers
 
 # A quarter of a second needs padding; the other is ragged, and two segments of AST.
 SHORT = (Signal(kind="tone", seconds=0.25), Signal(kind="speech", seconds=1.3579))
@@ -22,47 +24,56 @@ class Exported:
     weights: Path
 
 
-def _exported(folder: Path, model: str, **choices: object) -> Exported:
-    """Random weights as a checkpoint file, which is read faster than it is made, and its export."""
-    weights, artifact = folder / f"{model}.pth", folder / f"{model}.onnx"
-    torch.save(resolve(model).random_state(0), weights)
-    export(model, artifact, weights=weights, **choices)
-    return Exported(artifact, weights)
-
-
 @pytest.fixture(scope="session")
-def cnn14(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+def cnn14(
+    cnn14_fusion: ExportReport, panns_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
     """CNN14-Fusion: layers 3 and 6. Clips of more than 3.2 s run in chunks."""
-    made = _exported(tmp_path_factory.mktemp("cnn14"), "cnn14", frames=320)
-    yield made
-    made.weights.unlink()  # 320 MB, and pytest keeps the folders of the last runs
-    made.artifact.unlink()
+    artifact = tmp_path_factory.mktemp("cnn14") / "cnn14.onnx"
+    yield Exported(change_spec(cnn14_fusion.path, artifact, max_frames=320), panns_checkpoint)
+    artifact.unlink()  # 310 MB, and pytest keeps the folders of the last runs
 
 
 @pytest.fixture(scope="session")
-def early(cnn14: Exported, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def early(
+    cnn14_all: ExportReport, panns_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
     """CNN14's layers 1 and 3, where what is asked does not depend on the deeper ones."""
     artifact = tmp_path_factory.mktemp("early") / "cnn14.onnx"
-    export("cnn14", artifact, weights=cnn14.weights, layers=[1, 3], frames=320)
-    return Exported(artifact, cnn14.weights)
+    with_layers(cnn14_all.path, artifact, [1, 3], max_frames=320)
+    return Exported(artifact, panns_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def vggish(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """Layers 10, 13 and 15, the last two of one shape."""
-    made = _exported(tmp_path_factory.mktemp("vggish"), "vggish", layers=[10, 13, 15])
-    yield made
-    made.weights.unlink()
-    made.artifact.unlink()
+def vggish(shared: Shared) -> Exported:
+    """Layers 10, 13 and 15, the last two of one shape; of a checkpoint without what follows."""
+
+    def make(folder: Path) -> None:
+        state = resolve("vggish").random_state(0)
+        convolutions = {n: tensor for n, tensor in state.items() if n.startswith("features.")}
+        torch.save(convolutions, folder / "vggish.pth")
+        export(
+            "vggish",
+            folder / "vggish.onnx",
+            weights=folder / "vggish.pth",
+            layers=[10, 13, 15],
+        )
+
+    folder = shared("parity_vggish", make)
+    return Exported(folder / "vggish.onnx", folder / "vggish.pth")
 
 
 @pytest.fixture(scope="session")
-def ast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+def ast(shared: Shared) -> Exported:
     """Blocks 1 and 3 on 128 frames."""
-    made = _exported(tmp_path_factory.mktemp("ast"), "ast", layers=[1, 3], frames=128)
-    yield made
-    made.weights.unlink()
-    made.artifact.unlink()
+
+    def make(folder: Path) -> None:
+        # A checkpoint file is read faster than random weights are made.
+        torch.save(resolve("ast").random_state(0), folder / "ast.pth")
+        export("ast", folder / "ast.onnx", weights=folder / "ast.pth", layers=[1, 3], frames=128)
+
+    folder = shared("parity_ast", make)
+    return Exported(folder / "ast.onnx", folder / "ast.pth")
 
 
 @pytest.fixture

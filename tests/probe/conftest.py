@@ -19,13 +19,14 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def early(tmp_path_factory):
+def early(shared):
     """CNN14's first three blocks, in an order that is not that of their numbers."""
     from fusion_engine.export import export
 
-    path = tmp_path_factory.mktemp("early") / "cnn14.onnx"
-    export("cnn14", path, layers=[2, 1, 3], weights="random:0", seconds=2)
-    return path
+    def make(folder):
+        export("cnn14", folder / "cnn14.onnx", layers=[2, 1, 3], weights="random:0", seconds=2)
+
+    return shared("early", make) / "cnn14.onnx"
 
 
 @dataclass(frozen=True)

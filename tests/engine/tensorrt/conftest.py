@@ -1,7 +1,7 @@
 """Artifacts that plans are built from; tensorrt_rtx builds them for real, without a GPU."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -14,34 +14,32 @@ from fusion_engine.export import resolve
 from fusion_engine.export.graph import backbone_module, trace_graph
 
 from ...export.structure import spec_of
+from ...exports import Shared
 
 # AST's graph does not depend on its length: a short one, which is traced sooner.
 FRAMES = {"ast": 128}
 
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+def artifact(shared: Shared) -> Callable[[str], Path]:
     """``artifact("vggish")``: a model with its default layers, as an export writes it.
 
     Without the comparison with PyTorch in FP64, which takes longer than all that is built of it.
     """
-    folder = tmp_path_factory.mktemp("artifacts")
 
     def get(model: str) -> Path:
-        path = folder / f"{model}.onnx"
-        if not path.exists():
+        def make(folder: Path) -> None:
             backbone = resolve(model).configured(frames=FRAMES.get(model), token=None)
             state = backbone.random_state(0)
             backbone = backbone.for_checkpoint(state)
             layers = backbone.default_layers
             folded = backbone.fold(backbone.check_state(state, layers))
             module = backbone_module(backbone, folded, layers)
-            onnx.save(trace_graph(module, spec_of(backbone, layers)), path)
-        return path
+            onnx.save(trace_graph(module, spec_of(backbone, layers)), folder / f"{model}.onnx")
 
-    yield get
-    for path in folder.glob("*.onnx"):
-        path.unlink()  # 300 MB each, and pytest keeps the folders of the last runs
+        return shared(f"traced_{model}", make) / f"{model}.onnx"
+
+    return get
 
 
 @pytest.fixture

@@ -19,51 +19,17 @@ from fusion_engine.export.verify import TOLERANCE
 from fusion_engine.frontend import Frontend
 from fusion_engine.spec import SegmentRule
 
-from ...oracles import ast, ast_layers, ast_positions
+from ...exports import AST_LAYERS as ALL
+from ...oracles import ast_layers, ast_original_names, ast_positions
 from ...signals import SIGNALS, speech_like
 from ..checkpoint.files import RunsCode
 from ..structure import parameter_bytes, spec_of, strictly_inferred
 
-ALL = (12, 3, 1, 2, 11, 5, 4, 6, 10, 9, 7, 8)
 SINGLE = [[1], [2], [3], [4], [5], [6], [12]]
 MIXED = [[3, 1], [1, 3, 2], [2, 1]]  # and all twelve in an artifact
 PREFIX = "audio_spectrogram_transformer."
 
 State = dict[str, torch.Tensor]
-
-
-def original_names(state: State) -> State:
-    """A state dict of transformers' ASTModel as AST's own repository saves it.
-
-    With the wrapping of DataParallel, the classifier and the two heads that timm's model keeps.
-    """
-    out = {"v.head.weight": torch.ones(1000, 768), "v.head_dist.bias": torch.ones(1000)}
-    out |= {"mlp_head.0.bias": torch.ones(768), "mlp_head.1.weight": torch.ones(527, 768)}
-    renamed = {
-        "embeddings.cls_token": "cls_token",
-        "embeddings.distillation_token": "dist_token",
-        "embeddings.position_embeddings": "pos_embed",
-    }
-    pairs = (
-        ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
-        ("layernorm_before", "norm1"),
-        ("layernorm_after", "norm2"),
-        ("layernorm", "norm"),
-        ("layers.", "blocks."),
-        ("attention.o_proj", "attn.proj"),
-    )
-    for name, tensor in state.items():
-        if "k_proj" in name or "v_proj" in name:
-            continue
-        if "q_proj" in name:
-            parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            new, tensor = name.replace("attention.q_proj", "attn.qkv"), torch.cat(parts)
-        else:
-            new = renamed.get(name, name)
-        for old, own in pairs:
-            new = new.replace(old, own)
-        out[f"v.{new}"] = tensor
-    return {f"module.{name}": tensor for name, tensor in out.items()}
 
 
 def log_mel_of(frames: int, batch: int = 1) -> torch.Tensor:
@@ -88,8 +54,8 @@ def assert_equals(report: ExportReport, model: Any, log_mel: torch.Tensor) -> No
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Any:
-    return ast()
+def classifier(ast_classifier: torch.nn.Module) -> Any:
+    return ast_classifier
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +71,7 @@ def state(classifier: Any) -> State:
 
 @pytest.fixture(scope="module")
 def original(state: State) -> State:
-    return original_names(state)
+    return ast_original_names(state)
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +84,9 @@ def checkpoint(state: State, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def one_second(original: State, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportReport]:
+def one_second(ast_second: ExportReport) -> ExportReport:
     """All twelve layers for 1 s, of a file in the original format."""
-    folder = tmp_path_factory.mktemp("ast")
-    checkpoint, path = folder / "audioset_0.4593.pth", folder / "ast.onnx"
-    torch.save(original, checkpoint)
-    report = export("ast", path, layers=ALL, weights=checkpoint, seconds=1.0)
-    checkpoint.unlink()
-    yield report
-    path.unlink()
+    return ast_second
 
 
 @pytest.mark.slow
@@ -145,19 +105,21 @@ def test_the_epsilons_are_told_apart(oracle: Any) -> None:
         assert difference > 1e-3 * layers[1][number].abs().max()
 
 
+@pytest.mark.heavy
 def test_five_seconds_of_the_file_that_transformers_writes(
     tmp_path: Path, classifier: Any, oracle: Any
 ) -> None:
     """``save_pretrained`` keeps the names of the hub."""
     classifier.save_pretrained(tmp_path)
     checkpoint = tmp_path / "model.safetensors"
-    report = export("ast", tmp_path / "ast.onnx", layers=(5, 1), weights=checkpoint, seconds=5.0)
+    report = export("ast", tmp_path / "ast.onnx", layers=(2, 1), weights=checkpoint, seconds=5.0)
     checkpoint.unlink()
     assert report.spec.layer_norm_eps == 1e-12
     assert report.spec.max_frames == 498
     assert_equals(report, oracle, log_mel_of(498))
 
 
+@pytest.mark.heavy
 def test_every_layer_at_five_seconds(state: State, oracle: Any) -> None:
     """What is traced, untraced: the twelve layers with other positions."""
     log_mel = log_mel_of(498)
@@ -212,13 +174,16 @@ def random() -> State:
     return resolve("ast").random_state(3)
 
 
-@pytest.mark.parametrize("layers", [[12], [1, 3, 2]], ids=str)
-def test_the_graph(random: State, layers: list[int]) -> None:
+@pytest.mark.parametrize("layers", [[2], [1, 3, 2], list(ALL)], ids=str)
+def test_the_graph(request: pytest.FixtureRequest, layers: list[int]) -> None:
     """Valid, of the stated interface, and nothing in it comes after the last layer."""
     model = Ast(frames=98)
     depth = max(layers)
-    tensors = model.fold(model.check_state(random, layers))
-    graph = trace_graph(backbone_module(model, tensors, layers), spec_of(model, layers))
+    if layers == list(ALL):
+        graph = onnx.load(request.getfixturevalue("one_second").path)
+    else:
+        tensors = model.fold(model.check_state(request.getfixturevalue("random"), layers))
+        graph = trace_graph(backbone_module(model, tensors, layers), spec_of(model, layers))
     ops = Counter(node.op_type for node in graph.graph.node)
     assert ops["LayerNormalization"] == 2 * depth + len(layers)
     assert (ops["MatMul"], ops["Softmax"], ops["Erf"]) == (8 * depth, depth, depth)
