@@ -17,12 +17,12 @@ from ..runner import ClipState, Flags, Runner, Samples, Sink, not_finite
 from ..stats import Meter
 from .arrays import DeviceArray, read_array
 from .batch import BatchKey, BatchProgram, batch_key, sample_type
+from .cuda_network import CudaNetwork
 from .dlpack import Imported
 from .driver import Cuda, OutOfMemory, Stream
 from .kernels import Kernels, SampleType
 from .long_clips import DeviceSamples, Pass
 from .model import Model
-from .network import CudaNetwork
 from .slots import MemoryLayout, Slot, SlotPool
 
 
