@@ -23,7 +23,7 @@ from .integrity import Check
 from .onnx import OnnxNetwork, cuda_missing
 from .runner import Runner
 from .stats import Meter
-from .tensorrt import cached_plan, import_tensorrt, preflight
+from .tensorrt import cached_plan, library_for, preflight
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _open_tensorrt(path: Path, options: Options, meter: Meter) -> Runner:
         with Check(path):
             plan = cached_plan(path, gpu=gpu)
     info = preflight(plan, gpu=gpu)
-    library = import_tensorrt(info.runtime)
+    library = library_for(gpu, info.runtime)
 
     def load(cuda: Cuda) -> CudaNetwork:
         runtime, engine = deserialize(library, plan.read_bytes(), str(plan), info.rebuild_command)

@@ -92,7 +92,7 @@ def open_plan(
         info = SimpleNamespace(runtime=None, spec=spec, rebuild_command=REBUILD)
         get.module = TensorRT(machine, **(trt or {}))
         monkeypatch.setattr(opening, "preflight", lambda path, gpu: info)
-        monkeypatch.setattr(opening, "import_tensorrt", lambda runtime: Library(get.module))
+        monkeypatch.setattr(opening, "library_for", lambda gpu, runtime: Library(get.module))
         return fe.Engine(plan, **options)
 
     return get
