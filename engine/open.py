@@ -24,6 +24,7 @@ from .onnx import OnnxNetwork, cuda_missing
 from .runner import Runner
 from .stats import Meter
 from .tensorrt import cached_plan, library_for, preflight
+from .tensorrt.runtime_cache import RuntimeCache, runtime_cache_path
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +138,14 @@ def _open_tensorrt(path: Path, options: Options, meter: Meter) -> Runner:
     library = library_for(gpu, info.runtime)
 
     def load(cuda: Cuda) -> CudaNetwork:
-        runtime, engine = deserialize(library, plan.read_bytes(), str(plan), info.rebuild_command)
-        return TensorRTNetwork(library, runtime, engine, info.spec, rebuild=info.rebuild_command)
+        data, rebuild = plan.read_bytes(), info.rebuild_command
+        runtime, engine = deserialize(library, data, str(plan), rebuild)
+        compiled = None
+        if library.is_rtx:
+            compiled = RuntimeCache(runtime_cache_path(plan.name, data, library, gpu))
+        return TensorRTNetwork(
+            library, runtime, engine, info.spec, rebuild=rebuild, compiled=compiled
+        )
 
     return _on_gpu(gpu, load, options, meter)
 
