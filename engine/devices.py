@@ -30,8 +30,13 @@ class GpuInfo:
     driver: str
 
     def __str__(self) -> str:
+        return f"{self.name} (SM {self.capability})"
+
+    @property
+    def capability(self) -> str:
+        """The compute capability in writing, for example ``9.0``."""
         major, minor = self.compute_capability
-        return f"{self.name} (SM {major}.{minor})"
+        return f"{major}.{minor}"
 
 
 def import_cuda() -> tuple[ModuleType, ModuleType]:

@@ -23,7 +23,8 @@ from .integrity import Check
 from .onnx import OnnxNetwork, cuda_missing
 from .runner import Runner
 from .stats import Meter
-from .tensorrt import cached_plan, import_tensorrt, preflight
+from .tensorrt import cached_plan, library_for, preflight
+from .tensorrt.runtime_cache import RuntimeCache, runtime_cache_path
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +135,17 @@ def _open_tensorrt(path: Path, options: Options, meter: Meter) -> Runner:
         with Check(path):
             plan = cached_plan(path, gpu=gpu)
     info = preflight(plan, gpu=gpu)
-    library = import_tensorrt(info.runtime)
+    library = library_for(gpu, info.runtime)
 
     def load(cuda: Cuda) -> CudaNetwork:
-        runtime, engine = deserialize(library, plan.read_bytes(), str(plan), info.rebuild_command)
-        return TensorRTNetwork(library, runtime, engine, info.spec, rebuild=info.rebuild_command)
+        data, rebuild = plan.read_bytes(), info.rebuild_command
+        runtime, engine = deserialize(library, data, str(plan), rebuild)
+        compiled = None
+        if library.is_rtx:
+            compiled = RuntimeCache(runtime_cache_path(plan.name, data, library, gpu))
+        return TensorRTNetwork(
+            library, runtime, engine, info.spec, rebuild=rebuild, compiled=compiled
+        )
 
     return _on_gpu(gpu, load, options, meter)
 

@@ -8,6 +8,7 @@ from ...errors import ArtifactError, AudioError, BackendError
 from ...spec import Spec
 from ..network import shape_problems
 from ..tensorrt.library import Library
+from ..tensorrt.runtime_cache import RuntimeCache
 from .cuda_network import Context, CudaNetwork, LayerTensor, TensorLayout
 from .driver import Cuda, Stream
 
@@ -42,6 +43,7 @@ class TensorRTNetwork(CudaNetwork):
         engine: its ``ICudaEngine``.
         spec: its spec.
         rebuild: the command that builds it again, for messages.
+        compiled: TensorRT for RTX: kernels that it compiled before, and where new ones are kept.
 
     Raises:
         ArtifactError: inputs or outputs that are not the spec's.
@@ -50,9 +52,17 @@ class TensorRTNetwork(CudaNetwork):
     concurrency = None
 
     def __init__(
-        self, library: Library, runtime: Any, engine: Any, spec: Spec, *, rebuild: str
+        self,
+        library: Library,
+        runtime: Any,
+        engine: Any,
+        spec: Spec,
+        *,
+        rebuild: str,
+        compiled: RuntimeCache | None = None,
     ) -> None:
         self._library, self._runtime, self._engine = library, runtime, engine
+        self._compiled = compiled
         self._lock = threading.Lock()
         self._rebuild = rebuild
         self.spec, self.name = spec, str(library)
@@ -81,7 +91,7 @@ class TensorRTNetwork(CudaNetwork):
         self.max_frames = min(spec.max_frames, max(most[2] for _, _, most in self.profiles))
 
     def profile(self, segments: int, frames: int) -> int:
-        """The first profile that takes the shape.
+        """The first profile that takes the shape: they are built with the tightest first.
 
         Raises:
             AudioError: none does.
@@ -129,9 +139,14 @@ class TensorRTNetwork(CudaNetwork):
         config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager
+        if self._compiled is not None:
+            self._compiled.use(config)
         return self._engine.create_execution_context(config)
 
     def close(self) -> None:  # noqa: D102
+        if self._compiled is not None:
+            self._compiled.save()
+        del self._compiled
         del self._engine
         del self._runtime
 

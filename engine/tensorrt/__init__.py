@@ -6,6 +6,7 @@ from .library import Library, import_tensorrt, installed_runtimes
 from .plan_cache import cached_plan
 from .plan_file import PlanInfo, read_plan
 from .sidecar import Sidecar, update_sidecar
+from .targets import library_for
 
 __all__ = [
     "Library",
@@ -16,6 +17,7 @@ __all__ = [
     "check_machine",
     "import_tensorrt",
     "installed_runtimes",
+    "library_for",
     "preflight",
     "read_plan",
     "update_sidecar",

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
@@ -12,17 +13,18 @@ from ...artifact import read_report, read_spec
 from ...errors import ArtifactError, BackendError
 from ..devices import GpuInfo, find_gpu
 from ..precision import Precision, check_ranges, typed_model
-from .library import import_tensorrt
 from .monitor import BuildProgress, run_cancellable
 from .network_name import encode_name, plan_spec
 from .plan_file import PlanInfo, read_plan
-from .profile import make_profile
+from .profile import make_profile, profiles_of
 from .serialize import BuildOptions, serialize
-from .sidecar import Sidecar, SourceArtifact, sidecar_path, this_system, write_sidecar
+from .sidecar import Sidecar, SourceArtifact, Tiling, sidecar_path, this_system, write_sidecar
+from .targets import check_targets, library_for, plan_targets
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TILINGS: tuple[Tiling, ...] = get_args(Tiling)
 DEFAULT_EFFORT = 3
 EFFORTS = range(6)
 
@@ -36,7 +38,10 @@ def build(
     batch: tuple[int, int, int] | None = None,
     seconds: tuple[float, float, float] | None = None,
     frames: tuple[int, int, int] | None = None,
+    static_profile: bool = True,
     effort: int = DEFAULT_EFFORT,
+    tiling: Tiling = "none",
+    targets: Sequence[str] | None = None,
     linear_outputs: bool = False,
     typed_onnx: str | os.PathLike[str] | None = None,
     gpu: GpuInfo | None = None,
@@ -50,15 +55,20 @@ def build(
     Args:
         onnx: the artifact, of precision fp32.
         plan: the ``.plan`` file to write.
-        runtime: ``tensorrt`` or ``tensorrt_rtx``; ``None``: what is installed, which is logged.
+        runtime: ``tensorrt`` or ``tensorrt_rtx``; ``None``: what is installed and serves the GPU
+            that is here, which is logged.
         precision: type of the arithmetic.
         batch, seconds, frames: smallest, most common and largest input, see ``make_profile``.
             Activation memory follows the largest.
+        static_profile: give the most common input an optimization profile of its own.
         effort: TensorRT's builder optimization level, 0 to 5.
+        tiling: TensorRT's tiling optimization level: ``none``, ``fast``, ``moderate``, ``full``.
+        targets: `tensorrt_rtx`: the compute capabilities to build for, such as ``("8.6", "8.9")``,
+            whatever GPU is here. ``None``: 8.0 and later ones, or 7.5 where the GPU is of that.
         linear_outputs: keep FP16 and BF16 maps NCHW; otherwise they are NHWC, as the layer-fusion
             kernel reads them without a reformat.
         typed_onnx: where to keep the typed graph of an FP16 or BF16 plan, for other tools.
-        gpu: the GPU that `tensorrt` tunes for; ``None``: the first.
+        gpu: the GPU that `tensorrt` tunes for; ``None``: the first, if there is one.
         progress: called as TensorRT goes through its phases.
 
     Returns:
@@ -66,8 +76,8 @@ def build(
 
     Raises:
         ArtifactError: the artifact is missing, damaged, or not of precision fp32.
-        BackendError: the library or its GPU is missing, or the parser or the builder failed; with
-            their own messages.
+        BackendError: the library or its GPU is missing, the GPU that is here is none of the
+            library's, or the parser or the builder failed; with their own messages.
         NumericalError: weights or activations, as recorded at export, that FP16 cannot hold.
         FusionEngineError: a file cannot be written.
         ValueError: an option out of range, or a profile that does not fit the model.
@@ -77,6 +87,13 @@ def build(
         raise ValueError(f"precision is {precision!r}, expected one of {list(PRECISIONS)}")
     if effort not in EFFORTS:
         raise ValueError(f"effort is {effort}, expected 0 to 5")
+    if tiling not in TILINGS:
+        raise ValueError(f"tiling is {tiling!r}, expected one of {list(TILINGS)}")
+    if targets is not None:
+        if runtime == "tensorrt":
+            raise ValueError("tensorrt builds for the GPU that is here: leave targets out")
+        check_targets(targets)
+        runtime = runtime or "tensorrt_rtx"
     if typed_onnx is not None and precision in ("fp32", "tf32"):
         raise ValueError(f"precision {precision} has no typed graph: the artifact is the one")
     if typed_onnx is not None and Path(typed_onnx).suffix != ".onnx":
@@ -92,13 +109,25 @@ def build(
             "`fusion-engine export` wrote"
         )
     profile = make_profile(spec, batch=batch, seconds=seconds, frames=frames)
-    options = BuildOptions(
-        precision=precision, profile=profile, effort=effort, linear_outputs=linear_outputs
-    )
     spec = plan_spec(spec, precision, profile.frames.max)
     encode_name(spec)  # refuses a spec that is too long before the work
-    library = import_tensorrt(runtime)
-    gpu = None if library.is_rtx else gpu or find_gpu()
+    gpu = gpu or _gpu_here()
+    library = library_for(
+        gpu if targets is None else None,
+        runtime,
+        otherwise=". To build for other GPUs, name their compute capabilities: --targets 8.6,8.9",
+    )
+    if not library.is_rtx:
+        gpu = gpu or find_gpu()  # says why there is none
+    options = BuildOptions(
+        precision=precision,
+        profiles=profiles_of(profile, static=static_profile),
+        targets=plan_targets(library, gpu, targets),
+        effort=effort,
+        tiling=tiling,
+        linear_outputs=linear_outputs,
+    )
+    gpu = None if library.is_rtx else gpu  # it is built without one
     with ExitStack() as stack:
         # Entered first, so that they appear last: see the end of this block.
         typed = None if typed_onnx is None else stack.enter_context(atomic_path(typed_onnx))
@@ -131,10 +160,12 @@ def build(
             runtime=library.runtime,
             runtime_version=library.version,
             gpu=None if gpu is None else gpu.name,
-            compute_capability=None if gpu is None else "{}.{}".format(*gpu.compute_capability),
+            compute_capability=None if gpu is None else gpu.capability,
+            targets=options.targets,
             system=this_system(),
-            profile=profile,
+            profiles=options.profiles,
             effort=effort,
+            tiling=tiling,
             linear_outputs=linear_outputs,
             tensors=result.tensors,
             activation_bytes=result.activation_bytes,
@@ -148,6 +179,14 @@ def build(
     info = read_plan(plan)
     logger.info("%s: %d bytes, built in %.1f s", plan, sidecar.bytes, result.seconds)
     return info
+
+
+def _gpu_here() -> GpuInfo | None:
+    """The first GPU; ``None`` where there is none, or nothing to ask."""
+    try:
+        return find_gpu()
+    except BackendError:
+        return None
 
 
 def _plan_path(plan: str | os.PathLike[str]) -> Path:

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from ...errors import BackendError
 from ..devices import GpuInfo
-from .library import RTX_LEAST_CAPABILITY, Library, import_tensorrt, installed_runtimes
+from .library import Library, import_tensorrt, installed_runtimes
 from .plan_file import PlanInfo, read_plan
 from .sidecar import sidecar_path, this_system
+from .targets import library_for, listed, not_served, serves
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def preflight(
     Args:
         path: the plan.
         library: the library that is to load it; ``None``: the one that built it is loaded, or,
-            without a sidecar, the one that is installed (see ``import_tensorrt``).
+            without a sidecar, the one that is installed and serves the GPU.
         gpu: the GPU that is to run it; ``None`` leaves that out.
 
     Raises:
@@ -34,7 +35,7 @@ def preflight(
             another GPU or system. The message has the command that builds it again.
     """
     info = read_plan(path)
-    check_machine(info, library=library or _library_of(info), gpu=gpu)
+    check_machine(info, library=library or _library_of(info, gpu), gpu=gpu)
     if info.sidecar is None:
         logger.warning(
             "%s: no sidecar beside it, so that nobody knows whether its bytes are intact, or which "
@@ -47,14 +48,23 @@ def preflight(
     return info
 
 
-def _library_of(info: PlanInfo) -> Library:
+def _library_of(info: PlanInfo, gpu: GpuInfo | None) -> Library:
     """The library that the plan needs."""
+    if info.sidecar is None:
+        try:
+            return library_for(gpu)
+        except BackendError as error:
+            raise BackendError(f"{info.path}: {error}") from error
     try:
         return import_tensorrt(info.runtime)
     except BackendError as error:
         message = f"{info.path}: {error}"
-        others = [name for name in installed_runtimes() if name != info.runtime]
-        if info.sidecar is not None and others:
+        others = [
+            name
+            for name in installed_runtimes()
+            if name != info.runtime and (gpu is None or serves(name, gpu.capability))
+        ]
+        if others:
             command = replace(info.sidecar, runtime=others[0]).rebuild_command(info.path)
             message += f". Or build it for {others[0]}, which is installed: {command}"
         raise BackendError(message) from error
@@ -66,10 +76,23 @@ def check_machine(info: PlanInfo, *, library: Library, gpu: GpuInfo | None) -> N
     Raises:
         BackendError: as ``preflight``.
     """
-    found = _other_library(info, library), _other_system(info), _other_gpu(info, library, gpu)
+    if gpu is not None and not serves(library.runtime, gpu.capability):
+        # Built again by the same library it would run here as little.
+        sidecar = info.sidecar and replace(info.sidecar, runtime="tensorrt")
+        command = replace(info, sidecar=sidecar).rebuild_command
+        raise BackendError(f"{info.path}: {not_served(gpu)}. Build it again with that: {command}")
+    found = _other_library(info, library), _other_system(info), _other_gpu(info, gpu)
     for reason in found:
         if reason is not None:
-            raise BackendError(f"{info.path}: {reason}. Build it again: {info.rebuild_command}")
+            raise BackendError(f"{info.path}: {reason}. Build it again: {_rebuild(info, gpu)}")
+
+
+def _rebuild(info: PlanInfo, gpu: GpuInfo | None) -> str:
+    """The command that builds it again, for this GPU where it was built for others."""
+    sidecar = info.sidecar
+    if sidecar is not None and gpu is not None and gpu.capability not in sidecar.targets:
+        sidecar = replace(sidecar, targets=(gpu.capability,))
+    return replace(info, sidecar=sidecar).rebuild_command
 
 
 def _other_library(info: PlanInfo, library: Library) -> str | None:
@@ -87,27 +110,21 @@ def _other_system(info: PlanInfo) -> str | None:
     return f"built on {info.sidecar.system}, and this machine is {this_system()}"
 
 
-def _other_gpu(info: PlanInfo, library: Library, gpu: GpuInfo | None) -> str | None:
-    if gpu is None:
+def _other_gpu(info: PlanInfo, gpu: GpuInfo | None) -> str | None:
+    sidecar = info.sidecar
+    if gpu is None or sidecar is None:
         return None
-    if library.is_rtx:
-        if gpu.compute_capability < RTX_LEAST_CAPABILITY:
-            least = "{}.{}".format(*RTX_LEAST_CAPABILITY)
-            return f"built for GPUs of compute capability {least} and later, and this is {gpu}"
-        return None
-    if info.sidecar is None or info.sidecar.compute_capability is None:
-        return None
-    if info.sidecar.compute_capability != "{}.{}".format(*gpu.compute_capability):
-        return (
-            f"built on an {info.sidecar.gpu} (compute capability "
-            f"{info.sidecar.compute_capability}), and this is {gpu}"
-        )
-    if info.sidecar.gpu != gpu.name:
+    if gpu.capability not in sidecar.targets:
+        built = f"built for compute capability {listed(sidecar.targets)}"
+        if sidecar.gpu is not None:
+            built = f"built on an {sidecar.gpu} (compute capability {listed(sidecar.targets)})"
+        return f"{built}, and this is {gpu}"
+    if sidecar.gpu not in (None, gpu.name):
         logger.warning(
             "%s: tuned on an %s, and this is an %s of the same compute capability: it runs, but "
             "may be slower than a plan built here",
             info.path,
-            info.sidecar.gpu,
+            sidecar.gpu,
             gpu.name,
         )
     return None

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -22,8 +22,6 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 EXTRAS: dict[Runtime, str] = {"tensorrt": "gpu", "tensorrt_rtx": "rtx"}
 # Below these, networks are not strongly typed throughout, or the API is another one.
 _LEAST: dict[Runtime, tuple[int, int]] = {"tensorrt": (10, 10), "tensorrt_rtx": (1, 4)}
-# What TensorRT-RTX builds for where no target is set, as this package builds.
-RTX_LEAST_CAPABILITY = (8, 0)
 
 # TensorRT says a line per layer and tactic: below DEBUG.
 VERBOSE = 5
@@ -117,19 +115,28 @@ def _chosen(runtime: str | None) -> Runtime:
             return name
     if runtime is not None:
         raise ValueError(f"runtime is {runtime!r}, expected one of {list(RUNTIMES)}")
-    installed = installed_runtimes()
-    if not installed:
+    return preferred(installed_runtimes())
+
+
+def preferred(fitting: Sequence[Runtime]) -> Runtime:
+    """The library to take of those that are installed and will do; logs it.
+
+    Raises:
+        BackendError: there is none.
+    """
+    if not fitting:
         raise BackendError(
             "neither tensorrt nor tensorrt_rtx is installed. On a machine with a data-centre GPU: "
             f"{install('gpu')}. With a GeForce or RTX GPU, or to build plans for one on "
             f"a machine without: {install('rtx')}"
         )
-    logger.info(
-        "runtime: %s, %s",
-        installed[0],
-        "the only one installed" if len(installed) == 1 else f"preferred to {installed[1]}",
-    )
-    return installed[0]
+    chosen, why = fitting[0], "the only one installed"
+    for other in installed_runtimes():
+        if other != chosen:
+            fits = other in fitting
+            why = f"preferred to {other}" if fits else f"since {other} does not serve this GPU"
+    logger.info("runtime: %s, %s", chosen, why)
+    return chosen
 
 
 def _load(name: Runtime) -> Library:

@@ -12,11 +12,11 @@ from ...errors import ArtifactError
 from ..devices import GpuInfo
 from ..precision import Precision
 from .builder import DEFAULT_EFFORT, build
-from .library import import_tensorrt
 from .monitor import BuildProgress
 from .plan_file import read_plan
-from .profile import make_profile
+from .profile import make_profile, profiles_of
 from .sidecar import this_system
+from .targets import library_for
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ def cached_plan(
 
     Args:
         onnx: the artifact.
-        gpu: the GPU that is to run the plan.
+        gpu: the GPU that is to run the plan; the library is one that serves it.
         runtime, precision, batch, seconds, frames, effort, progress: as for ``build``.
 
     Raises:
         BackendError: the cache cannot be used, or as ``build``.
         ArtifactError, NumericalError, FusionEngineError, ValueError: as ``build``.
     """
-    library = import_tensorrt(runtime)
+    library = library_for(gpu, runtime)
     profile = make_profile(read_spec(onnx), batch=batch, seconds=seconds, frames=frames)
     key = {
         "onnx": file_sha256(onnx),
@@ -57,7 +57,7 @@ def cached_plan(
         "system": this_system(),
         "fusion_engine": __version__,
         "precision": precision,
-        "profile": asdict(profile),
+        "profiles": [asdict(one) for one in profiles_of(profile, static=True)],
         "effort": effort,
     }
     path = cached_path("plans", Path(onnx).stem, ".plan", key)

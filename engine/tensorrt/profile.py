@@ -1,4 +1,4 @@
-"""The range of input shapes that a plan takes."""
+"""The ranges of input shapes that a plan takes."""
 
 import math
 from dataclasses import dataclass
@@ -29,15 +29,52 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The optimization profile of a plan: clips or segments per run, frames of log-mel each."""
+    """An optimization profile of a plan: clips or segments per run, frames of log-mel each."""
 
     batch: Range
     frames: Range
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it takes one shape only."""
+        return self.batch.min == self.batch.max and self.frames.min == self.frames.max
+
+    @property
+    def most_common(self) -> "Profile":
+        """The shape that it is tuned for, and no other."""
+        batch, frames = self.batch.opt, self.frames.opt
+        return Profile(
+            batch=Range(min=batch, opt=batch, max=batch),
+            frames=Range(min=frames, opt=frames, max=frames),
+        )
+
+    def __str__(self) -> str:
+        if self.is_static:
+            return f"batch {self.batch.opt}, frames {self.frames.opt}"
+        return f"batch {self.batch}, frames {self.frames}"
+
+    def contains(self, other: "Profile") -> bool:
+        """Whether it takes every shape that ``other`` takes."""
+        return all(
+            mine.min <= theirs.min and theirs.max <= mine.max
+            for mine, theirs in ((self.batch, other.batch), (self.frames, other.frames))
+        )
 
     def shapes(self, n_mels: int) -> tuple[tuple[int, ...], ...]:
         """The three shapes [B, 1, T, n_mels] of ``log_mel``."""
         pairs = zip(self.batch.triple, self.frames.triple, strict=True)
         return tuple((batch, 1, frames, n_mels) for batch, frames in pairs)
+
+
+def profiles_of(profile: Profile, *, static: bool) -> tuple[Profile, ...]:
+    """The profiles of a plan that takes all that ``profile`` takes, the tightest first.
+
+    The runtime takes the first that fits. With ``static`` the most common shape has one of its own,
+    whose kernels need not serve any other.
+    """
+    if profile.is_static or not static:
+        return (profile,)
+    return (profile.most_common, profile)
 
 
 def make_profile(

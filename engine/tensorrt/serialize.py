@@ -1,4 +1,4 @@
-"""One network through TensorRT: parsed, named, given its formats and profile, and serialized."""
+"""One network through TensorRT: parsed, named, given its formats and profiles, and serialized."""
 
 import logging
 import re
@@ -17,7 +17,8 @@ from .library import Heard, Library
 from .monitor import BuildProgress, make_monitor
 from .network_name import encode_name
 from .profile import Profile
-from .sidecar import DType, TensorFormat, TensorInfo
+from .sidecar import DType, TensorFormat, TensorInfo, Tiling
+from .targets import target_name
 from .timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,10 @@ class BuildOptions:
     """What a plan is built for; see ``build``."""
 
     precision: Precision
-    profile: Profile
+    profiles: tuple[Profile, ...]
+    targets: tuple[str, ...]
     effort: int
+    tiling: Tiling
     linear_outputs: bool
 
 
@@ -43,7 +46,7 @@ class Serialized:
     Args:
         plan: its bytes, as TensorRT returned them.
         tensors: the network's input and outputs.
-        activation_bytes: activation memory at the profile's maximum, where the builder said.
+        activation_bytes: activation memory at the profiles' maximum, where the builder said.
         seconds: how long TensorRT took.
     """
 
@@ -196,6 +199,8 @@ def _configure(library: Library, builder: Any, spec: Spec, options: BuildOptions
     trt = library.module
     config = builder.create_builder_config()
     config.builder_optimization_level = options.effort
+    if options.tiling != "none":
+        _set_tiling(library, config, options.tiling)
     # Set by default.
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.precision == "tf32":
@@ -205,11 +210,27 @@ def _configure(library: Library, builder: Any, spec: Spec, options: BuildOptions
     if library.is_rtx:
         # The engine then never allocates memory by itself, which capturing a graph needs.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        _set_targets(trt, config, options.targets)
         logger.info("timing cache: none, %s does not use one", library)
-    profile = builder.create_optimization_profile()
-    profile.set_shape(INPUT, *options.profile.shapes(spec.frontend.n_mels))
-    config.add_optimization_profile(profile)
+    for shapes in options.profiles:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(INPUT, *shapes.shapes(spec.frontend.n_mels))
+        config.add_optimization_profile(profile)
     return config
+
+
+def _set_tiling(library: Library, config: Any, tiling: Tiling) -> None:
+    if not hasattr(config, "tiling_optimization_level"):
+        raise BackendError(f"{library} has no tiling levels: leave out tiling, {tiling!r}")
+    levels = library.module.TilingOptimizationLevel.__members__
+    config.tiling_optimization_level = levels[tiling.upper()]
+
+
+def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        capability = trt.ComputeCapability.__members__[target_name(target)]
+        config.set_compute_capability(capability, index)
 
 
 def _activation_bytes(heard: Heard) -> int | None:

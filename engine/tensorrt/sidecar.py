@@ -20,13 +20,19 @@ from ...spec_rules import MAX_FRAMES, range_problems, sha256_problem, text_probl
 from ..network import INPUT, shape_problems
 from .library import Runtime
 from .profile import Profile
+from .targets import RTX_DEFAULT_TARGETS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # A certificate of all layers and signals takes a thousandth of it.
 _MAX_BYTES = 2**24
 
 TensorFormat = Literal["linear", "hwc8"]
 DType = Literal["float32", "float16", "bfloat16"]
+# TensorRT's tiling optimization levels.
+Tiling = Literal["none", "fast", "moderate", "full"]
+
+# A plan whose ranges are wide has two.
+_MAX_PROFILES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +74,14 @@ class Sidecar:
         runtime_version: its version; a plan is bound to it.
         gpu: the GPU that it was tuned on; ``None`` where it was built without one.
         compute_capability: of that GPU, for example ``9.0``.
+        targets: the compute capabilities of the GPUs that it runs on.
         system: the system it was built on, and that can load it.
-        profile: the input shapes that it takes.
+        profiles: the input shapes that it takes, the tightest first; the last takes all.
         effort: TensorRT's builder optimization level.
+        tiling: its tiling optimization level.
         linear_outputs: whether map outputs were kept NCHW.
         tensors: inputs and outputs.
-        activation_bytes: activation memory at the profile's maximum, where the builder said.
+        activation_bytes: activation memory at the profiles' maximum, where the builder said.
         source: the artifact that it was built from.
         spec: the plan's spec.
         parity: the certificate of a comparison with the original model, if one was made.
@@ -86,9 +94,11 @@ class Sidecar:
     runtime_version: str
     gpu: str | None
     compute_capability: str | None
+    targets: tuple[str, ...]
     system: str
-    profile: Profile
+    profiles: tuple[Profile, ...]
     effort: int
+    tiling: Tiling
     linear_outputs: bool
     tensors: tuple[TensorInfo, ...]
     activation_bytes: int | None
@@ -96,38 +106,28 @@ class Sidecar:
     spec: Spec
     parity: dict[str, Any] | None = None
 
+    @property
+    def profile(self) -> Profile:
+        """All the input shapes that it takes."""
+        return self.profiles[-1]
+
     def rebuild_command(self, plan: str | os.PathLike[str]) -> str:
         """The command that builds ``plan`` again with the same options."""
-        return build_command(
-            self.source.name,
-            plan,
-            runtime=self.runtime,
-            precision=self.spec.precision,
-            profile=self.profile,
-            fixed_frames=self.spec.segment is not None,
-            effort=self.effort,
-            linear_outputs=self.linear_outputs,
-        )
-
-
-def build_command(
-    onnx: str,
-    plan: str | os.PathLike[str],
-    *,
-    runtime: Runtime,
-    precision: str,
-    profile: Profile,
-    fixed_frames: bool,
-    effort: int,
-    linear_outputs: bool,
-) -> str:
-    """The command line that builds a plan with these options."""
-    words = ["fusion-engine", "build", onnx, "-o", os.fspath(plan)]
-    words += ["--runtime", runtime, "--precision", precision, "--batch", str(profile.batch)]
-    if not fixed_frames:
-        words += ["--frames", str(profile.frames)]
-    words += ["--effort", str(effort)]
-    return shlex.join(words + ["--linear-outputs"] * linear_outputs)
+        words = ["fusion-engine", "build", self.source.name, "-o", os.fspath(plan)]
+        words += ["--runtime", self.runtime, "--precision", self.spec.precision]
+        if self.runtime == "tensorrt_rtx" and self.targets != RTX_DEFAULT_TARGETS:
+            words += ["--targets", ",".join(self.targets)]
+        words += ["--batch", str(self.profile.batch)]
+        if self.spec.segment is None:
+            words += ["--frames", str(self.profile.frames)]
+        if len(self.profiles) == 1 and not self.profile.is_static:
+            words.append("--no-static-profile")
+        words += ["--effort", str(self.effort)]
+        if self.tiling != "none":
+            words += ["--tiling", self.tiling]
+        if self.linear_outputs:
+            words.append("--linear-outputs")
+        return shlex.join(words)
 
 
 def this_system() -> str:
@@ -160,8 +160,12 @@ def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar | None:
     except ValueError as error:
         raise _damaged(path, f"not JSON: {error}") from None
     version = data.get("format_version") if isinstance(data, dict) else None
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise _damaged(path, f"its format version is {short(version)}, expected {FORMAT_VERSION}")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise _damaged(
+            path, f"its format version is {short(version)}, expected 1 to {FORMAT_VERSION}"
+        )
+    if version == 1:
+        data = _from_format_1(data)
     try:
         sidecar: Sidecar = decode(Sidecar, data, "sidecar")
     except ArtifactError as error:
@@ -170,6 +174,19 @@ def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar | None:
     if found:
         raise _damaged(path, "; ".join(found))
     return sidecar
+
+
+def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
+    """What a sidecar of format 1 meant, as one of format 2: it had one profile and no targets."""
+    known = {name: value for name, value in data.items() if name != "profile"}
+    capability = data.get("compute_capability")
+    targets = RTX_DEFAULT_TARGETS if capability is None else (capability,)
+    return known | {
+        "format_version": FORMAT_VERSION,
+        "targets": list(targets),
+        "profiles": [data.get("profile")],
+        "tiling": "none",
+    }
 
 
 def _read(path: Path) -> str | None:
@@ -192,21 +209,19 @@ def _read(path: Path) -> str | None:
 
 def _problems(sidecar: Sidecar) -> Iterator[str]:
     """What is out of range, or not as the spec says, a few words each."""
-    spec, profile = sidecar.spec, sidecar.profile
+    spec = sidecar.spec
     yield from range_problems(sidecar, {"bytes": (1, 2**50), "effort": (0, 5)})
     yield from range_problems(sidecar, {"activation_bytes": (0, 2**50)})
-    for name in ("batch", "frames"):
-        sizes = getattr(profile, name).triple
-        if not 1 <= sizes[0] <= sizes[1] <= sizes[2] <= MAX_FRAMES:
-            yield f"the profile's {name} is {sizes}, expected no falling sizes from 1 on"
-    if not spec.min_frames <= profile.frames.min <= profile.frames.max <= spec.max_frames:
-        yield (
-            f"the profile takes {profile.frames} frames, the spec {spec.min_frames} to "
-            f"{spec.max_frames}"
-        )
+    yield from _profile_problems(sidecar)
     capability = sidecar.compute_capability
-    if capability is not None and re.fullmatch(r"\d{1,3}\.\d{1,3}", capability, re.ASCII) is None:
-        yield f"compute_capability is {short(capability)}, expected a version such as 9.0"
+    for name, value in (
+        ("compute_capability", capability),
+        *((f"targets[{index}]", target) for index, target in enumerate(sidecar.targets)),
+    ):
+        if value is not None and re.fullmatch(r"\d{1,3}\.\d{1,3}", value, re.ASCII) is None:
+            yield f"{name} is {short(value)}, expected a version such as 9.0"
+    if not sidecar.targets:
+        yield "targets is [], expected the compute capabilities that the plan was built for"
     for name, text in (
         ("runtime_version", sidecar.runtime_version),
         ("gpu", sidecar.gpu or "none"),
@@ -226,6 +241,24 @@ def _problems(sidecar: Sidecar) -> Iterator[str]:
         yield f"it has the tensors {short(names)}, its spec says {short(expected)}"
     else:
         yield from shape_problems(spec, {t.name: t.shape for t in sidecar.tensors})
+
+
+def _profile_problems(sidecar: Sidecar) -> Iterator[str]:
+    spec, profiles = sidecar.spec, sidecar.profiles
+    if not 1 <= len(profiles) <= _MAX_PROFILES:
+        yield f"it has {len(profiles)} profiles, expected 1 to {_MAX_PROFILES}"
+    for profile in profiles:
+        for name in ("batch", "frames"):
+            sizes = getattr(profile, name).triple
+            if not 1 <= sizes[0] <= sizes[1] <= sizes[2] <= MAX_FRAMES:
+                yield f"the profile's {name} is {sizes}, expected no falling sizes from 1 on"
+        if not spec.min_frames <= profile.frames.min <= profile.frames.max <= spec.max_frames:
+            yield (
+                f"the profile takes {profile.frames} frames, the spec {spec.min_frames} to "
+                f"{spec.max_frames}"
+            )
+        if not profiles[-1].contains(profile):
+            yield f"the last profile ({profiles[-1]}) does not take all of {profile}"
 
 
 def update_sidecar(plan: str | os.PathLike[str], *, parity: Mapping[str, Any]) -> Sidecar:

@@ -35,12 +35,13 @@ def test_an_example_of_the_help(cli):
     assert shlex.join(example) == "test.onnx --precision bf16 --seconds 1:2:10"
     result = cli("build", *example)
     assert (result.status, result.stdout) == (0, "")
-    built, takes = result.stderr.splitlines()
+    built, takes, runs = result.stderr.splitlines()
     said = (
         r"test\.plan: cnn14_16k, layers 1, bf16, built by tensorrt_rtx [\d.]+, 0\.\d MB, \d\.\d s"
     )
     assert re.fullmatch(said, built)
     assert takes.startswith("takes 1:8:32 clips or segments of 101:201:1001 frames; the largest")
+    assert runs == "runs on GPUs of compute capability 8.0, 8.6, 8.9, 12.0 and 12.1"
     assert files() == ["test.onnx", "test.plan", "test.plan.json"]
     info = read_plan("test.plan")
     assert (info.spec.precision, info.spec.max_frames, info.spec.min_frames) == ("bf16", 1001, 32)
@@ -49,6 +50,7 @@ def test_an_example_of_the_help(cli):
 
 def test_every_option(shell):
     options = ["--precision", "fp16", "--frames", "32:64:96", "--effort", "1", "--linear-outputs"]
+    options += ["--tiling", "fast", "--targets", "8.9,12.0", "--no-static-profile"]
     options += ["--runtime", "tensorrt_rtx", "--typed-onnx", "typed.onnx", "-o", "a.plan"]
     result = shell("build", "test.onnx", *options)
     assert result.status == 0
@@ -56,6 +58,8 @@ def test_every_option(shell):
     sidecar = read_plan("a.plan").sidecar
     assert sidecar.profile.frames.triple == (32, 64, 96)
     assert (sidecar.effort, sidecar.linear_outputs) == (1, True)
+    assert (sidecar.tiling, sidecar.targets) == ("fast", ("8.9", "12.0"))
+    assert sidecar.profiles == (sidecar.profile,)
     assert [tensor.format for tensor in sidecar.tensors] == ["linear", "linear"]
     assert read_spec("typed.onnx").precision == "fp16"
 
@@ -84,6 +88,8 @@ def test_what_was_chosen_is_said(shell):
         (["--seconds", "1:2:3", "--frames", "32:64:96"], 2, "give one of them"),
         (["--precision", "int8"], 2, "'int8' is not one of"),
         (["--effort", "6"], 2, "'--effort'"),
+        (["--tiling", "most"], 2, "'most' is not one of"),
+        (["--targets", "8.9,9.0"], 2, "['8.9', '9.0'], expected some of ['7.5', '8.0', "),
         (["-o", "a.engine"], 2, "a.engine must end in .plan"),
         (["--precision", "fp32", "--typed-onnx", "t.onnx"], 2, "fp32 has no typed graph"),
         (["--seconds", "1:2:1e308"], 2, "1e+308): expected lengths from 0 to 86400"),
@@ -160,13 +166,15 @@ def test_info(cli, monkeypatch):
     assert fields["precision"] == "bf16"
     # No room for a chunk between its margins.
     assert fields["input"] == "32…90 frames (up to 0.9 s a clip)"
-    assert fields["profile"] == "batch 1:8:32, frames 32:64:90"
+    assert fields["profiles"] == "batch 8, frames 64"
+    assert "\n                batch 1:8:32, frames 32:64:90\n" in result.stdout
     assert fields["tensors"] == "log_mel: float32 [-1, 1, -1, 64], linear"
     assert "  layer_1: bfloat16 [-1, 64, -1, 32], hwc8\n" in result.stdout
     version = info.sidecar.runtime_version
     assert fields["built by"] == (
-        f"tensorrt_rtx {version} without a GPU, {info.sidecar.system}, effort 3"
+        f"tensorrt_rtx {version} without a GPU, {info.sidecar.system}, effort 3, tiling none"
     )
+    assert fields["built for"] == "compute capability 8.0, 8.6, 8.9, 12.0 and 12.1"
     assert fields["SHA-256"] == f"{info.sidecar.sha256}, as the sidecar says"
     assert fields["certificate"].startswith("none")
     assert fields["runs here"].startswith(("no: no NVIDIA driver", "yes, on "))
@@ -178,14 +186,28 @@ def test_info(cli, monkeypatch):
 
 
 def test_info_on_a_gpu(cli, monkeypatch):
-    gpu = GpuInfo(0, "NVIDIA H200", (9, 0), 1 << 30, 132, "13.0")
+    monkeypatch.setenv("COLUMNS", "200")
+    gpu = GpuInfo(0, "NVIDIA L4", (8, 9), 1 << 30, 58, "13.0")
     monkeypatch.setattr("fusion_engine.engine.devices.find_gpu", lambda: gpu)
     assert cli("build", "test.onnx", "--precision", "bf16").status == 0
-    on = "on NVIDIA H200 (SM 9.0) with tensorrt_rtx "
+    on = "on NVIDIA L4 (SM 8.9) with tensorrt_rtx "
     assert f"runs here       yes, {on}" in cli("info", "test.plan").stdout
     Path("test.plan.json").unlink()
     # The system that it was built on, for one, is not known.
     assert f"runs here       perhaps, {on}" in cli("info", "test.plan").stdout
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_info_on_a_gpu_that_the_library_does_not_serve(cli, monkeypatch, beside):
+    h200 = GpuInfo(0, "NVIDIA H200", (9, 0), 1 << 30, 132, "13.0")
+    assert cli("build", "test.onnx", "--precision", "bf16").status == 0
+    if not beside:
+        Path("test.plan.json").unlink()
+    monkeypatch.setattr("fusion_engine.engine.devices.find_gpu", lambda: h200)
+    shown = " ".join(cli("info", "test.plan").stdout.split())
+    assert "runs here no: " in shown
+    assert "this is NVIDIA H200 (SM 9.0). Its library is tensorrt: pip install" in shown
+    assert ("--runtime tensorrt --precision bf16" in shown) is beside
 
 
 def test_info_on_damaged_plans(shell):

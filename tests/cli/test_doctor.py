@@ -171,16 +171,55 @@ def test_tensorrt_where_only_nvidia_smi_knows_of_a_gpu(cli, machine, monkeypatch
 @pytest.mark.rtx
 @pytest.mark.parametrize("kernels", [True, False])
 def test_plans_run_where_the_kernels_are(cli, machine, monkeypatch, kernels):
+    found = GpuInfo(0, "NVIDIA L4", (8, 9), 24 << 30, 58, "13.0")
+    machine(nvidia_smi="echo 'NVIDIA L4, 8.9, 580.00'")
+    monkeypatch.setattr(doctor, "find_gpu", lambda: found)
+    monkeypatch.setattr(doctor, "_has_kernels", lambda: kernels)
+    rows = findings(cli("doctor"))
+    assert rows["TensorRT for 8.9"] == ("yes", "tensorrt_rtx")
+    state, reason = rows["run plans of tensorrt_rtx"]
+    if kernels:
+        assert state == "yes"
+        assert reason.endswith("on NVIDIA L4 (SM 8.9), CUDA 13.0")
+    else:
+        assert (state, reason) == ("no", "the native module has no CUDA kernels")
+
+
+@pytest.mark.rtx
+def test_a_gpu_that_the_library_does_not_serve(cli, machine, monkeypatch):
+    """It builds for other GPUs."""
     found = GpuInfo(0, "NVIDIA H200", (9, 0), 141 << 30, 132, "13.0")
     machine(nvidia_smi=GPU)
     monkeypatch.setattr(doctor, "find_gpu", lambda: found)
-    monkeypatch.setattr(doctor, "_has_kernels", lambda: kernels)
-    state, reason = findings(cli("doctor"))["run plans of tensorrt_rtx"]
-    if kernels:
-        assert state == "yes"
-        assert reason.endswith("on NVIDIA H200 (SM 9.0), CUDA 13.0")
-    else:
-        assert (state, reason) == ("no", "the native module has no CUDA kernels")
+    monkeypatch.setattr(doctor, "_has_kernels", lambda: True)
+    rows = findings(cli("doctor"))
+    assert rows["build plans of tensorrt_rtx"][0] == "yes"
+    state, reason = rows["run plans of tensorrt_rtx"]
+    assert state == "no"
+    assert "this is NVIDIA H200 (SM 9.0). Its library is tensorrt: pip install" in reason
+    state, needed = rows["TensorRT for 9.0"]
+    assert state == "no"
+    assert needed.startswith('tensorrt: pip install ".[gpu]"')
+    assert needed.endswith("; tensorrt_rtx, which is installed, has no target for it")
+
+
+@pytest.mark.parametrize(
+    ("answer", "rows"),
+    [
+        ("NVIDIA H200, 9.0, 580.00", {"9.0": ["gpu"]}),
+        ("NVIDIA GeForce RTX 4090, 8.9, 580.00", {"8.9": ["gpu", "rtx"]}),
+        ("A, 8.9, 580.00\nB, 9.0, 580.00\nC, 8.9, 580.00", {"8.9": ["gpu", "rtx"], "9.0": ["gpu"]}),
+    ],
+)
+def test_what_to_install_for_a_gpu(cli, machine, monkeypatch, answer, rows):
+    machine(nvidia_smi=f"echo '{answer}'")
+    monkeypatch.setattr(doctor, "installed_runtimes", list)
+    found = findings(cli("doctor"))
+    names = [name for name in found if name.startswith("TensorRT for ")]
+    assert names == [f"TensorRT for {capability}" for capability in rows]
+    for name, extras in zip(names, rows.values(), strict=True):
+        assert found[name][0] == "no"
+        assert re.findall(r'"\.\[(\w+)\]"', found[name][1]) == extras
 
 
 def test_no_tensorrt(cli, machine, monkeypatch):

@@ -23,8 +23,9 @@ from fusion_engine.engine.tensorrt.checks import check_machine
 from fusion_engine.engine.tensorrt.library import Library
 from fusion_engine.engine.tensorrt.network_name import encode_name
 from fusion_engine.engine.tensorrt.plan_file import read_plan
-from fusion_engine.engine.tensorrt.profile import make_profile
+from fusion_engine.engine.tensorrt.profile import make_profile, profiles_of
 from fusion_engine.engine.tensorrt.sidecar import Sidecar, SourceArtifact, TensorInfo, this_system
+from fusion_engine.engine.tensorrt.targets import RTX_DEFAULT_TARGETS
 from fusion_engine.spec import METADATA_KEY
 from tests.engine.cuda.artifacts import SPECS, write_artifact
 
@@ -160,9 +161,11 @@ def sidecar(spec: fe.Spec, plan: bytes) -> str:
         runtime_version=VERSION,
         gpu=None,
         compute_capability=None,
+        targets=RTX_DEFAULT_TARGETS,
         system=this_system(),
-        profile=make_profile(spec),
+        profiles=profiles_of(make_profile(spec), static=True),
         effort=3,
+        tiling="none",
         linear_outputs=False,
         tensors=tuple(
             TensorInfo(name=name, mode=mode, shape=shape, dtype="float32", format="linear")  # type: ignore[arg-type]

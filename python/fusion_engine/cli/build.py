@@ -9,6 +9,7 @@ import typer
 from .._atomic import refuse_inputs
 from ..engine.precision import Precision
 from ..engine.tensorrt.library import Runtime
+from ..engine.tensorrt.sidecar import Tiling
 from ._app import app, as_options, output_path, phase_bars, print_message
 
 Seconds = tuple[float, float, float]
@@ -63,8 +64,8 @@ def build(
     runtime: Annotated[
         Runtime | None,
         typer.Option(
-            help="The library that builds the plan and can load it; by default what is installed. "
-            "tensorrt tunes for the GPU of this machine, tensorrt_rtx needs none."
+            help="The library that builds the plan and can load it; by default what is installed "
+            "and serves this machine's GPU. tensorrt tunes for that GPU, tensorrt_rtx needs none."
         ),
     ] = None,
     precision: Annotated[
@@ -91,10 +92,28 @@ def build(
         str | None,
         typer.Option(metavar="MIN:OPT:MAX", help="The same in frames of log-mel."),
     ] = None,
+    static_profile: Annotated[
+        bool,
+        typer.Option(
+            help="Tune once more for the most common batch and length alone. It costs build time."
+        ),
+    ] = True,
     effort: Annotated[
         int,
         typer.Option(min=0, max=5, metavar="N", help="How long to look for fast kernels, 0 to 5."),
     ] = 3,
+    tiling: Annotated[
+        Tiling,
+        typer.Option(help="How long to look for kernels that share the GPU's cache: tensorrt's."),
+    ] = "none",
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CC,CC,…",
+            help="tensorrt_rtx: the compute capabilities to build for, whatever GPU is here. By "
+            "default 8.0, 8.6, 8.9, 12.0 and 12.1, or 7.5 on a machine with such a GPU.",
+        ),
+    ] = None,
     linear_outputs: Annotated[
         bool,
         typer.Option(
@@ -115,8 +134,9 @@ def build(
     """Build a TensorRT plan from an .onnx artifact.
 
     A plan runs with the version of the library that built it. Plans of tensorrt are bound to the
-    kind of GPU that they were built on; those of tensorrt_rtx run on any from Ampere on. Needs
-    TensorRT: pip install ".[gpu]" or ".[rtx]", in a clone of fusion_engine.
+    kind of GPU that they were built on; those of tensorrt_rtx run on GeForce and RTX GPUs and on
+    an A100, but not on an H100, H200 or B200. Needs TensorRT: pip install ".[gpu]" or ".[rtx]", in
+    a clone of fusion_engine.
 
     \b
     Examples:
@@ -125,6 +145,7 @@ def build(
       fusion-engine build vggish-fusion.onnx --runtime tensorrt_rtx --batch 1:4:16
     """
     from ..engine.tensorrt import build as build_plan
+    from ..engine.tensorrt.targets import listed
 
     started = time.perf_counter()
     plan = artifact.with_suffix(".plan") if output is None else output
@@ -141,7 +162,10 @@ def build(
                 batch=_counts("--batch", batch),
                 seconds=_seconds("--seconds", seconds),
                 frames=_counts("--frames", frames),
+                static_profile=static_profile,
                 effort=effort,
+                tiling=tiling,
+                targets=None if targets is None else targets.split(","),
                 linear_outputs=linear_outputs,
                 typed_onnx=typed_onnx,
                 progress=show,
@@ -158,6 +182,6 @@ def build(
     )
     memory = sidecar.activation_bytes
     needs = "" if memory is None else f"; the largest needs {memory / 1e6:.0f} MB of GPU memory"
-    print_message(
-        f"takes {sidecar.profile.batch} clips or segments of {sidecar.profile.frames} frames{needs}"
-    )
+    takes = f"{sidecar.profile.batch} clips or segments of {sidecar.profile.frames} frames"
+    print_message(f"takes {takes}{needs}")
+    print_message(f"runs on GPUs of compute capability {listed(sidecar.targets)}")

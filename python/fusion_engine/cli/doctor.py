@@ -1,6 +1,7 @@
 """``fusion-engine doctor``."""
 
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,10 +15,13 @@ from .._version import __version__
 from ..engine.devices import find_gpu
 from ..engine.onnx import cuda_missing, import_onnxruntime
 from ..engine.tensorrt.library import (
+    EXTRAS,
+    RUNTIMES,
     Library,
     import_tensorrt,
     installed_runtimes,
 )
+from ..engine.tensorrt.targets import not_served, serves
 from ..errors import BackendError
 from ._app import app, print_fields
 
@@ -51,6 +55,8 @@ def _findings() -> Iterator[Finding]:
     gpu = _gpu()
     yield gpu
     yield from _runtimes(gpu[0] == "yes")
+    if gpu[0] == "yes":
+        yield from _library_of_gpu(gpu[2])
     yield from _tensorrt(gpu[0] == "yes")
     missing = [name for name in ("torch", "onnxscript") if _installed(name) is None]
     if missing:
@@ -145,6 +151,22 @@ def _runtimes(gpu: bool) -> Iterator[Finding]:
         yield "yes", _RUN_GPU, "through onnxruntime's CUDA provider"
 
 
+def _library_of_gpu(answer: str) -> Iterator[Finding]:
+    """The TensorRT for each compute capability that nvidia-smi named in its ``answer``."""
+    installed = installed_runtimes()
+    # A name may hold numbers too: "NVIDIA L4, 8.9, 580.00".
+    for capability in dict.fromkeys(re.findall(r", (\d+\.\d+), ", answer)):
+        what = f"TensorRT for {capability}"
+        fitting = [name for name in RUNTIMES if serves(name, capability)]
+        here = [name for name in fitting if name in installed]
+        if here:
+            yield "yes", what, here[0]
+            continue
+        needed = " or ".join(f"{name}: {install(EXTRAS[name])}" for name in fitting)
+        others = [f"; {name}, which is installed, has no target for it" for name in installed]
+        yield "no", what, needed + "".join(others)
+
+
 def _tensorrt(gpu: bool) -> Iterator[Finding]:
     """The TensorRT libraries, and what they can do on a machine with or without a ``gpu``."""
     libraries = installed_runtimes()
@@ -170,6 +192,8 @@ def _with_tensorrt(library: Library, gpu: bool) -> Iterator[Finding]:
         try:
             found = find_gpu()
             where, reason = f"{library} on {found}, CUDA {found.driver}", ""
+            if not serves(library.runtime, found.capability):
+                where, reason = "", not_served(found)
         except BackendError as error:
             reason = str(error)
     if library.is_rtx:

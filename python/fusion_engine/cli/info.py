@@ -12,6 +12,7 @@ import typer
 from ..artifact import read_report, read_spec
 from ..engine.cut import core_frames
 from ..engine.tensorrt.plan_file import PlanInfo, read_plan
+from ..engine.tensorrt.targets import listed
 from ..errors import FusionEngineError
 from ..spec import LayerSpec, Spec
 from ._app import app
@@ -132,7 +133,7 @@ def _plan_fields(plan: PlanInfo) -> Fields:
     if sidecar.activation_bytes is not None:
         memory = f"{sidecar.activation_bytes / 1e6:.0f} MB at the largest input"
     return [
-        ("profile", f"batch {sidecar.profile.batch}, frames {sidecar.profile.frames}"),
+        ("profiles", "\n".join(map(str, sidecar.profiles))),
         (
             "tensors",
             "\n".join(
@@ -144,8 +145,9 @@ def _plan_fields(plan: PlanInfo) -> Fields:
         (
             "built by",
             f"{sidecar.runtime} {sidecar.runtime_version} {gpu}, {sidecar.system}, effort "
-            f"{sidecar.effort}",
+            f"{sidecar.effort}, tiling {sidecar.tiling}",
         ),
+        ("built for", f"compute capability {listed(sidecar.targets)}"),
         ("built from", f"{sidecar.source.name}\nSHA-256 {sidecar.source.sha256}"),
         ("SHA-256", f"{sidecar.sha256}, as the sidecar says"),
         ("certificate", _certificate(sidecar.parity)),
@@ -166,18 +168,16 @@ def _certificate(parity: dict[str, Any] | None) -> str:
 def _runs_here(plan: PlanInfo) -> str:
     """Yes and on what, or everything that stands in the way."""
     from ..engine.devices import find_gpu
-    from ..engine.tensorrt import check_machine, import_tensorrt
+    from ..engine.tensorrt import check_machine, import_tensorrt, library_for
 
-    problems, library, gpu = list[str](), None, None
+    problems, gpu, library = list[str](), None, None
     try:
-        library = import_tensorrt(plan.runtime)
-        check_machine(plan, library=library, gpu=None)
+        gpu = find_gpu()
     except FusionEngineError as error:
         problems.append(f"no: {error}")
     try:
-        gpu = find_gpu()
-        if library is not None and not problems:
-            check_machine(plan, library=library, gpu=gpu)
+        library = import_tensorrt(plan.runtime) if plan.sidecar else library_for(gpu)
+        check_machine(plan, library=library, gpu=gpu)
     except FusionEngineError as error:
         problems.append(f"no: {error}")
     if problems:

@@ -44,10 +44,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 class Library:
     """A loaded TensorRT library: its module is the double."""
 
-    runtime, version, logger = "tensorrt", "double", None
+    version, logger = "double", None
 
     def __init__(self, module: TensorRT) -> None:
-        self.module = module
+        self.module, self.is_rtx = module, module.rtx
 
     def __str__(self) -> str:
         return "tensorrt double"
@@ -91,8 +91,9 @@ def open_plan(
         spec: Spec = fe.Engine(source, device="cpu").spec
         info = SimpleNamespace(runtime=None, spec=spec, rebuild_command=REBUILD)
         get.module = TensorRT(machine, **(trt or {}))
+        monkeypatch.setenv("FUSION_ENGINE_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(opening, "preflight", lambda path, gpu: info)
-        monkeypatch.setattr(opening, "import_tensorrt", lambda runtime: Library(get.module))
+        monkeypatch.setattr(opening, "library_for", lambda gpu, runtime: Library(get.module))
         return fe.Engine(plan, **options)
 
     return get

@@ -21,11 +21,25 @@ class TensorRT:
         channels_last: maps are HWC8, else linear.
         profiles: (least, common, most) shapes of ``log_mel`` each.
         rtx: with the names that only TensorRT for RTX has; capturable as ``capturable`` says.
+        cache_adds: whether its runtime cache keeps what it holds when another one is read.
+
+    Attributes:
+        compiled: shapes that kernels were compiled for.
     """
 
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
 
-    def __init__(self, machine, *, dtype="float32", channels_last=False, profiles=None, rtx=False):
+    def __init__(
+        self,
+        machine,
+        *,
+        dtype="float32",
+        channels_last=False,
+        profiles=None,
+        rtx=False,
+        cache_adds=True,
+    ):
+        self.rtx, self.cache_adds, self.compiled = rtx, cache_adds, 0
         self.machine, self.dtype, self.channels_last = machine, dtype, channels_last
         self.profiles = profiles
         self.capturable = True
@@ -76,6 +90,8 @@ class Engine:
     def create_runtime_config(self) -> Any:
         chosen = SimpleNamespace()
         chosen.set_execution_context_allocation_strategy = lambda s: setattr(chosen, "memory", s)
+        chosen.create_runtime_cache = lambda: RuntimeCache(self.trt)
+        chosen.set_runtime_cache = lambda cache: setattr(chosen, "cache", cache)
         return chosen
 
     def create_execution_context(self, chosen: Any) -> Any:
@@ -87,7 +103,32 @@ class Engine:
         context = Context(self)
         if hasattr(self.trt, "CudaGraphStrategy"):
             context.is_stream_capturable = lambda handle: self.trt.capturable
+            context.cache = chosen.cache
         return context
+
+
+class RuntimeCache:
+    """Compiled kernels, each the line of its shape after a line that all have."""
+
+    head = "kernels of the double"
+
+    def __init__(self, trt: TensorRT) -> None:
+        self.trt = trt
+        self.kernels: set[str] = set()
+
+    def serialize(self) -> memoryview:
+        return memoryview("\n".join([self.head, *sorted(self.kernels)]).encode())
+
+    def deserialize(self, blob: bytes) -> bool:
+        head, *kernels = bytes(blob).decode().split("\n")
+        if head != self.head:
+            return False
+        self.kernels = {*kernels, *(self.kernels if self.trt.cache_adds else ())}
+        return True
+
+    def compile(self, kernel: str) -> None:
+        self.trt.compiled += kernel not in self.kernels
+        self.kernels.add(kernel)
 
 
 class Context:
@@ -97,6 +138,7 @@ class Context:
         self.scratch = (0, 0)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.active_optimization_profile = 0
+        self.cache: RuntimeCache | None = None
 
     def __del__(self) -> None:
         self.engine.trt.contexts -= 1
@@ -140,6 +182,8 @@ class Context:
         addresses, shapes, scratch = dict(self.addresses), dict(self.shapes), self.scratch
         assert set(addresses) == set(shapes)
         assert scratch[1] == self.update_device_memory_size_for_shapes()
+        if self.cache is not None:
+            self.cache.compile(f"{self.active_optimization_profile} {shapes['log_mel']}")
         self.machine.queue(handle, lambda: self._run(addresses, shapes, scratch))
         return True
 

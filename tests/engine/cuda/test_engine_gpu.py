@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import fusion_engine as fe
+from fusion_engine.engine.devices import find_gpu
 from fusion_engine.engine.onnx import cuda_missing
-from fusion_engine.engine.tensorrt import build, import_tensorrt, installed_runtimes
+from fusion_engine.engine.tensorrt import build, installed_runtimes, library_for
 from fusion_engine.export import export
 
 from ... import signals
@@ -87,7 +88,7 @@ def opened(request, artifact):
         pytest.skip(f"{library} is not installed")
     else:
         try:
-            import_tensorrt(library)
+            library_for(find_gpu(), library)
         except fe.BackendError as error:
             pytest.skip(str(error))
 

@@ -1,7 +1,13 @@
-"""Every name of CUDA's and TensorRT's Python packages that the runtime uses exists in them."""
+"""What the runtime uses of CUDA's and TensorRT's Python packages is in them as it is used."""
 
 import ast
+import importlib.util
 import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +18,10 @@ import pytest
 from fusion_engine.engine import devices
 from fusion_engine.engine.cuda import driver as cuda_driver
 from fusion_engine.engine.cuda import onnx_network, tensorrt_network
+from fusion_engine.engine.tensorrt import monitor, runtime_cache, serialize
+
+from . import signatures
+from .signatures import problems
 
 
 def used_names(module: ModuleType, owner: str) -> set[str]:
@@ -76,29 +86,81 @@ def test_cuda_core_takes_the_arguments():
 
 
 @pytest.mark.rtx
-def test_tensorrt():
-    trt = pytest.importorskip("tensorrt_rtx")
-    assert_names(
-        tensorrt_network,
-        {
-            "trt": trt,
-            "trt.ExecutionContextAllocationStrategy": trt.ExecutionContextAllocationStrategy,
-            "trt.CudaGraphStrategy": trt.CudaGraphStrategy,
-            "trt.DynamicShapesKernelSpecializationStrategy": (
-                trt.DynamicShapesKernelSpecializationStrategy
-            ),
-            "library.module": trt,
-            "runtime": trt.Runtime,
-            "self._engine": trt.ICudaEngine,
-            "engine": trt.ICudaEngine,
-            "self._context": trt.IExecutionContext,
-            "config": trt.IRuntimeConfig,
-        },
+def test_tensorrt_rtx():
+    import tensorrt_rtx
+
+    assert list(problems(tensorrt_rtx)) == []
+
+
+WRONG = [
+    (tensorrt_network, "get_tensor_format(name, profile)", "get_tensor_format(name, x=1)", "x=1): "),
+    (tensorrt_network, "set_input_shape(", "set_shape(", "missing: IExecutionContext.set_shape"),
+    (tensorrt_network, "self._context.infer_shapes()", "self._context.infer_shapes(1)", "shapes(1): "),
+    (serialize, "config.add_optimization_profile(", "config.add_profile(", "missing: IBuilderConf"),
+    (serialize, "parser.parse(graph)", "parser.parse()", "parser.parse(): "),
+    (monitor, "parent: str | None, steps", "steps", "Monitor.phase_start: "),
+    (runtime_cache, "deserialize(data)", "deserialize(data, 1)", "deserialize(data, 1): "),
+    (runtime_cache, "config", "given", "runtime_cache does not use config: it has changed"),
+]
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize(("module", "old", "new", "said"), WRONG)
+def test_what_is_wrong_is_found(monkeypatch, module, old, new, said):
+    import tensorrt_rtx
+
+    source = inspect.getsource(module)
+    assert old in source
+    monkeypatch.setattr(signatures, "OWNERS", {module: signatures.OWNERS[module]})
+    monkeypatch.setattr(inspect, "getsource", lambda _: source.replace(old, new))
+    assert said in "\n".join(problems(tensorrt_rtx))
+
+
+LIBRARIES = rb"lib(?:nvinfer|nvinfer_plugin|nvonnxparser)\.so\.\d+"
+# What the bindings link to: never called, since all that is read is names and docstrings.
+FUNCTIONS = (
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+)
+
+
+@pytest.mark.rtx
+def test_tensorrt(tmp_path):
+    """Its bindings alone (pip install --no-deps tensorrt-cu13-bindings), over empty libraries."""
+    bindings = importlib.util.find_spec("tensorrt_bindings")
+    compiler = shutil.which("cc")
+    if bindings is None or compiler is None:
+        pytest.skip("tensorrt-cu13-bindings or a C compiler is not installed")
+    (module,) = Path(bindings.origin).parent.glob("tensorrt.*so")
+    source = tmp_path / "stub.c"
+    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))
+    for name in set(re.findall(LIBRARIES, module.read_bytes())):
+        soname = name.decode()
+        args = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", tmp_path / soname]
+        subprocess.run([*args, source], check=True)
+    program = """
+import tensorrt_bindings
+from tests.engine.cuda.signatures import RTX_ONLY, problems
+
+missing = {f"missing: {name}" for name in RTX_ONLY}
+print(*sorted(missing ^ set(problems(tensorrt_bindings))), sep="\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
     )
-    assert hasattr(trt.IExecutionContext, "is_stream_capturable")
-    formats = {"LINEAR", *tensorrt_network._CHANNELS_LAST}
-    assert all(hasattr(trt.TensorFormat, name) for name in formats)
-    assert all(hasattr(trt.DataType, name) for name in tensorrt_network._DTYPES)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_onnxruntime():

@@ -1,15 +1,17 @@
 """Artifacts that plans are built from; tensorrt_rtx builds them for real, without a GPU."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
 from fusion_engine.engine.devices import GpuInfo
-from fusion_engine.engine.tensorrt import Library, PlanInfo, build, import_tensorrt
-from fusion_engine.engine.tensorrt.library import VERBOSE
+from fusion_engine.engine.tensorrt import Library, PlanInfo, build, checks, import_tensorrt, targets
+from fusion_engine.engine.tensorrt import library as library_module
+from fusion_engine.engine.tensorrt.library import RUNTIMES, VERBOSE
 from fusion_engine.export import resolve
 from fusion_engine.export.graph import backbone_module, trace_graph
 
@@ -54,7 +56,7 @@ def artifact(
 
 @pytest.fixture
 def small(cnn14_artifact: Path, tmp_path: Path) -> PlanInfo:
-    """A plan of CNN14's first block in BF16, 0.3 MB, alone in its folder."""
+    """A plan of CNN14's first block in BF16, 1.7 MB, alone in its folder."""
     return build(cnn14_artifact, tmp_path / "small.plan", precision="bf16")
 
 
@@ -65,19 +67,32 @@ def library() -> Library:
 
 @pytest.fixture
 def gpu() -> GpuInfo:
-    """What a machine with an H200 would say."""
+    """What a machine with an L4 would say, which both libraries serve."""
     return GpuInfo(
         index=0,
-        name="NVIDIA H200",
-        compute_capability=(9, 0),
-        total_memory=141 << 30,
-        multiprocessors=132,
+        name="NVIDIA L4",
+        compute_capability=(8, 9),
+        total_memory=24 << 30,
+        multiprocessors=58,
         driver="13.0",
     )
 
 
+@pytest.fixture
+def h200(gpu: GpuInfo) -> GpuInfo:
+    """What a machine with an H200 would say, which TensorRT for RTX has no target for."""
+    return replace(gpu, name="NVIDIA H200", compute_capability=(9, 0), multiprocessors=132)
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where both libraries are installed; `tensorrt` is not, and is not loaded."""
+    for module in (library_module, targets, checks):
+        monkeypatch.setattr(module, "installed_runtimes", lambda: list(RUNTIMES))
+
+
 class _Keep(logging.Handler):
-    """Keeps the one message in thousands."""
+    """Keeps the few messages in thousands."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +101,7 @@ class _Keep(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if "Engine Layer Information:" in message:
-            self.found = message
+            self.found += message
 
 
 @pytest.fixture

@@ -96,20 +96,77 @@ def test_tf32_is_off_unless_it_is_asked_for(cnn14_artifact, monkeypatch, library
     assert flags == [False, True, False]
 
 
-def test_what_the_builder_is_told(cnn14_artifact, monkeypatch, library):
-    """The effort, and that the memory of a run is the caller's, as capturing graphs needs."""
-    told = []
+@pytest.fixture
+def configs(monkeypatch, library):
+    """What the builder was told of each build, as ``read(config)`` finds it in its config."""
+    read, told = [], []
     serialized = library.module.Builder.build_serialized_network
-    own_memory = library.module.BuilderFlag.REQUIRE_USER_ALLOCATION
 
     def spy(self, network, config):
-        told.append((config.builder_optimization_level, config.get_flag(own_memory)))
+        told.append(tuple(one(config) for one in read))
         return serialized(self, network, config)
 
     monkeypatch.setattr(library.module.Builder, "build_serialized_network", spy)
+
+    def get(*functions):
+        read.extend(functions)
+        return told
+
+    return get
+
+
+def test_what_the_builder_is_told(cnn14_artifact, library, configs):
+    """The effort, and that the memory of a run is the caller's, as capturing graphs needs."""
+    own_memory = library.module.BuilderFlag.REQUIRE_USER_ALLOCATION
+    levels = library.module.TilingOptimizationLevel
+    told = configs(
+        lambda config: config.builder_optimization_level,
+        lambda config: config.get_flag(own_memory),
+        lambda config: config.tiling_optimization_level,
+        lambda config: config.num_optimization_profiles,
+    )
     build(cnn14_artifact, "a.plan", precision="fp32")
-    build(cnn14_artifact, "a.plan", precision="fp32", effort=0)
-    assert told == [(3, True), (0, True)]
+    options = {"effort": 0, "tiling": "full", "static_profile": False}
+    info = build(cnn14_artifact, "a.plan", precision="fp32", **options)
+    assert told == [(3, True, levels.NONE, 2), (0, True, levels.FULL, 1)]
+    assert (info.sidecar.effort, info.sidecar.tiling, len(info.sidecar.profiles)) == (0, "full", 1)
+
+
+def test_a_version_without_tiling(cnn14_artifact, library, monkeypatch):
+    """As where no such level can be set; nothing is lost where none is asked for."""
+    monkeypatch.delattr(library.module.IBuilderConfig, "tiling_optimization_level")
+    build(cnn14_artifact, "a.plan", precision="fp32")
+    with pytest.raises(BackendError, match=r"has no tiling levels: leave out tiling, 'fast'"):
+        build(cnn14_artifact, "b.plan", precision="fp32", tiling="fast")
+
+
+def test_the_targets_are_told_and_recorded(cnn14_artifact, library, configs):
+    def targets(config):
+        found = map(config.get_compute_capability, range(config.num_compute_capabilities))
+        return [capability.name for capability in found]
+
+    told = configs(targets)
+    plain = build(cnn14_artifact, "a.plan", precision="fp32")
+    asked = build(cnn14_artifact, "a.plan", precision="fp32", targets=["12.0", "7.5"])
+    assert told == [(["SM80", "SM86", "SM89", "SM120", "SM121"],), (["SM75", "SM120"],)]
+    assert plain.sidecar.targets == ("8.0", "8.6", "8.9", "12.0", "12.1")
+    assert asked.sidecar.targets == ("7.5", "12.0")
+
+
+def test_a_gpu_that_the_library_does_not_serve(cnn14_artifact, h200, gpu, monkeypatch):
+    """Given or found; plans for GPUs of other machines are built all the same."""
+    monkeypatch.setattr(builder, "find_gpu", lambda: h200)
+    for options in ({}, {"runtime": "tensorrt_rtx"}, {"gpu": h200}):
+        with pytest.raises(BackendError) as error:
+            build(cnn14_artifact, "a.plan", precision="bf16", **options)
+        assert "this is NVIDIA H200 (SM 9.0). Its library is tensorrt: pip install" in (
+            str(error.value)
+        )
+        assert "name their compute capabilities: --targets 8.6,8.9" in str(error.value)
+    assert files() == []
+    info = build(cnn14_artifact, "a.plan", precision="bf16", targets=["8.6", "8.9"])
+    assert (info.runtime, info.sidecar.targets) == ("tensorrt_rtx", ("8.6", "8.9"))
+    assert build(cnn14_artifact, "b.plan", precision="bf16", gpu=gpu).sidecar.gpu is None
 
 
 def test_a_name_that_tensorrt_drops(cnn14_artifact, monkeypatch):
@@ -266,6 +323,11 @@ def test_a_graph_that_is_damaged(cnn14_artifact, found, damage):
     [
         ({"precision": "int8"}, ValueError, "precision is 'int8', expected one of"),
         ({"effort": 6}, ValueError, "effort is 6, expected 0 to 5"),
+        ({"tiling": "most"}, ValueError, "tiling is 'most', expected one of"),
+        ({"targets": ("9.0",)}, ValueError, r"targets is \['9.0'\], expected some of \['7.5'"),
+        ({"targets": ()}, ValueError, r"targets is \[\], expected some of"),
+        ({"targets": ("8.6", "8.6")}, ValueError, r"each once"),
+        ({"targets": ("8.6",), "runtime": "tensorrt"}, ValueError, "leave targets out"),
         ({"runtime": "cuda"}, ValueError, "runtime is 'cuda', expected one of"),
         ({"plan": "a.engine"}, ValueError, "expected a name that ends in .plan"),
         ({"precision": "fp32", "typed_onnx": "t.onnx"}, ValueError, "has no typed graph"),
@@ -375,7 +437,7 @@ def test_the_timing_cache_is_kept(library, gpu, monkeypatch, tmp_path):
     """tensorrt_rtx has the calls and keeps nothing; what tensorrt keeps goes the same way."""
     monkeypatch.setenv("FUSION_ENGINE_CACHE", str(tmp_path / "cache"))
     path = timing_cache_path(replace(library, runtime="tensorrt", version="10.13.3.9"), gpu)
-    assert path.name == "tensorrt-10-13-3-9-nvidia-h200.cache"
+    assert path.name == "tensorrt-10-13-3-9-nvidia-l4.cache"
     config = library.module.Builder(library.logger).create_builder_config()
     load_timing_cache(config, path)
     save_timing_cache(config, path)

@@ -30,6 +30,8 @@ SHAPES = {
     "vggish": {"layer_10": (256, 24, 16), "layer_15": (512, 12, 8)},
     "ast": {"layer_5": (768,), "layer_12": (768,)},
 }
+# Of the layers whose length follows the input's.
+TIME_POOLS = {"layer_3": 8, "layer_6": 32}
 INPUTS = {
     "cnn14_16k": (-1, 1, -1, 64),
     "cnn14_32k": (-1, 1, -1, 64),
@@ -75,8 +77,10 @@ def test_a_plan(artifact, tmp_path, engine_log, model, precision, linear):
     finally:
         path.unlink()
     assert info.spec == replace(read_spec(source), precision=precision, max_frames=FRAMES[model][2])
-    assert info.sidecar.profile.batch.triple == (1, 8, 32)
-    assert info.sidecar.profile.frames.triple == FRAMES[model]
+    static, wide = info.sidecar.profiles
+    assert (wide.batch.triple, wide.frames.triple) == ((1, 8, 32), FRAMES[model])
+    assert set(static.batch.triple) == {8}
+    assert set(static.frames.triple) == {FRAMES[model][1]}
     assert info.sidecar.activation_bytes > 0
 
 
@@ -94,13 +98,22 @@ def check_tensors(sidecar, model, precision, linear):
 
 
 def check_engine(said, model, precision, linear):
-    """What the builder says of the finished engine: it has no other witness without a GPU."""
-    shape = ",".join(map(str, INPUTS[model]))
-    assert f"log_mel (Float[{shape}])" in said
-    for name, (channels, *rest) in SHAPES[model].items():
-        vectorised = ":8" if precision != "fp32" and not linear and rest else ""
-        shape = ",".join(map(str, (-1, f"{channels}{vectorised}", *rest)))
-        assert f"{name} ({LOGGED[precision]}[{shape}])" in said
+    """What the builder says of the finished engine: it has no other witness without a GPU.
+
+    The first profile's kernels are for one shape, the second's for all.
+    """
+    batch, frames = 8, FRAMES[model][1]
+    for profile, sizes in (("", (batch, frames)), (" [profile 1]", (-1, -1))):
+        shape = [sizes[0], 1, INPUTS[model][2], INPUTS[model][3]]
+        if shape[2] == -1:
+            shape[2] = sizes[1]
+        assert f"log_mel{profile} (Float[{','.join(map(str, shape))}])" in said
+        for name, (channels, *rest) in SHAPES[model].items():
+            vectorised = ":8" if precision != "fp32" and not linear and rest else ""
+            if rest and rest[0] == -1 and not profile:
+                rest = [frames // TIME_POOLS[name], rest[1]]
+            shape = ",".join(map(str, (sizes[0], f"{channels}{vectorised}", *rest)))
+            assert f"{name}{profile} ({LOGGED[precision]}[{shape}])" in said
 
 
 def check_bytes(path, info):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusion_engine import BackendError
-from fusion_engine.engine.tensorrt import cached_plan, plan_cache, read_plan
+from fusion_engine.engine.tensorrt import cached_plan, plan_cache, read_plan, targets
 from fusion_engine.engine.tensorrt.sidecar import sidecar_path
 
 pytestmark = pytest.mark.rtx
@@ -51,7 +51,7 @@ def test_what_the_key_holds(cnn14_artifact, gpu, tmp_path):
         plan_of(cnn14_artifact, gpu, batch=(1, 1, 1)),
         plan_of(cnn14_artifact, gpu, seconds=(1, 2, 3)),
         plan_of(cnn14_artifact, gpu, effort=1),
-        plan_of(cnn14_artifact, replace(gpu, name="NVIDIA L4", compute_capability=(8, 9))),
+        plan_of(cnn14_artifact, replace(gpu, name="NVIDIA A10", compute_capability=(8, 6))),
     ]
     assert len(set(paths)) == len(paths)
     # The same options in other words.
@@ -63,7 +63,7 @@ def test_the_key_holds_where_and_by_what_it_is_built(cnn14_artifact, gpu, librar
     monkeypatch.setattr(plan_cache, "build", lambda *args, **options: built.append(options))
     paths = [plan_of(cnn14_artifact, gpu)]
     for name, value in (
-        ("import_tensorrt", lambda _: replace(library, version="9.9")),
+        ("library_for", lambda *_: replace(library, version="9.9")),
         ("this_system", lambda: "win32-AMD64"),
         ("__version__", "9.9"),
     ):
@@ -72,6 +72,26 @@ def test_the_key_holds_where_and_by_what_it_is_built(cnn14_artifact, gpu, librar
             paths.append(plan_of(cnn14_artifact, gpu))
     assert len(set(paths)) == len(paths)
     assert [options["gpu"] for options in built] == [gpu] * len(paths)
+
+
+def test_a_gpu_that_what_is_installed_does_not_serve(cnn14_artifact, h200, cache):
+    with pytest.raises(BackendError, match="Its library is tensorrt: pip install"):
+        plan_of(cnn14_artifact, h200)
+    assert not cache.exists()
+
+
+def test_the_gpu_chooses_the_library(cnn14_artifact, h200, both, library, monkeypatch):
+    built = []
+    monkeypatch.setattr(plan_cache, "build", lambda *args, **options: built.append(options))
+    monkeypatch.setattr(targets, "import_tensorrt", lambda name: replace(library, runtime=name))
+    plan_of(cnn14_artifact, h200)
+    assert [options["runtime"] for options in built] == ["tensorrt"]
+
+
+def test_a_gpu_that_plans_are_not_portable_to(cnn14_artifact, gpu):
+    turing = replace(gpu, name="Tesla T4", compute_capability=(7, 5))
+    path = plan_of(cnn14_artifact, turing, precision="fp16")
+    assert read_plan(path).sidecar.targets == ("7.5",)
 
 
 @pytest.mark.parametrize("damage", ["bytes", "no sidecar"])
@@ -101,7 +121,7 @@ from fusion_engine.engine.devices import GpuInfo
 from fusion_engine.engine.tensorrt import cached_plan
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-gpu = GpuInfo(0, "NVIDIA H200", (9, 0), 1 << 30, 132, "13.0")
+gpu = GpuInfo(0, "NVIDIA L4", (8, 9), 1 << 30, 58, "13.0")
 print(cached_plan(sys.argv[1], gpu=gpu, precision="bf16"))
 """
     processes = [

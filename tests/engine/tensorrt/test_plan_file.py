@@ -147,8 +147,13 @@ def test_a_sidecar_of_another_spec(small):
     [
         (lambda text: text[:100], "not JSON"),
         (lambda text: "[" * 100_000, "not JSON: nested too deep"),
-        (lambda text: "[]", "its format version is None, expected 1"),
-        (lambda text: text.replace('"format_version": 1', '"format_version": 7', 1), "is 7"),
+        (lambda text: "[]", "its format version is None, expected 1 to 2"),
+        (lambda text: text.replace('"format_version": 2', '"format_version": 7', 1), "is 7"),
+        # What the second format has, in a file that says it is of the first.
+        (
+            lambda text: text.replace('"format_version": 2', '"format_version": 1', 1),
+            "sidecar.profiles[0] is None, expected an object",
+        ),
         (lambda text: text.replace('"sha256"', '"sha265"', 1), "unknown fields ['sha265']"),
         (lambda text: text.replace('"tensorrt_rtx"', '"tensorflow"'), "is 'tensorflow', expected"),
     ],
@@ -167,9 +172,14 @@ def test_a_damaged_sidecar(small, damage, message):
     [
         (["effort"], 6, "effort is 6, expected 0 to 5"),
         (["activation_bytes"], -1, "activation_bytes is -1, expected 0"),
-        (["profile", "batch", "min"], 0, "the profile's batch is (0, 8, 32)"),
-        (["profile", "frames", "opt"], 10**9, "the profile's frames is (32, 1000000000, "),
-        (["profile", "frames", "min"], 31, "the profile takes 31:"),
+        (["profiles", 1, "batch", "min"], 0, "the profile's batch is (0, 8, 32)"),
+        (["profiles", 1, "frames", "opt"], 10**9, "the profile's frames is (32, 1000000000, "),
+        (["profiles", 1, "frames", "min"], 31, "the profile takes 31:"),
+        (["profiles", 1, "batch", "min"], 9, "does not take all of batch 8, frames 1001"),
+        (["profiles"], [], "it has 0 profiles, expected 1 to 8"),
+        (["targets"], [], "targets is [], expected the compute capabilities"),
+        (["targets", 0], "8", "targets[0] is '8', expected a version"),
+        (["tiling"], "most", "is 'most', expected one of ['none', "),
         (["compute_capability"], "9", "compute_capability is '9', expected a version"),
         (["runtime_version"], "1\x1b[0m", "expected no control characters"),
         (["sha256"], "x", "sha256 is 'x', expected 64 hexadecimal digits"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusion_engine.engine.tensorrt.profile import make_profile
+from fusion_engine.engine.tensorrt.profile import make_profile, profiles_of
 from fusion_engine.frontend.frontend_spec import FRONTENDS
 from fusion_engine.spec import SegmentRule
 
@@ -38,6 +38,30 @@ def test_profiles(given, asked, batch, frames):
     profile = make_profile(given, **asked)
     assert (profile.batch.triple, profile.frames.triple) == (batch, frames)
     assert profile.shapes(64) == tuple((b, 1, t, 64) for b, t in zip(batch, frames, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "words"),
+    [
+        (spec(), {}, ["batch 8, frames 1001", "batch 1:8:32, frames 32:1001:6001"]),
+        (VGGISH, {}, ["batch 8, frames 96", "batch 1:8:32, frames 96:96:96"]),
+        # The static one is all that was asked for.
+        (spec(), {"batch": (4, 4, 4), "frames": (64, 64, 64)}, ["batch 4, frames 64"]),
+        (
+            spec(),
+            {"batch": (4, 4, 4)},
+            ["batch 4, frames 1001", "batch 4:4:4, frames 32:1001:6001"],
+        ),
+    ],
+)
+def test_the_tightest_profile_is_first(given, asked, words):
+    profile = make_profile(given, **asked)
+    profiles = profiles_of(profile, static=True)
+    assert [str(one) for one in profiles] == words
+    assert all(profile.contains(one) for one in profiles)
+    assert profiles_of(profile, static=False) == profiles[-1:] == (profile,)
+    if len(profiles) == 2:
+        assert not profiles[0].contains(profile)
 
 
 @pytest.mark.parametrize(
