@@ -146,9 +146,10 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 
-# What an isolated build would download.
+# What an isolated build would download, also for the test libraries that come as sources.
 $(VENV)/tools: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -q -c constraints.txt "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" ninja
+	$(PIP) install -q -c constraints.txt "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" ninja \
+		setuptools wheel
 	touch $@
 
 $(VENV)/demo: $(VENV)/tools $(SOURCES)

@@ -12,12 +12,12 @@ from typing import Literal, get_args
 from ..errors import ArtifactError, BackendError
 from ..spec import Spec
 from .cpu import CpuRunner
+from .cuda.cuda_network import CudaNetwork
+from .cuda.cuda_runner import CudaRunner
 from .cuda.driver import Cuda
 from .cuda.kernels import Kernels
-from .cuda.network import CudaNetwork
-from .cuda.onnx import OnnxCudaNetwork, cuda_providers, preload_cuda_libraries
-from .cuda.runner import CudaRunner
-from .cuda.tensorrt import TensorRTNetwork, deserialize
+from .cuda.onnx_network import OnnxCudaNetwork, cuda_providers, preload_cuda_libraries
+from .cuda.tensorrt_network import TensorRTNetwork, deserialize
 from .devices import GpuInfo, find_gpu
 from .integrity import Check
 from .onnx import OnnxNetwork, cuda_missing

@@ -28,8 +28,8 @@ hypothesis.settings.load_profile("untimed")
 
 # Where the workers of a run find what one of them made.
 SHARED = "FUSION_ENGINE_TESTS_SHARED"
-# Fixtures that take a quarter of a minute or more.
-WHOLE_MODELS = {"cnn14_all", "cnn14_fusion", "vggish_all", "ast_second", "layer_study"}
+# Fixtures that are a whole model's, a wheel or a cluster.
+HEAVY = {"cnn14_all", "cnn14_fusion", "vggish_all", "ast_second", "layer_study", "dist", "cluster"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,12 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a whole model as heavy, and put files with heavy tests first.
+    """Mark what needs a heavy fixture as heavy, and put files with heavy tests first.
 
     What is short fills the end of the worker that is done sooner.
     """
     for item in items:
-        if WHOLE_MODELS.intersection(getattr(item, "fixturenames", ())):
+        if HEAVY.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.heavy)
     heavy = {item.path for item in items if item.get_closest_marker("heavy")}
     items.sort(key=lambda item: item.path not in heavy)

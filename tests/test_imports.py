@@ -83,3 +83,9 @@ def test_a_room_does_not_know_those_above_it(room, unknown):
         if inside(name, room):
             above = [other for other in others if any(inside(other, top) for top in unknown)]
             assert not above, f"{name} imports {above}"
+
+
+def test_one_name_is_one_module_of_the_engine():
+    """But for the packages' own: a reader who is told of ``runner.py`` finds one."""
+    names = [path.stem for path in (ROOT / "engine").rglob("*.py") if path.stem != "__init__"]
+    assert len(names) == len(set(names)), sorted(names)

@@ -136,6 +136,7 @@ def test_it_is_what_an_export_by_hand_gives(cached, cnn14_artifact):
     np.testing.assert_array_equal(fe.Engine(cached).embed(clip), by_hand.embed(clip))
 
 
+@pytest.mark.heavy
 def test_an_engine_opens_a_name(cache, cnn14_artifact, monkeypatch):
     """With pretrained weights: here those random ones, as a release that was downloaded."""
     import torch

@@ -11,8 +11,8 @@ from ... import _core
 from ...errors import BackendError
 from ...frontend.tables import frontend_tables
 from ...spec import Head, Spec
+from .cuda_network import LayerTensor
 from .driver import Stream
-from .network import LayerTensor
 
 SampleType = Literal["float32", "int16"]
 

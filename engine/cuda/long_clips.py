@@ -15,10 +15,10 @@ from ...spec import Head
 from ..cut import Piece, frames_of
 from ..runner import Samples
 from .batch import sample_type
+from .cuda_network import LayerTensor
 from .driver import Memory, Stream
 from .kernels import FrameFeatures, Ranges, SampleType, State
 from .model import Model
-from .network import LayerTensor
 from .slots import MemoryLayout, Slot, SlotPool
 
 NEGATIVE_INFINITY = 0xFF800000  # the bits of a float32

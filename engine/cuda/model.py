@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from ...spec import Spec
+from .cuda_network import CudaNetwork
 from .driver import Cuda, Memory
 from .kernels import Kernels
-from .network import CudaNetwork
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ...errors import BackendError
+from .cuda_network import CudaNetwork
 from .driver import Cuda, Graph, Memory, OutOfMemory, Pinned, Stream
-from .network import CudaNetwork
 
 logger = logging.getLogger(__name__)
 

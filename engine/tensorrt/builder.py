@@ -14,10 +14,10 @@ from ..devices import GpuInfo, find_gpu
 from ..precision import Precision, check_ranges, typed_model
 from .library import import_tensorrt
 from .monitor import BuildProgress, run_cancellable
-from .network import BuildOptions, serialize
 from .network_name import encode_name, plan_spec
 from .plan_file import PlanInfo, read_plan
 from .profile import make_profile
+from .serialize import BuildOptions, serialize
 from .sidecar import Sidecar, SourceArtifact, sidecar_path, this_system, write_sidecar
 
 logger = logging.getLogger(__name__)

@@ -107,6 +107,7 @@ def test_half_precision_and_a_dataset(cli, artifact):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("windows", [[], ["--window", "0.4", "--hop", "0.3"]], ids=str)
 def test_a_killed_run_goes_on(cli, artifact, windows):
     args = ("embed", artifact, copies(300), "-o", "out.parquet", *windows)

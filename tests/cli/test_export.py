@@ -99,6 +99,7 @@ def test_a_folder_that_is_not_there(cli):
     assert result.stderr.startswith("error: cannot write no/out.onnx: No such file or directory")
 
 
+@pytest.mark.heavy
 def test_a_preset_is_all_one_types(cli):
     result = cli("export", "--preset", "vggish-last", "-w", "random:0")
     assert (result.status, result.stdout) == (0, "")

@@ -225,6 +225,7 @@ def test_a_stdout_that_cannot_show_a_name(shell, cnn14_artifact, tmp_path):
     assert "artifact        caf\\udce9 \\u97f3.onnx\n" in result.stdout
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("columns", ["20", "1000"])
 def test_the_width_changes_no_value(shell, cnn14_artifact, columns):
     for args in (["info", cnn14_artifact], ["models"], ["doctor"]):
@@ -256,6 +257,7 @@ def test_a_signal_while_a_library_is_imported(cnn14_artifact, tmp_path, number, 
     assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.wav"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_any_time(cnn14_artifact, tmp_path, number):
     """From the interpreter's first import to the command's own work."""

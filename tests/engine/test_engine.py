@@ -103,8 +103,8 @@ def test_shapes_and_types(engine):
     }
 
 
-def test_the_embedding_is_pooled_frame_features(engine):
-    x = signals.chirp(2.5, RATE)
+def test_the_embedding_is_pooled_frame_features(artifacts):
+    engine, x = fe.Engine(artifacts(2, 1)), signals.chirp(2.5, RATE)
     z = engine.embed_frames(x).astype(np.float64)
     for head, expected in (
         (None, z.mean(axis=1) + z.max(axis=1)),

@@ -74,6 +74,7 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["block.onnx", "block.onnx.json"]
 
 
+@pytest.mark.heavy
 def test_vggish_before_its_relus(tmp_path: Path) -> None:
     """Against torch's modules; the largest value of a convolution is often a negative one."""
     report = export("vggish", tmp_path / "v.onnx", layers=[5], weights="random:0")
@@ -89,6 +90,7 @@ def test_vggish_before_its_relus(tmp_path: Path) -> None:
     assert list(report.activations.values()) == pytest.approx(list(want.values()), rel=TOLERANCE)
 
 
+@pytest.mark.heavy
 def test_ast_names_its_parts(tmp_path: Path) -> None:
     report = export("ast", tmp_path / "a.onnx", layers=[1], weights="random:0", frames=32)
     block = "blocks.0"

@@ -13,6 +13,8 @@ from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import signals
 
+pytestmark = pytest.mark.heavy
+
 PANNS = FRONTENDS["panns_16k"]
 
 

@@ -143,6 +143,7 @@ def test_infinite_reference(vggish: Exported, monkeypatch: pytest.MonkeyPatch) -
         certify(vggish.artifact, weights=vggish.weights, signals=SHORT[:1])
 
 
+@pytest.mark.heavy
 def test_json(ast: Exported, tmp_path) -> None:
     certificate = certify(ast.artifact, weights=ast.weights, signals=SHORT[:1])
     path = tmp_path / "certificate.json"

@@ -10,12 +10,14 @@ import pytest
 
 from fusion_engine.artifact import read_spec
 from fusion_engine.errors import ArtifactError
-from fusion_engine.export import export, resolve
+from fusion_engine.export import resolve
 from fusion_engine.probe.choice import choose_layers
 from fusion_engine.probe.layers import export_command, study_layers
 from fusion_engine.probe.prober import Prober
 from fusion_engine.probe.records import load_records
 from fusion_engine.probe.tasks import read_task
+
+from ..exports import with_layers
 
 PITCH, RHYTHM = "synthetic_pitch", "synthetic_rhythm"
 # Test clips of the two tasks, for standard errors: 12 classes and 5, 10 of each.
@@ -120,8 +122,7 @@ def test_a_choice_is_the_artifact_with_these_layers(early, tmp_path, task):
     """The same predictions from an artifact that holds no others; their columns are apart."""
     layers = 3, 1
     (record,) = prober(early, tmp_path).probe(task, [layers])
-    alone = tmp_path / "alone.onnx"
-    export("cnn14", alone, layers=layers, weights="random:0", seconds=2)
+    alone = with_layers(early, tmp_path / "alone.onnx", layers)
     (expected,) = prober(alone, tmp_path).probe(task)
     assert record.system == expected.system
     assert record.result == replace(expected.result, identity=record.result.identity)

@@ -374,6 +374,7 @@ print((peak_gib() - before) * 2**30 / x.nbytes)
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_memory():
     """Beyond the embeddings: one copy of them, a few rows in FP64, the logits and the weights."""

@@ -10,7 +10,7 @@ import pytest
 
 import fusion_engine as fe
 from fusion_engine.engine import open as opening
-from fusion_engine.engine.cuda.onnx import OnnxCudaNetwork
+from fusion_engine.engine.cuda.onnx_network import OnnxCudaNetwork
 from fusion_engine.spec import Spec
 
 from .artifacts import SPECS, write_artifact

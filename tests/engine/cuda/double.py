@@ -16,9 +16,9 @@ import numpy as np
 
 from fusion_engine import _core
 from fusion_engine.engine.cuda import dlpack
+from fusion_engine.engine.cuda.cuda_network import LayerTensor
 from fusion_engine.engine.cuda.driver import Cuda, Graph, Memory, OutOfMemory, Pinned, Stream
 from fusion_engine.engine.cuda.kernels import Kernels
-from fusion_engine.engine.cuda.network import LayerTensor
 from fusion_engine.engine.devices import GpuInfo
 
 GPU = GpuInfo(

@@ -11,7 +11,7 @@ import pytest
 
 from fusion_engine.engine import devices
 from fusion_engine.engine.cuda import driver as cuda_driver
-from fusion_engine.engine.cuda import onnx, tensorrt
+from fusion_engine.engine.cuda import onnx_network, tensorrt_network
 
 
 def used_names(module: ModuleType, owner: str) -> set[str]:
@@ -79,7 +79,7 @@ def test_cuda_core_takes_the_arguments():
 def test_tensorrt():
     trt = pytest.importorskip("tensorrt_rtx")
     assert_names(
-        tensorrt,
+        tensorrt_network,
         {
             "trt": trt,
             "trt.ExecutionContextAllocationStrategy": trt.ExecutionContextAllocationStrategy,
@@ -96,16 +96,16 @@ def test_tensorrt():
         },
     )
     assert hasattr(trt.IExecutionContext, "is_stream_capturable")
-    formats = {"LINEAR", *tensorrt._CHANNELS_LAST}
+    formats = {"LINEAR", *tensorrt_network._CHANNELS_LAST}
     assert all(hasattr(trt.TensorFormat, name) for name in formats)
-    assert all(hasattr(trt.DataType, name) for name in tensorrt._DTYPES)
+    assert all(hasattr(trt.DataType, name) for name in tensorrt_network._DTYPES)
 
 
 def test_onnxruntime():
     session = onnxruntime.InferenceSession
     binding = onnxruntime.capi.onnxruntime_inference_collection.IOBinding
     assert_names(
-        onnx,
+        onnx_network,
         {
             "self._binding": binding,
             "self._onnx.session": session,

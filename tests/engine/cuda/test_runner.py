@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine.cuda.tensorrt import deserialize
+from fusion_engine.engine.cuda.tensorrt_network import deserialize
 from fusion_engine.engine.devices import find_gpu
 from fusion_engine.engine.tensorrt import build, import_tensorrt
 

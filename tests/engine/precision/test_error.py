@@ -31,6 +31,7 @@ def rms_error(got: NDArray[np.float32], want: NDArray[np.float64]) -> float:
 FAST = [("cnn14", "fp16"), ("ast", "bf16")]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "precision"),
     [

@@ -8,7 +8,7 @@ from onnx import helper
 from fusion_engine import ArtifactError
 from fusion_engine.engine.precision import HalfPrecision, emulated_model, typed_model
 from fusion_engine.engine.tensorrt import import_tensorrt
-from fusion_engine.engine.tensorrt.network import parse
+from fusion_engine.engine.tensorrt.serialize import parse
 
 from .conftest import computed, run
 from .test_graphs import TYPES, both, graph_of, relu

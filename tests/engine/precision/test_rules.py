@@ -21,6 +21,7 @@ def rules_of(model: onnx.ModelProto) -> dict[str, set[Rule]]:
     return rules
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "layers", "expected"),
     [

@@ -1,7 +1,7 @@
 """Artifacts that plans are built from; tensorrt_rtx builds them for real, without a GPU."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -14,32 +14,42 @@ from fusion_engine.export import resolve
 from fusion_engine.export.graph import backbone_module, trace_graph
 
 from ...export.structure import spec_of
-from ...exports import Shared
+from ...exports import with_layers
 
-# AST's graph does not depend on its length: a short one, which is traced sooner.
-FRAMES = {"ast": 128}
+# Exports of all layers; AST's is of 1 s, and its graph does not depend on its length.
+EXPORTS = {"vggish": "vggish_all", "ast": "ast_second"}
 
 
 @pytest.fixture(scope="session")
-def artifact(shared: Shared) -> Callable[[str], Path]:
-    """``artifact("vggish")``: a model with its default layers, as an export writes it.
+def artifact(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Path]]:
+    """``artifact("vggish")``: a model with its default layers."""
+    folder = tmp_path_factory.mktemp("artifacts")
 
-    Without the comparison with PyTorch in FP64, which takes longer than all that is built of it.
-    """
+    def trace(model: str, path: Path) -> None:
+        """As an export writes it, without its comparison with PyTorch in FP64."""
+        backbone = resolve(model)
+        layers = backbone.default_layers
+        folded = backbone.fold(backbone.check_state(backbone.random_state(0), layers))
+        module = backbone_module(backbone, folded, layers)
+        onnx.save(trace_graph(module, spec_of(backbone, layers)), path)
 
     def get(model: str) -> Path:
-        def make(folder: Path) -> None:
-            backbone = resolve(model).configured(frames=FRAMES.get(model), token=None)
-            state = backbone.random_state(0)
-            backbone = backbone.for_checkpoint(state)
-            layers = backbone.default_layers
-            folded = backbone.fold(backbone.check_state(state, layers))
-            module = backbone_module(backbone, folded, layers)
-            onnx.save(trace_graph(module, spec_of(backbone, layers)), folder / f"{model}.onnx")
+        if model == "cnn14_16k":
+            return request.getfixturevalue("cnn14_fusion").path
+        path = folder / f"{model}.onnx"
+        if path.exists():
+            return path
+        if model in EXPORTS:
+            whole = request.getfixturevalue(EXPORTS[model])
+            return with_layers(whole.path, path, resolve(model).default_layers)
+        trace(model, path)
+        return path
 
-        return shared(f"traced_{model}", make) / f"{model}.onnx"
-
-    return get
+    yield get
+    for path in folder.glob("*.onnx"):
+        path.unlink()  # 300 MB each, and pytest keeps the folders of the last runs
 
 
 @pytest.fixture

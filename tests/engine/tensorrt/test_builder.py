@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from fusion_engine import ArtifactError, BackendError, FusionEngineError, NumericalError
 from fusion_engine.artifact import file_sha256, read_spec, report_path
 from fusion_engine.engine.tensorrt import build, builder, network_name, read_plan
-from fusion_engine.engine.tensorrt.network import INPUT
+from fusion_engine.engine.tensorrt.serialize import INPUT
 from fusion_engine.engine.tensorrt.timing_cache import (
     load_timing_cache,
     save_timing_cache,

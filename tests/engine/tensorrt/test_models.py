@@ -34,14 +34,14 @@ INPUTS = {
     "cnn14_16k": (-1, 1, -1, 64),
     "cnn14_32k": (-1, 1, -1, 64),
     "vggish": (-1, 1, 96, 64),
-    "ast": (-1, 1, 128, 128),
+    "ast": (-1, 1, 98, 128),
 }
 # Shortest input, 10 s and 60 s as the frontends count frames, or the fixed length.
 FRAMES = {
     "cnn14_16k": (32, 1001, 6001),
     "cnn14_32k": (32, 1001, 6001),
     "vggish": (96, 96, 96),
-    "ast": (128, 128, 128),
+    "ast": (98, 98, 98),
 }
 
 

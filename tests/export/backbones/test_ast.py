@@ -96,6 +96,7 @@ def test_one_second(one_second: ExportReport, oracle: Any) -> None:
     assert_equals(one_second, oracle, log_mel_of(98, batch=3))
 
 
+@pytest.mark.heavy
 def test_the_epsilons_are_told_apart(oracle: Any) -> None:
     """What the tests of both families rest on."""
     log_mel = log_mel_of(98).double()
@@ -105,6 +106,7 @@ def test_the_epsilons_are_told_apart(oracle: Any) -> None:
         assert difference > 1e-3 * layers[1][number].abs().max()
 
 
+@pytest.mark.heavy
 def test_five_seconds_of_the_file_that_transformers_writes(
     tmp_path: Path, classifier: Any, oracle: Any
 ) -> None:
@@ -118,6 +120,7 @@ def test_five_seconds_of_the_file_that_transformers_writes(
     assert_equals(report, oracle, log_mel_of(498))
 
 
+@pytest.mark.heavy
 def test_every_layer_at_five_seconds(state: State, oracle: Any) -> None:
     """What is traced, untraced: the twelve layers with other positions."""
     log_mel = log_mel_of(498)
@@ -172,6 +175,7 @@ def random() -> State:
     return resolve("ast").random_state(3)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("layers", [[2], [1, 3, 2], list(ALL)], ids=str)
 def test_the_graph(request: pytest.FixtureRequest, layers: list[int]) -> None:
     """Valid, of the stated interface, and nothing in it comes after the last layer."""
@@ -272,6 +276,7 @@ def test_later_blocks_are_not_kept(random: State) -> None:
     assert {n for n in random if not n.startswith("v.blocks.")} < kept.keys()
 
 
+@pytest.mark.heavy
 def test_random_weights(random: State, original: State) -> None:
     official = {n.removeprefix("module."): t for n, t in original.items() if "head" not in n}
     assert {n: t.shape for n, t in random.items()} == {n: t.shape for n, t in official.items()}

@@ -48,6 +48,7 @@ def test_layers_are_those_of_pannsinference(panns_16k: torch.nn.Module) -> None:
     assert [model.layers[n].dim for n in ALL] == [2048, 2048, 2048, 2048, 2048, 4096, 2048]
 
 
+@pytest.mark.heavy
 def test_reach_and_margin(state: State) -> None:
     """A chunk's margin covers what a block's output depends on, found by differentiation."""
     model = resolve("cnn14")
@@ -91,6 +92,7 @@ def test_reference_and_forward_equal_pannsinference(panns_16k_fp64: torch.nn.Mod
         assert (forward - want).abs().max() <= 5e-7 * scale
 
 
+@pytest.mark.heavy
 def test_random_state_is_seeded_and_has_the_official_names(state: State) -> None:
     model = resolve("cnn14")
     names = panns_models().Cnn14(16_000, 512, 160, 64, 50, 8_000, 527).state_dict()

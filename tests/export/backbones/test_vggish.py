@@ -168,6 +168,7 @@ def test_unknown_layers(tmp_path: Path) -> None:
         export("vggish", tmp_path / "a.onnx", weights="random:0", layers=[2, 3])
 
 
+@pytest.mark.heavy
 def test_random_weights(state: State) -> None:
     model = resolve("vggish")
     random = model.random_state(5)

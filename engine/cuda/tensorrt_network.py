@@ -8,8 +8,8 @@ from ...errors import ArtifactError, AudioError, BackendError
 from ...spec import Spec
 from ..network import shape_problems
 from ..tensorrt.library import Library
+from .cuda_network import Context, CudaNetwork, LayerTensor, TensorLayout
 from .driver import Cuda, Stream
-from .network import Context, CudaNetwork, LayerTensor, TensorLayout
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 # Channels-last formats, and what they pad the channels to.

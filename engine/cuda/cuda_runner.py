@@ -19,12 +19,12 @@ from ..runner import ClipState, Flags, Runner, Samples, Sink, not_finite
 from ..stats import Meter
 from .arrays import DeviceArray, read_array
 from .batch import BatchProgram, ResidentProgram, batch_key, sample_type
+from .cuda_network import CudaNetwork
 from .dlpack import Imported
 from .driver import Cuda, Memory, OutOfMemory, Stream
 from .kernels import Kernels, SampleType
 from .long_clips import DeviceSamples, Pass
 from .model import Model
-from .network import CudaNetwork
 from .slots import MemoryLayout, SlotPool
 
 # Samples from one row to the next, of an array that the frontend reads where it is.

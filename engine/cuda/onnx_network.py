@@ -13,8 +13,8 @@ from ...errors import ArtifactError, BackendError
 from ..cut import most_frames
 from ..network import check_outputs
 from ..onnx import CUDA_PROVIDER, OnnxSession, first_line, import_onnxruntime
+from .cuda_network import Context, CudaNetwork, LayerTensor, TensorLayout
 from .driver import Cuda, Stream
-from .network import Context, CudaNetwork, LayerTensor, TensorLayout
 
 logger = logging.getLogger(__name__)
 
