@@ -102,14 +102,14 @@ def read(audio: Any, *, source_rate: int | None, sample_rate: int) -> Given:
     # Bytes are a sequence of numbers too.
     if isinstance(audio, Sequence) and not isinstance(audio, _BUFFERS):
         clips = [_clip(clip, f"clip {index}") for index, clip in enumerate(audio)]
-        named = zip(_names(len(clips)), clips, strict=True)
+        named = zip(clip_names(len(clips)), clips, strict=True)
         items = [_item(name, clip, source_rate) for name, clip in named]
         return Given(items, False, held and not any(map(is_path, audio)))
     samples = as_array(audio, "audio", EXPECTED)
     if samples.ndim != 2:
         return Given([_item("clip", samples, source_rate)], True, held)
     rows = batch_rows(samples)
-    named = zip(_names(len(rows)), rows, strict=True)
+    named = zip(clip_names(len(rows)), rows, strict=True)
     return Given([_item(name, row, source_rate) for name, row in named], False, held)
 
 
@@ -200,7 +200,8 @@ def _item(name: str, audio: Any, source_rate: int | None) -> Item:
     return Item(key=name, audio=audio, sample_rate=source_rate)
 
 
-def _names(count: int) -> list[str]:
+def clip_names(count: int) -> list[str]:
+    """What errors call the clips of a call."""
     return ["clip"] if count == 1 else [f"clip {index}" for index in range(count)]
 
 

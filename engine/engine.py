@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from .._cpus import usable_cpus
 from .._forking import never_free, watch_forks
 from ..audio import Channel
-from ..audio.arrays import check_samples
+from ..audio.arrays import batch_rows, check_samples
 from ..errors import ArtifactError, AudioError, BackendError, FusionEngineError
 from ..named import named_artifact
 from ..spec import HEADS, Head, Spec
-from .clips import Embedded, End, Event, batches, clips_of, read, read_clip
+from .clips import Embedded, End, Event, batches, clip_names, clips_of, read, read_clip
 from .cuda.arrays import DeviceArray, OnDevice, is_on_gpu
 from .cut import Batch, Long, Run
 from .long_clip import LongClip
@@ -512,7 +512,7 @@ class Engine:
     def _embed_array(
         self, runner: Runner, samples: NDArray[Any], sample_rate: int | None, head: Head
     ) -> NDArray[np.float32] | None:
-        """What a service calls: one array that goes to a runner as it is, in one run.
+        """What a service calls: an array [N] or [B, N] that goes to a runner as it is, in one run.
 
         Returns:
             ``None``: it takes the way of all audio.
@@ -520,7 +520,7 @@ class Engine:
         if not (
             runner.checks_samples
             and samples.dtype in _AS_THEY_ARE
-            and samples.ndim == 1
+            and samples.ndim in (1, 2)
             and samples.size
             and samples.flags.c_contiguous
             and samples.flags.aligned
@@ -528,20 +528,23 @@ class Engine:
             and sample_rate in (None, self._spec.frontend.sample_rate)
         ):
             return None
-        cut = runner.cutting.cut(samples.size)
-        if cut is None:
+        single = samples.ndim == 1
+        clips = [samples] if single else batch_rows(samples)
+        cut = runner.cutting.cut(samples.shape[-1])
+        if cut is None or len(clips) > cut.clips_per_run:
             return None
         results: list[RunResult] = []
-        runner.run([samples], cut, head, results.append)
+        runner.run(clips, cut, head, results.append)
         ((embeddings, flags, faulty),) = results
-        embedding: NDArray[np.float32] = embeddings[0]
-        if faulty:
-            raise self._fault(samples, flags[0], embedding, "clip")
+        for row in faulty:
+            name = clip_names(len(clips))[row]
+            raise self._fault(clips[row], flags[row], embeddings[row], name)
         seconds = samples.size / self._spec.frontend.sample_rate
-        self._meter.amounts.append({"clips": 1, "audio_seconds": seconds})
+        self._meter.amounts.append({"clips": len(clips), "audio_seconds": seconds})
         if len(self._meter.amounts) > Meter.MOST:
             self._meter.settle()
-        return embedding
+        result: NDArray[np.float32] = embeddings[0] if single else embeddings
+        return result
 
     def _embed(self, runner: Runner, clips: Sequence[Clip], head: Head) -> list[Result]:
         """Embeddings or errors of clips of any lengths: equal ones together, long ones in runs."""

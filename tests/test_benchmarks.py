@@ -372,15 +372,9 @@ def test_the_host_suite_times_a_warm_call_alone(tmp_path):
 
 
 def test_the_host_suites_page_has_its_markers():
-    ((page, content),) = report.pages(
-        {
-            "suite": "host",
-            "pairs": 1,
-            "date": "",
-            "results": [],
-            "machine": machine.describe_host(1),
-        }
-    ).items()
+    described = {"suite": "host", "pairs": 1, "date": "", "results": []}
+    described["machine"] = machine.describe_host(1)
+    ((page, content),) = report.pages(described).items()
     assert content in report.with_block(page.read_text(), "host", content)
 
 

@@ -135,9 +135,10 @@ def recorded(engine, x):
 
 @pytest.mark.parametrize("make", [noise, pcm])
 @pytest.mark.parametrize("rate", [None, 16_000])
-def test_a_warm_call_is_few_python_calls(warm, make, rate):
+@pytest.mark.parametrize("clips", [None, 8])
+def test_a_warm_call_is_few_python_calls(warm, make, rate, clips):
     """Of the package; the rest is NumPy's, threading's and the double's."""
-    x = make(10.0)
+    x = make(10.0) if clips is None else np.stack([make(1.0)] * clips)
     for _ in range(3):
         warm.embed(x, sample_rate=rate)
     called = []
@@ -161,6 +162,10 @@ def test_the_short_way_gives_what_the_long_way_gives(warm):
             (expected,) = warm.embed([x], head=head)
             for _ in range(3):
                 assert np.array_equal(warm.embed(x, head=head), expected)
+        batch = np.stack([x, x[::-1], x])
+        expected = warm.embed(list(batch))
+        for _ in range(3):
+            assert np.array_equal(warm.embed(batch), expected)
     before = warm.stats
     warm.embed(noise(1.0))
     after = warm.stats
@@ -180,6 +185,9 @@ def test_what_does_not_go_the_short_way_is_as_before(warm):
     assert np.array_equal(warm.embed(x[None]), expected[None])
     with pytest.raises(fe.AudioError, match="clip: no samples"):
         warm.embed(x[:0])
+    with pytest.raises(fe.AudioError, match=r"looks like \[samples, channels\]"):
+        warm.embed(np.zeros((16_000, 2), np.float32))
+    assert warm.embed(np.zeros((0, 16_000), np.float32)).shape == (0, 1280)
     with pytest.raises(TypeError, match="has dtype int32"):
         warm.embed(x.astype(np.int32))
     with pytest.raises(TypeError, match=r"rate is 16000\.0"):
