@@ -67,6 +67,7 @@ lint: $(VENV)/test
 # On the installed package, not on the sources: three folders make it up.
 types: $(VENV)/test
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p fusion_engine
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml ../tests/typed.py
 	cd $(VENV) && bin/stubtest --mypy-config-file ../pyproject.toml \
 		--allowlist ../tests/csrc/stub_allowlist.txt fusion_engine._core
 

@@ -15,7 +15,7 @@ from fusion_engine.engine.in_place import LEAST_BYTES, in_place
 from fusion_engine.engine.onnx import OnnxSession
 from fusion_engine.spec import METADATA_KEY, LayerSpec
 
-from ..cuda.artifacts import CHUNKED, write_artifact
+from .cuda.artifacts import CHUNKED, write_artifact
 
 SPEC = replace(
     CHUNKED,
