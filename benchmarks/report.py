@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 CORPUS = HERE.parent / "docs" / "corpus.md"
+GPU = HERE.parent / "docs" / "gpu.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +61,8 @@ def committed() -> list[dict[str, Any]]:
 
 def pages(report: dict[str, Any]) -> dict[Path, str]:
     """What each page shows of a report."""
+    if report["suite"] == "host":
+        return {GPU: block(report)}
     shown = {README: block(report)}
     if report["suite"] == "corpus":
         shown[CORPUS] = report_corpus.summary(report)

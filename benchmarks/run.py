@@ -11,12 +11,26 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import cases_corpus, cases_cpu, cases_gpu, cases_probe, machine, report_gpu
+from benchmarks import (
+    cases_corpus,
+    cases_cpu,
+    cases_gpu,
+    cases_host,
+    cases_probe,
+    machine,
+    report_gpu,
+)
 from benchmarks.harness import Case, WrongAnswerError, run_case
 from fusion_engine._atomic import atomic_path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SUITES = {"cpu": cases_cpu, "probe": cases_probe, "corpus": cases_corpus, "gpu": cases_gpu}
+SUITES = {
+    "cpu": cases_cpu,
+    "probe": cases_probe,
+    "corpus": cases_corpus,
+    "gpu": cases_gpu,
+    "host": cases_host,
+}
 # They take long, and are written after every case.
 KEPT = ("gpu", "corpus")
 DEFAULT_PAIRS = 15

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..audio import Channel, as_samples, decode_ahead
 from ..audio.ahead import DecodeAhead, Decoded
-from ..audio.arrays import as_array, batch_rows
+from ..audio.arrays import as_array, batch_rows, check_samples
 from ..errors import AudioError, BackendError, FusionEngineError
 from .recording import WHOLE, Clip, Item, LongClips, Progress, Recording
 from .windows import Windows
@@ -102,14 +102,14 @@ def read(audio: Any, *, source_rate: int | None, sample_rate: int) -> Given:
     # Bytes are a sequence of numbers too.
     if isinstance(audio, Sequence) and not isinstance(audio, _BUFFERS):
         clips = [_clip(clip, f"clip {index}") for index, clip in enumerate(audio)]
-        named = zip(_names(len(clips)), clips, strict=True)
+        named = zip(clip_names(len(clips)), clips, strict=True)
         items = [_item(name, clip, source_rate) for name, clip in named]
         return Given(items, False, held and not any(map(is_path, audio)))
     samples = as_array(audio, "audio", EXPECTED)
     if samples.ndim != 2:
         return Given([_item("clip", samples, source_rate)], True, held)
     rows = batch_rows(samples)
-    named = zip(_names(len(rows)), rows, strict=True)
+    named = zip(clip_names(len(rows)), rows, strict=True)
     return Given([_item(name, row, source_rate) for name, row in named], False, held)
 
 
@@ -140,11 +140,14 @@ def clips_of(
     channel: Channel = "mix",
     partial: bool = False,
     long: LongClips | None = None,
+    check: bool = True,
 ) -> Generator[Event, None, None]:
     """The clips of every item, then its end; files are decoded ahead, in threads.
 
     Args:
         long: what becomes of long clips; ``None``: they are held too.
+        check: ``False``: samples of arrays that are clips as they are need not be finite; who
+            runs them checks that.
 
     Raises:
         BackendError: a run of a long clip failed, or decoding has ended early.
@@ -167,7 +170,7 @@ def clips_of(
                     files.add(Path(item.audio))
             if not waiting:
                 return
-            yield from _clips(waiting.popleft(), files, sample_rate, windows, long)
+            yield from _clips(waiting.popleft(), files, sample_rate, windows, long, check)
 
 
 def batches(events: Iterable[Event], most: float) -> Iterator[list[Event]]:
@@ -197,7 +200,8 @@ def _item(name: str, audio: Any, source_rate: int | None) -> Item:
     return Item(key=name, audio=audio, sample_rate=source_rate)
 
 
-def _names(count: int) -> list[str]:
+def clip_names(count: int) -> list[str]:
+    """What errors call the clips of a call."""
     return ["clip"] if count == 1 else [f"clip {index}" for index in range(count)]
 
 
@@ -218,6 +222,7 @@ def _clips(
     sample_rate: int,
     windows: Windows | None,
     long: LongClips | None,
+    check: bool,
 ) -> Iterator[Event]:
     source: _Array | _File
     try:
@@ -225,7 +230,7 @@ def _clips(
             assert files is not None
             source = _File(_next(files))
         else:
-            source = _Array(item, sample_rate)
+            source = _Array(item, sample_rate, check)
             count = len(source.samples)
             # Nothing to cut: this is what a call with one clip waits for.
             whole = windows is None and tuple(item.parts) == WHOLE
@@ -234,6 +239,8 @@ def _clips(
                     yield Clip(name=source.name, key=item.key, end=count, samples=source.samples)
                 yield End(key=item.key, samples=count)
                 return
+            if not check:
+                check_samples(source.samples, source.name)
         recording = Recording(item, source, sample_rate, windows, long)
         yield from recording
         yield End(key=item.key, samples=recording.total, partial=source.partial)
@@ -258,13 +265,17 @@ class _Array:
     partial = False
     found: tuple[bool, bool] | None = None
 
-    def __init__(self, item: Item, sample_rate: int) -> None:
+    def __init__(self, item: Item, sample_rate: int, check: bool) -> None:
         self.name = str(item.key)
         samples = item.audio
         if not isinstance(samples, np.ndarray):
             samples = as_array(samples, self.name, _EXPECTED_ITEM)
         self.samples = as_samples(
-            samples, source_rate=item.sample_rate, sample_rate=sample_rate, name=self.name
+            samples,
+            source_rate=item.sample_rate,
+            sample_rate=sample_rate,
+            name=self.name,
+            check=check,
         )
 
     def blocks(self) -> Iterator[NDArray[Any]]:

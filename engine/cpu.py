@@ -12,7 +12,7 @@ from ..spec import Head, Spec
 from .cut import Cut, Cutting, Piece, least_frames
 from .fusion import FusionState
 from .network import Network
-from .runner import ClipState, Runner, Samples, Sink
+from .runner import ClipState, Runner, Samples, Sink, faulty_rows
 from .stats import Meter
 
 
@@ -52,7 +52,7 @@ class CpuRunner(Runner):
             threads=self._threads,
         )
         self._meter.amounts.append({"fusion_seconds": perf_counter() - start})
-        sink(embeddings, flags)
+        sink((embeddings, flags, faulty_rows(embeddings, flags)))
 
     def clip_state(self) -> ClipState:  # noqa: D102
         return _ClipState(self)

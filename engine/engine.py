@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from .._cpus import usable_cpus
 from .._forking import never_free, watch_forks
 from ..audio import Channel
+from ..audio.arrays import batch_rows, check_samples
 from ..errors import ArtifactError, AudioError, BackendError, FusionEngineError
 from ..named import named_artifact
 from ..spec import HEADS, Head, Spec
-from .clips import Embedded, End, Event, batches, clips_of, read, read_clip
+from .clips import Embedded, End, Event, batches, clip_names, clips_of, read, read_clip
 from .cuda.arrays import DeviceArray, OnDevice, is_on_gpu
 from .cut import Batch, Long, Run
 from .long_clip import LongClip
 from .open import Options, open_runner
 from .recording import Clip, Item, LongClips
-from .runner import Flags, Runner, Sink, fault, not_finite
+from .runner import Result as RunResult
+from .runner import Runner, Samples, Sink, fault, not_finite
 from .stats import EngineStats, Meter
 from .windows import Tail, Windows
 
@@ -39,6 +41,9 @@ HostAudio = NDArray[Any] | str | os.PathLike[str] | Sequence[NDArray[Any] | str 
 
 Result = NDArray[np.float32] | FusionEngineError
 Events = Generator[tuple[Event, Result | None], None, None]
+
+# Types of samples that the GPU takes.
+_AS_THEY_ARE = (np.dtype(np.float32), np.dtype(np.int16))
 
 # More than any machine has cores; each takes address space for a stack.
 MAX_THREADS = 1024
@@ -134,6 +139,7 @@ class Engine:
         # In the right order also where nobody closes the engine.
         self._finalizer = weakref.finalize(self, runner.close)
         self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
+        self._head = self._check_head(None)
         watch_forks(self)
         try:
             for batch, seconds in warmup:
@@ -264,8 +270,13 @@ class Engine:
             NumericalError: a layer output is not finite.
             TypeError, ValueError: a wrong argument.
         """
-        head, runner = self._check_head(head), self._runner
-        if not isinstance(audio, np.ndarray) and is_on_gpu(audio):
+        head = self._head if head is None else self._check_head(head)
+        runner = self._runner
+        if type(audio) is np.ndarray:
+            embedding = self._embed_array(runner, audio, sample_rate, head)
+            if embedding is not None:
+                return embedding
+        elif is_on_gpu(audio):
             if sample_rate not in (None, self.sample_rate):
                 raise ValueError(
                     f"sample_rate is {sample_rate}, and audio in GPU memory is not resampled: "
@@ -276,7 +287,9 @@ class Engine:
         out = np.empty((len(given.items), self.embedding_dim), np.float32)
         done = 0
         most = math.inf if given.held else BATCH_SECONDS
-        events = self._events(runner, given.items, head, batch_seconds=most)
+        events = self._events(
+            runner, given.items, head, batch_seconds=most, check=not runner.checks_samples
+        )
         with runner.call(), closing(events):
             for event, result in events:
                 if isinstance(event, Clip):
@@ -475,12 +488,19 @@ class Engine:
         channel: Channel = "mix",
         partial: bool = False,
         batch_seconds: float,
+        check: bool = True,
     ) -> Events:
         long = LongClips(
             runner.cutting.most_samples, lambda name: LongClip(runner, self._meter, name)
         )
         clips = clips_of(
-            items, self.sample_rate, windows=windows, channel=channel, partial=partial, long=long
+            items,
+            self.sample_rate,
+            windows=windows,
+            channel=channel,
+            partial=partial,
+            long=long,
+            check=check,
         )
         with closing(clips):
             for batch in batches(clips, batch_seconds * self.sample_rate):
@@ -488,6 +508,43 @@ class Engine:
                 found = iter(self._embed(runner, batch_clips, head))
                 for event in batch:
                     yield event, next(found) if isinstance(event, Clip) else None
+
+    def _embed_array(
+        self, runner: Runner, samples: NDArray[Any], sample_rate: int | None, head: Head
+    ) -> NDArray[np.float32] | None:
+        """What a service calls: an array [N] or [B, N] that goes to a runner as it is, in one run.
+
+        Returns:
+            ``None``: it takes the way of all audio.
+        """
+        if not (
+            runner.checks_samples
+            and samples.dtype in _AS_THEY_ARE
+            and samples.ndim in (1, 2)
+            and samples.size
+            and samples.flags.c_contiguous
+            and samples.flags.aligned
+            and (sample_rate is None or type(sample_rate) is int)
+            and sample_rate in (None, self._spec.frontend.sample_rate)
+        ):
+            return None
+        single = samples.ndim == 1
+        clips = [samples] if single else batch_rows(samples)
+        cut = runner.cutting.cut(samples.shape[-1])
+        if cut is None or len(clips) > cut.clips_per_run:
+            return None
+        results: list[RunResult] = []
+        runner.run(clips, cut, head, results.append)
+        ((embeddings, flags, faulty),) = results
+        for row in faulty:
+            name = clip_names(len(clips))[row]
+            raise self._fault(clips[row], flags[row], embeddings[row], name)
+        seconds = samples.size / self._spec.frontend.sample_rate
+        self._meter.amounts.append({"clips": len(clips), "audio_seconds": seconds})
+        if len(self._meter.amounts) > Meter.MOST:
+            self._meter.settle()
+        result: NDArray[np.float32] = embeddings[0] if single else embeddings
+        return result
 
     def _embed(self, runner: Runner, clips: Sequence[Clip], head: Head) -> list[Result]:
         """Embeddings or errors of clips of any lengths: equal ones together, long ones in runs."""
@@ -508,15 +565,30 @@ class Engine:
     def _sink(self, rows: Sequence[int], clips: Sequence[Clip], results: list[Any]) -> Sink:
         """Takes what a run gives for some clips."""
 
-        def sink(embeddings: NDArray[np.float32], flags: Flags) -> None:
+        def sink(result: RunResult) -> None:
+            embeddings, flags, faulty = result
             for row, embedding in zip(rows, embeddings, strict=True):
                 results[row] = embedding
-            if flags.any() or not np.isfinite(embeddings).all():
-                for row, embedding, flag, clip in zip(rows, embeddings, flags, clips, strict=True):
-                    results[row] = fault(self.spec, flag, embedding, clip.name) or embedding
+            for row in faulty:
+                clip = clips[row]
+                results[rows[row]] = self._fault(
+                    clip.samples, flags[row], embeddings[row], clip.name
+                )
             self._count(clips)
 
         return sink
+
+    def _fault(
+        self, samples: Samples, flag: np.uint32, embedding: NDArray[np.float32], name: str
+    ) -> FusionEngineError:
+        """Why a run gave no embedding of a clip."""
+        try:
+            check_samples(samples, name)
+        except AudioError as error:
+            return error
+        found = fault(self._spec, flag, embedding, name)
+        assert found is not None
+        return found
 
     def _embed_long(self, runner: Runner, clip: Clip, head: Head) -> Result:
         """A clip that takes more than one run; one that came as a stream is run but for its end."""

@@ -14,8 +14,9 @@ from .cut import Cut, Cutting, Piece
 
 Samples = NDArray[Any]
 Flags = NDArray[np.uint32]
-# Takes the embeddings [B, D] of a run, and its flags.
-Sink = Callable[[NDArray[np.float32], Flags], None]
+# Of a run: embeddings [B, D], flags [B], and the rows that have no embedding.
+Result = tuple[NDArray[np.float32], Flags, Sequence[int]]
+Sink = Callable[[Result], None]
 
 
 class ClipState(ABC):
@@ -55,6 +56,8 @@ class Runner(ABC):
         device: what really runs, ``cpu`` or ``cuda:0``.
         name: library, version and, on a GPU, its name.
         cutting: how clips are cut.
+        checks_samples: ``run`` takes clips that are not checked yet, and a bad sample makes one of
+            the rows without an embedding.
         call: makes the context of a call of several runs, which closing waits for.
     """
 
@@ -62,11 +65,12 @@ class Runner(ABC):
     device: str
     name: str
     cutting: Cutting
+    checks_samples: bool = False
     call: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @abstractmethod
     def run(self, clips: Sequence[Samples], cut: Cut, head: Head, sink: Sink) -> None:
-        """Embed clips that are cut alike, in one run, and give the results to ``sink``.
+        """Embed clips that are cut alike, in one run, and give the result to ``sink``.
 
         Raises:
             BackendError: the library failed, memory that ran out included.
@@ -94,6 +98,14 @@ class Runner(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give everything back; calls that are under way are waited for."""
+
+
+def faulty_rows(embeddings: NDArray[np.float32], flags: Flags) -> Sequence[int]:
+    """The rows of a result that have no embedding."""
+    if not flags.any() and np.isfinite(embeddings).all():
+        return ()
+    bad = (flags != 0) | ~np.isfinite(embeddings).all(axis=1)
+    return [int(row) for row in np.flatnonzero(bad)]
 
 
 def fault(

@@ -13,6 +13,7 @@ import soundfile
 from benchmarks import (
     cases_corpus,
     cases_cpu,
+    cases_host,
     cases_probe,
     corpora,
     harness,
@@ -360,6 +361,21 @@ def test_a_wrong_peer_fails_the_check(form, tmp_path, monkeypatch):
     monkeypatch.setattr(cases_cpu.peers, form, lambda *given: right(*given).roll(1, dims=1))
     checks = [c.check() for c in cases_cpu.fusion((3, 6), 1, 1, tmp_path)]
     assert sorted(check.passed for check in checks) == [False, True]
+
+
+def test_the_host_suite_times_a_warm_call_alone(tmp_path):
+    case = next(case for case in cases_host.cases() if case.name == "host-1s-b1")
+    (record,) = harness.run_case(case, tmp_path, 1)
+    assert record["check"] == {"measure": "largest difference", "error": 0.0, "tolerance": 0.0}
+    calls = record["python_calls"]
+    assert 0 < calls[cases_host.OURS] <= 12 < calls[cases_host.PEER]
+
+
+def test_the_host_suites_page_has_its_markers():
+    described = {"suite": "host", "pairs": 1, "date": "", "results": []}
+    described["machine"] = machine.describe_host(1)
+    ((page, content),) = report.pages(described).items()
+    assert content in report.with_block(page.read_text(), "host", content)
 
 
 def test_the_machine_is_described_without_names_or_paths():

@@ -28,4 +28,5 @@ PYBIND11_MODULE(_core, module) {
     fusion_engine::bind_frontend(module);
     fusion_engine::bind_layer_fusion(module);
     fusion_engine::bind_layer_fusion_cuda(module);
+    fusion_engine::bind_program(module);
 }

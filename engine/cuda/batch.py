@@ -3,23 +3,26 @@ CUDA graph: samples in, log-mel, network, layer fusion, embeddings out."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...audio.arrays import INT16_SCALE
+from ... import _core
+from ...audio.arrays import MAX_SAMPLE
 from ...spec import Head
 from ..cut import Cut, Piece
-from ..runner import Flags, Samples
+from ..runner import Result, Samples
 from .kernels import Ranges, SampleType
 from .model import Model
 from .slots import MemoryLayout, Slot, SlotPool
 
+_dtype_of = attrgetter("dtype")
+_INT16 = {np.dtype(np.int16)}
 
-@dataclass(frozen=True)
-class BatchKey:
+
+class BatchKey(NamedTuple):
     """What a slot for a batch depends on.
 
     Args:
@@ -49,40 +52,45 @@ def batch_key(
     # What comes after the last piece is dropped, and what is missing in it is padding.
     first, last = cut.pieces[0], cut.pieces[-1]
     frames = min(cut.frames, last.stop)
-    return BatchKey(clips, frames, len(cut.pieces), first.frames, dtype, head, resident)
+    return BatchKey(clips, frames, len(cut.pieces), first.stop - first.start, dtype, head, resident)
 
 
 def sample_type(clips: Sequence[Samples]) -> SampleType:
     """int16 crosses the bus as it is, where all clips have it."""
-    return "int16" if all(samples.dtype == np.int16 for samples in clips) else "float32"
+    return "int16" if set(map(_dtype_of, clips)) == _INT16 else "float32"
 
 
-class BatchProgram:
-    """A batch in a slot: addresses, and views of the page-locked memory.
+class _Program:
+    """A batch in a slot: its device memory, and what is queued there for every run.
 
-    Device memory holds, in this order: the input (lengths [B] int64 and samples [B, stride]), the
-    output (embeddings [B, D] float32, flags [2, B] uint32: of layer outputs and of samples), the
-    index arrays, log-mel, and what the network asks for. The host's has the first three.
+    Device memory holds the input (lengths [B] int64, ``sample_bytes`` of samples), flags [2, B]
+    uint32 of layer outputs and of samples, embeddings [B, D] float32, index arrays, log-mel, and
+    what the network asks for. The host's page-locked memory has all but the last two. The flags
+    end the input, which clears them, and begin the output: one copy each way.
     """
 
-    def __init__(self, slot: Slot, pool: SlotPool, model: Model, key: BatchKey) -> None:
+    def __init__(
+        self,
+        pool: SlotPool,
+        model: Model,
+        key: BatchKey,
+        pieces: Sequence[Piece],
+        slot: Slot,
+        *,
+        sample_bytes: int,
+    ) -> None:
         self._slot, self._model, self._key = slot, model, key
-        self._sample_bytes = np.dtype(key.dtype).itemsize
         front, dim, clips = model.spec.frontend, model.spec.embedding_dim, key.clips
-        # As many samples as give no further frame, in whole 16 bytes.
-        most = key.resident or front.samples(key.frames) + front.hop_length - 1
-        self.stride = -(-most // 8) * 8
         total = clips * key.segments
         layout = MemoryLayout()
         self._lengths = layout.add(8 * clips)
-        self._samples = layout.add(self._sample_bytes * clips * self.stride)
+        self._samples = layout.add(sample_bytes)
+        self._flags = layout.add(8 * clips)
         self._input_bytes = layout.size
         self._embedding = layout.add(4 * clips * dim)
-        self._flags = layout.add(8 * clips)
-        self._output_bytes = layout.size - self._embedding
-        self._offsets = layout.add(8 * (clips + 1))
-        self._begins, self._counts = layout.add(8 * total), layout.add(8 * total)
-        self._index_bytes = layout.size - self._offsets
+        self._output_bytes = layout.size - self._flags
+        self._indices = layout.size
+        offsets, begins, counts = (layout.add(8 * n) for n in (clips + 1, total, total))
         on_host = layout.size
         self._log_mel = layout.add(4 * total * key.length * front.n_mels)
         with_context = [
@@ -93,100 +101,49 @@ class BatchProgram:
         assert slot.device is not None
         assert slot.pinned is not None
         self._device, self._host = slot.device.address, slot.pinned
-        self._host_lengths = self._view(self._lengths, np.int64, clips)
-        self._host_samples = self._view(self._samples, key.dtype, clips, self.stride)
-        self._host_embedding = self._view(self._embedding, np.float32, clips, dim)
-        self._host_flags = self._view(self._flags, np.uint32, clips)
         slot.context.attach([self._device + offset for offset in with_context])
+        self._view(offsets, np.int64, clips + 1)[:] = np.arange(clips + 1) * len(pieces)
+        self._view(begins, np.int64, total)[:] = [piece.begin for piece in pieces] * clips
+        self._view(counts, np.int64, total)[:] = [piece.count for piece in pieces] * clips
+        self._upload(self._indices, on_host - self._indices)
+        self._ranges = Ranges(*(self._device + offset for offset in (offsets, begins, counts)))
+        # The steps of a clip that is one piece from its first step on.
+        self._whole = pieces[0].count if len(pieces) == 1 and pieces[0].begin == 0 else None
 
-    def bind(self, pieces: Sequence[Piece]) -> None:
-        """Upload what is the same in every run of the key."""
-        clips = self._key.clips
-        self._view(self._offsets, np.int64, clips + 1)[:] = np.arange(clips + 1) * len(pieces)
-        for offset, values in (
-            (self._begins, [piece.begin for piece in pieces]),
-            (self._counts, [piece.count for piece in pieces]),
-        ):
-            self._view(offset, np.int64, clips * len(pieces))[:] = values * clips
-        self._host_lengths[:] = self._key.resident or 0
-        self._upload(self._offsets, self._index_bytes)
-        if self._key.resident is not None:
-            self._upload(self._lengths, 8 * clips)
-        self._slot.stream.synchronize()
-
-    def run(self, clips: Sequence[Samples]) -> tuple[NDArray[np.float32], Flags, bool]:
-        """Embeddings [B, D] and flags of clips on the host, and whether it was one graph."""
-        for row, clip in enumerate(clips):
-            length = min(len(clip), self.stride)
-            self._host_lengths[row] = length
-            target = self._host_samples[row, :length]
-            if clip.dtype == np.int16 and self._key.dtype == "float32":
-                np.multiply(clip[:length], INT16_SCALE, out=target)
-            else:
-                target[:] = clip[:length]
-        graph = self._slot.run(self._work)
-        self._slot.stream.synchronize()
-        return self._host_embedding.copy(), self._host_flags.copy(), graph
-
-    def run_resident(self, rows: Sequence[int], embedding: int, flags: int, total: int) -> bool:
-        """Embed rows in device memory, at these addresses, after this point of the stream.
-
-        Args:
-            rows: the address of each clip's samples.
-            embedding: receives [B, D].
-            flags: receives [B] of layer outputs, and ``total`` words after it [B] of samples.
-            total: clips of the whole call.
-
-        Returns:
-            Whether it was one graph.
-        """
-        cuda, stream = self._model.cuda, self._slot.stream
-        assert self._key.resident is not None
-        size = self._key.resident * self._sample_bytes
-        step = self.stride * self._sample_bytes
-        target = self._device + self._samples
-        for row, source in enumerate(rows):
-            cuda.copy(target + row * step, source, size, stream)
-        graph = self._slot.run(self._work)
-        clips, dim = len(rows), self._model.spec.embedding_dim
-        cuda.copy(embedding, self._device + self._embedding, 4 * clips * dim, stream)
-        for half in range(2):
-            source = self._device + self._flags + 4 * clips * half
-            cuda.copy(flags + 4 * total * half, source, 4 * clips, stream)
-        return graph
-
-    def _work(self) -> None:
-        key, model, stream, device = self._key, self._model, self._slot.stream, self._device
-        if key.resident is None:
-            self._upload(self._lengths, self._input_bytes)
-        model.cuda.fill(device + self._flags, 0, 2 * key.clips, stream)
+    def _queue_log_mel(self, samples: int, stride: int, flags: int) -> None:
+        key, model, device = self._key, self._model, self._device
         model.kernels.log_mel(
             tables=model.tables.address,
-            samples=device + self._samples,
+            samples=samples,
             dtype=key.dtype,
             clips=key.clips,
-            stride=self.stride,
+            stride=stride,
             lengths=device + self._lengths,
             frames=key.frames,
             out=device + self._log_mel,
             out_frames=key.segments * key.length,
-            flags=device + self._flags + 4 * key.clips,
-            stream=stream,
+            flags=flags,
+            stream=self._slot.stream,
+        )
+
+    def _queue_network(self) -> None:
+        """The network and layer fusion."""
+        key, kernels, device, stream = (
+            self._key,
+            self._model.kernels,
+            self._device,
+            self._slot.stream,
         )
         layers = self._slot.context.enqueue(device + self._log_mel, stream)
-        model.kernels.fuse(
+        kernels.fuse(
             layers,
             clips=key.clips,
-            ranges=Ranges(device + self._offsets, device + self._begins, device + self._counts),
+            ranges=None if self._whole == kernels.steps(layers) else self._ranges,
             head=key.head,
             embedding=device + self._embedding,
             flags=device + self._flags,
             stream=stream,
         )
-        if key.resident is None:
-            source = device + self._embedding
-            address = self._host.address + self._embedding
-            model.cuda.copy(address, source, self._output_bytes, stream)
 
     def _upload(self, offset: int, size: int) -> None:
         self._model.cuda.copy(
@@ -196,3 +153,94 @@ class BatchProgram:
     def _view(self, offset: int, dtype: type | str, *shape: int) -> NDArray[Any]:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         return self._host.bytes[offset : offset + size].view(dtype).reshape(shape)
+
+
+class BatchProgram(_Program):
+    """A batch of clips that come from the host, with results that go there."""
+
+    def __init__(
+        self, pool: SlotPool, model: Model, key: BatchKey, pieces: Sequence[Piece], slot: Slot
+    ) -> None:
+        front = model.spec.frontend
+        # As many samples as give no further frame, in whole 16 bytes.
+        most = front.samples(key.frames) + front.hop_length - 1
+        self.stride = -(-most // 8) * 8
+        size = np.dtype(key.dtype).itemsize * key.clips * self.stride
+        super().__init__(pool, model, key, pieces, slot, sample_bytes=size)
+        host = self._host.address
+        self._native = _core.Program(
+            samples=host + self._samples,
+            dtype=key.dtype,
+            clips=key.clips,
+            stride=self.stride,
+            lengths=host + self._lengths,
+            flags=host + self._flags,
+            embedding=host + self._embedding,
+            dim=model.spec.embedding_dim,
+            largest=MAX_SAMPLE,
+        )
+        slot.stream.synchronize()
+
+    def run(self, clips: Sequence[Samples]) -> tuple[Result, bool]:
+        """The result for clips on the host, and whether it was one graph."""
+        graph = self._slot.graph
+        if graph is not None:
+            return self._native.run(clips, graph.native), True
+        with self._model.cuda.current():
+            graph = self._slot.recorded(self._work)
+            if graph is not None:
+                return self._native.run(clips, graph.native), True
+            self._native.load(clips)
+            self._work()
+            self._slot.stream.synchronize()
+        return self._native.results(), False
+
+    def _work(self) -> None:
+        device, host, stream = self._device, self._host.address, self._slot.stream
+        self._upload(self._lengths, self._input_bytes)
+        flags = device + self._flags + 4 * self._key.clips
+        self._queue_log_mel(device + self._samples, self.stride, flags)
+        self._queue_network()
+        self._model.cuda.copy(host + self._flags, device + self._flags, self._output_bytes, stream)
+
+
+class ResidentProgram(_Program):
+    """A batch of clips that are in device memory, with results that stay there."""
+
+    def __init__(
+        self, pool: SlotPool, model: Model, key: BatchKey, pieces: Sequence[Piece], slot: Slot
+    ) -> None:
+        super().__init__(pool, model, key, pieces, slot, sample_bytes=0)
+        self._view(self._lengths, np.int64, key.clips)[:] = key.resident
+        self._upload(self._lengths, 8 * key.clips)
+        slot.stream.synchronize()
+
+    def run(self, samples: int, stride: int, embedding: int, flags: int, sample_flags: int) -> bool:
+        """Embed clips in device memory, at these addresses, after this point of the stream.
+
+        Args:
+            samples: of the first clip, read where they are.
+            stride: samples from one clip to the next.
+            embedding: receives [B, D].
+            flags: receives [B] of layer outputs.
+            sample_flags: [B] of samples, cleared.
+
+        Returns:
+            Whether it was one graph.
+        """
+        cuda, stream, clips = self._model.cuda, self._slot.stream, self._key.clips
+        # The array is another one in every call: this launch cannot be part of the graph.
+        self._queue_log_mel(samples, stride, sample_flags)
+        graph = self._slot.recorded(self._work)
+        if graph is None:
+            self._work()
+        else:
+            graph.launch(stream)
+        size = 4 * clips * self._model.spec.embedding_dim
+        cuda.copy(embedding, self._device + self._embedding, size, stream)
+        cuda.copy(flags, self._device + self._flags, 4 * clips, stream)
+        return graph is not None
+
+    def _work(self) -> None:
+        self._model.cuda.fill(self._device + self._flags, 0, self._key.clips, self._slot.stream)
+        self._queue_network()

@@ -1,11 +1,13 @@
 """The runner on a GPU."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +18,17 @@ from ..cut import Batch, Cut, Cutting, Piece, Refused
 from ..runner import ClipState, Flags, Runner, Samples, Sink, not_finite
 from ..stats import Meter
 from .arrays import DeviceArray, read_array
-from .batch import BatchKey, BatchProgram, batch_key, sample_type
+from .batch import BatchProgram, ResidentProgram, batch_key, sample_type
 from .cuda_network import CudaNetwork
 from .dlpack import Imported
-from .driver import Cuda, OutOfMemory, Stream
+from .driver import Cuda, Memory, OutOfMemory, Stream
 from .kernels import Kernels, SampleType
 from .long_clips import DeviceSamples, Pass
 from .model import Model
-from .slots import MemoryLayout, Slot, SlotPool
+from .slots import MemoryLayout, SlotPool
+
+# Samples from one row to the next, of an array that the frontend reads where it is.
+MAX_STRIDE = 1 << 30
 
 
 class CudaRunner(Runner):
@@ -38,6 +43,8 @@ class CudaRunner(Runner):
         memory_limit: bytes of device memory of all slots; ``None``: half of the GPU's.
         meter: where what was done is added up.
     """
+
+    checks_samples = True
 
     def __init__(
         self,
@@ -54,9 +61,8 @@ class CudaRunner(Runner):
         self.device = f"cuda:{cuda.info.index}"
         self.name = f"{network.name} on {cuda.info.name}"
         self._cuda, self._meter = cuda, meter
-        self._changed = threading.Condition()
-        self._calls, self._closed = 0, False
-        self._thread = _Thread()
+        self._calls = _Calls()
+        self._streams = deque[Stream]()
         segment, most = spec.segment, network.max_frames
         if segment is not None:
             most = network.segments_per_run(segment.frames) * segment.frames
@@ -82,11 +88,25 @@ class CudaRunner(Runner):
         self._model = Model(cuda, network, kernels, spec, memory)
 
     def run(self, clips: Sequence[Samples], cut: Cut, head: Head, sink: Sink) -> None:  # noqa: D102
+        # What a warm call takes of Python: a few calls more are a tenth of its time.
         key = batch_key(len(clips), cut, dtype=sample_type(clips), head=head)
-        with self._call(), self._slots.lease(key, self._binder(key, cut.pieces)) as slot:
-            embeddings, flags, graph = slot.program.run(clips)
-            self._count(graph)
-        sink(embeddings, flags)
+        bind = partial(BatchProgram, self._slots, self._model, key, cut.pieces)
+        start = perf_counter()
+        try:
+            with self._calls:
+                slot = self._slots.take(key, bind)
+                try:
+                    result, graph = slot.program.run(clips)
+                except BaseException:
+                    self._slots.drop(slot)
+                    raise
+                self._slots.give_back(slot)
+        except Exception as error:
+            self._raise_readable(error)
+            raise
+        amounts = {"runs": 1, "uncaptured_runs": not graph, "gpu_seconds": perf_counter() - start}
+        self._meter.amounts.append(amounts)
+        sink(result)
 
     def clip_state(self) -> ClipState:  # noqa: D102
         with self._call():
@@ -100,22 +120,21 @@ class CudaRunner(Runner):
             return Pass(self._model, self._slots).layer_outputs(samples, pieces)
 
     def embed_on_device(self, audio: Any, head: Head) -> DeviceArray:  # noqa: D102
-        with self._call():
-            stream = self._cuda.stream()
-            try:
-                return self._embed_array(read_array(audio, self._cuda, stream), head, stream)
-            finally:
-                stream.close()  # its work goes on
+        with self._call(), self._own_stream() as stream:
+            return self._embed_array(read_array(audio, self._cuda, stream), head, stream)
 
     def figures(self) -> dict[str, int]:  # noqa: D102
         return self._slots.figures()
 
+    def call(self) -> "_Calls":  # noqa: D102
+        return self._calls
+
     def close(self) -> None:  # noqa: D102
-        with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: self._calls == 0)
+        self._calls.close()
         with self._cuda.current():
             self._slots.close()
+            for stream in self._streams:
+                stream.close()
             self._model.tables.close(self._stream)
             self._stream.synchronize()
             self._stream.close()
@@ -126,33 +145,40 @@ class CudaRunner(Runner):
         """Embed clips [N] or [B, N], for which ``stream`` has waited."""
         clips, length = (1, *array.shape) if len(array.shape) == 1 else array.shape
         dtype: SampleType = "int16" if array.dtype == np.int16 else "float32"
-        step = array.strides[0] * array.dtype.itemsize
         dim = self.spec.embedding_dim
         layout = MemoryLayout()
         embedding, flags = layout.add(4 * clips * dim), layout.add(8 * clips)
         memory = self._slots.transient(layout.size, stream, f"embeddings of {clips} clips")
-        begin = self._cuda.record(stream)
         try:
+            self._cuda.fill(memory.address + flags, 0, 2 * clips, stream)
+            rows = self._readable_rows(array, clips, length, stream)
+            begin = self._cuda.record(stream)
             for part in self.cutting.batches([length] * clips):
                 if isinstance(part, Refused):
                     raise part.error
-                rows = part.rows if isinstance(part, Batch) else [part.row]
-                sources = [array.address + row * step for row in rows]
-                target = memory.address + embedding + 4 * rows[0] * dim
-                flag = memory.address + flags + 4 * rows[0]
+                first = part.rows[0] if isinstance(part, Batch) else part.row
+                source = rows.address + first * rows.stride * array.dtype.itemsize
+                target = memory.address + embedding + 4 * first * dim
+                flag = memory.address + flags + 4 * first
                 if isinstance(part, Batch):
-                    key = batch_key(len(rows), part.cut, dtype=dtype, head=head, resident=length)
-                    with self._slots.lease(key, self._binder(key, part.cut.pieces)) as slot:
+                    count = len(part.rows)
+                    key = batch_key(count, part.cut, dtype=dtype, head=head, resident=length)
+                    bind = partial(ResidentProgram, self._slots, self._model, key, part.cut.pieces)
+                    with self._slots.lease(key, bind) as slot:
                         self._cuda.wait(slot.stream.handle, begin)
-                        graph = slot.program.run_resident(sources, target, flag, clips)
+                        graph = slot.program.run(
+                            source, rows.stride, target, flag, flag + 4 * clips
+                        )
                         self._cuda.wait(stream.handle, self._cuda.record(slot.stream))
                         self._count(graph)
                 else:
-                    samples = DeviceSamples(sources[0], length, dtype, begin)
+                    samples = DeviceSamples(source, length, dtype, begin)
                     self._embed_resident_clip(samples, head, target, flag, clips)
         except BaseException:
             stream.synchronize()  # what was queued still writes there
             raise
+        if rows.copy is not None:
+            rows.copy.close(stream)
         seconds = clips * length / self.spec.frontend.sample_rate
         self._meter.amounts.append({"clips": clips, "audio_seconds": seconds})
         ready = self._cuda.record(stream)
@@ -165,6 +191,18 @@ class CudaRunner(Runner):
             flags=flags,
             raise_for=self._raise_for,
         )
+
+    def _readable_rows(self, array: Imported, clips: int, length: int, stream: Stream) -> "_Rows":
+        """Clips as the frontend takes them: where they are, if it can read them there."""
+        size = array.dtype.itemsize
+        stride = array.strides[0] if clips > 1 else length
+        if length <= stride <= MAX_STRIDE and array.address % size == 0:
+            return _Rows(array.address, stride)
+        copy = self._slots.transient(clips * length * size, stream, f"a copy of {clips} clips")
+        for row in range(clips):
+            source = array.address + row * stride * size
+            self._cuda.copy(copy.address + row * length * size, source, length * size, stream)
+        return _Rows(copy.address, length, copy)
 
     def _embed_resident_clip(
         self, samples: DeviceSamples, head: Head, embedding: int, flags: int, total: int
@@ -180,14 +218,6 @@ class CudaRunner(Runner):
             self._count(False)
         clip.finish(head, embedding, flags, flags + 4 * total)
 
-    def _binder(self, key: BatchKey, pieces: Sequence[Piece]) -> Callable[[Slot], BatchProgram]:
-        def bind(slot: Slot) -> BatchProgram:
-            program = BatchProgram(slot, self._slots, self._model, key)
-            program.bind(pieces)
-            return program
-
-        return bind
-
     def _raise_for(self, layers: Flags, samples: Flags) -> None:
         if samples.any():
             clip = int(np.flatnonzero(samples)[0])
@@ -202,37 +232,75 @@ class CudaRunner(Runner):
         self._meter.amounts.append({"runs": 1, "uncaptured_runs": 0 if graph else 1})
 
     @contextmanager
-    def call(self) -> Iterator[None]:  # noqa: D102
-        with self._changed:
-            if self._closed and not self._thread.calls:
-                raise BackendError("this engine was closed: open the artifact again")
-            self._calls += 1
-        self._thread.calls += 1
-        try:
-            yield
-        finally:
-            self._thread.calls -= 1
-            with self._changed:
-                self._calls -= 1
-                self._changed.notify_all()
-
-    @contextmanager
     def _call(self) -> Iterator[None]:
-        """A call under way; what CUDA and the kernels raise becomes a ``BackendError``."""
+        """A call under way that speaks to CUDA."""
         try:
-            with self.call(), self._cuda.current():
+            with self._calls, self._cuda.current():
                 start = perf_counter()
                 yield
                 self._meter.amounts.append({"gpu_seconds": perf_counter() - start})
-        except OutOfMemory as error:
-            raise BackendError(f"out of memory: {error} were asked for") from error
-        except FusionEngineError:
-            raise
         except Exception as error:
-            # cuda-core has no public base of its errors; the kernels raise RuntimeError.
-            if isinstance(error, RuntimeError) or type(error).__module__.startswith("cuda."):
-                raise BackendError(f"{self.device} failed: {error}") from error
+            self._raise_readable(error)
             raise
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[Stream]:
+        """A stream for one call; when the call ends, its work goes on."""
+        try:
+            stream = self._streams.popleft()
+        except IndexError:
+            stream = self._cuda.stream()
+        try:
+            yield stream
+        finally:
+            self._streams.append(stream)
+
+    def _raise_readable(self, error: Exception) -> None:
+        """Raise what CUDA and the kernels raise as a ``BackendError``; nothing of the rest."""
+        if isinstance(error, OutOfMemory):
+            raise BackendError(f"out of memory: {error} were asked for") from error
+        if isinstance(error, FusionEngineError):
+            return
+        # cuda-core has no public base of its errors; the kernels raise RuntimeError.
+        if isinstance(error, RuntimeError) or type(error).__module__.startswith("cuda."):
+            raise BackendError(f"{self.device} failed: {error}") from error
+
+
+class _Rows(NamedTuple):
+    """Clips in device memory, ``stride`` samples apart; ``copy``: what they were copied to."""
+
+    address: int
+    stride: int
+    copy: Memory | None = None
+
+
+class _Calls:
+    """The calls under way, which closing waits for; as a context, one more."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count, self._closed = 0, False
+        self._thread = _Thread()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._closed and not self._thread.calls:
+                raise BackendError("this engine was closed: open the artifact again")
+            self._count += 1
+        self._thread.calls += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.calls -= 1
+        with self._changed:
+            self._count -= 1
+            if self._closed:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let no more begin, and wait for those under way."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._count == 0)
 
 
 class _Thread(threading.local):

@@ -15,11 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import _core
 from ..devices import GpuInfo, check, import_cuda
 from .dlpack import CUDA
 
 # Stream handles that have a meaning of their own (CUDA, DLPack, the CUDA array interface).
 LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
+
+# What a graph's launch takes; every driver that cuda-bindings runs on has them as of this version.
+_LAUNCH = (
+    "cuCtxPushCurrent",
+    "cuCtxPopCurrent",
+    "cuGraphLaunch",
+    "cuStreamSynchronize",
+    "cuGetErrorName",
+)
+_LAUNCH_VERSION = 11_040
 
 # Whether this thread captures, on whichever GPU and for whichever engine: ``on``.
 _capturing = threading.local()
@@ -59,10 +70,14 @@ class Stream:
 
 
 class Graph:
-    """Work that was captured, to be launched as one; ``handle`` is its ``CUgraphExec``."""
+    """Work that was captured, to be launched as one; ``handle`` is its ``CUgraphExec``.
 
-    def __init__(self, driver: Any, handle: Any) -> None:
-        self._driver, self._handle = driver, handle
+    Attributes:
+        native: launches it on the stream that it was captured on, and waits, without the GIL.
+    """
+
+    def __init__(self, driver: Any, handle: Any, native: _core.GraphLaunch) -> None:
+        self._driver, self._handle, self.native = driver, handle, native
 
     def launch(self, stream: Stream) -> None:
         """Queue it."""
@@ -115,6 +130,15 @@ class Memory:
             self._cuda.free_later(self.address, self.last, self.source)
 
 
+def launch_functions(driver: Any) -> _core.Driver:
+    """The driver's functions that a graph's launch takes, which native code calls by address."""
+    addresses = {
+        name: int(check(driver.cuGetProcAddress(name.encode(), _LAUNCH_VERSION, 0)))
+        for name in _LAUNCH
+    }
+    return _core.Driver(**addresses)
+
+
 class Cuda:
     """One GPU. Its methods are to be called inside ``current``, but for ``current`` itself.
 
@@ -133,6 +157,7 @@ class Cuda:
             self._device = self._core.Device(info.index)
             self._device.set_current()
             self._context = self._device.context.handle
+            self._launch = launch_functions(self._driver)
             self._pool = self._core.DeviceMemoryResource(
                 self._device, self._core.DeviceMemoryResourceOptions()
             )
@@ -241,7 +266,11 @@ class Cuda:
             finally:  # no graph comes with an error
                 error, graph = driver.cuStreamEndCapture(stream.handle)
             check((error,))
-            return Graph(driver, check(driver.cuGraphInstantiate(graph, 0)))
+            handle = check(driver.cuGraphInstantiate(graph, 0))
+            native = _core.GraphLaunch(
+                self._launch, context=int(self._context), graph=int(handle), stream=stream.handle
+            )
+            return Graph(driver, handle, native)
         finally:
             _capturing.on = False
             if graph is not None:

@@ -126,21 +126,26 @@ class Kernels:
         layers: Sequence[LayerTensor],
         *,
         clips: int,
-        ranges: Ranges,
+        ranges: Ranges | None,
         head: Head,
         embedding: int,
         flags: int,
         stream: Stream,
     ) -> None:
-        """Queue embeddings [B, D] of whole clips."""
+        """Queue embeddings [B, D] of whole clips.
+
+        Args:
+            ranges: ``None``: segment b is clip b, and all of its frames count.
+        """
+        where = ranges or Ranges(0, 0, 0)
         _core.fuse_cuda(
             self._layers(layers),
             clips=clips,
             embedding=embedding,
             flags=flags,
-            offsets=ranges.offsets,
-            begins=ranges.begins,
-            counts=ranges.counts,
+            offsets=where.offsets,
+            begins=where.begins,
+            counts=where.counts,
             head=head,
             stream=stream.handle,
         )
@@ -187,6 +192,17 @@ class Kernels:
             embedding=embedding,
             head=head,
             stream=stream.handle,
+        )
+
+    def steps(self, layers: Sequence[LayerTensor]) -> int:
+        """T_o, the frame features that all of these layer outputs hold."""
+        return min(
+            (
+                layer.layout.shape[2] // pool
+                for layer, pool in zip(layers, self._pools, strict=True)
+                if len(layer.layout.shape) == 4
+            ),
+            default=1,
         )
 
     def _layers(self, layers: Sequence[LayerTensor]) -> list[_core.DeviceLayer]:

@@ -57,19 +57,15 @@ class Slot:
         """Device memory held."""
         return self.device.size if self.device is not None else 0
 
-    def run(self, work: Callable[[], None]) -> bool:
-        """Queue ``work``, from its second time on as a graph; whether it was one.
+    def recorded(self, work: Callable[[], None]) -> Graph | None:
+        """The graph of ``work``, recorded at its second use; ``None``: queue it as it is.
 
         The first time runs as it is: the library allocates and chooses kernels then.
         """
         self._uses += 1
         if self.graph is None and self._uses > 1 and self._capturable:
             self._capture(work)
-        if self.graph is None:
-            work()
-            return False
-        self.graph.launch(self.stream)
-        return True
+        return self.graph
 
     def _capture(self, work: Callable[[], None]) -> None:
         self.stream.synchronize()
@@ -115,7 +111,8 @@ class SlotPool:
     """Leases slots to one call each.
 
     Args:
-        cuda: the device; everything here is called inside ``cuda.current()``.
+        cuda: the device; everything but ``take``, ``give_back`` and ``drop`` is called inside
+            ``cuda.current()``.
         network: whose contexts they hold.
         contexts: leases at once; more calls wait.
         limit: bytes of device memory that all of them may hold.
@@ -132,24 +129,47 @@ class SlotPool:
 
     @contextmanager
     def lease(self, key: Hashable, bind: Callable[[Slot], Any]) -> Iterator[Slot]:
-        """A slot for ``key``, bound by ``bind`` where it was not, whose result is its program.
+        """A slot for ``key``, as ``take`` gives it, and given back at the end."""
+        slot = self.take(key, bind)
+        try:
+            yield slot
+        except BaseException:
+            self.drop(slot)
+            raise
+        self.give_back(slot)
+
+    def take(self, key: Hashable, bind: Callable[[Slot], Any]) -> Slot:
+        """A slot for ``key`` and for one call, which ends with ``give_back`` or ``drop``.
+
+        Unless it was bound to the key already, ``bind`` does that; its result is the program.
 
         Raises:
             BackendError: memory ran out.
         """
-        slot = self._take(key)
-        try:
-            if slot is None:
-                slot = self._new()
-            if slot.key != key:
-                slot.forget()
-                slot.program = bind(slot)
-                slot.key = key
-            yield slot
-        except BaseException:
-            self._give_back(slot, broken=True)
-            raise
-        self._give_back(slot, broken=False)
+        with self._changed:
+            while self._leased >= self._contexts:
+                self._changed.wait()
+            self._leased += 1
+            for slot in reversed(self._idle):
+                if slot.key == key:
+                    self._idle.remove(slot)
+                    return slot
+        return self._bound(key, bind)
+
+    def give_back(self, slot: Slot) -> None:
+        """End a call that went well."""
+        with self._changed:
+            self._leased -= 1
+            self._idle.append(slot)
+            self._changed.notify_all()
+
+    def drop(self, slot: Slot | None) -> None:
+        """End a call that failed: its slot, if it came to have one, is not used again."""
+        with self._cuda.current(), self._changed:
+            self._leased -= 1
+            if slot is not None:
+                self._destroy(slot)
+            self._changed.notify_all()
 
     def resize(self, slot: Slot, device: int, pinned: int, what: str) -> None:
         """Give a slot at least so many bytes; the least recently used ones make room.
@@ -194,18 +214,23 @@ class SlotPool:
         """Destroy the slots; none is leased."""
         self._drop_idle()
 
-    def _take(self, key: Hashable) -> Slot | None:
-        """The right to a slot, and the best one that is idle; ``None``: make a new one."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._leased < self._contexts)
-            self._leased += 1
-            for slot in reversed(self._idle):
-                if slot.key == key:
-                    self._idle.remove(slot)
-                    return slot
-            if len(self._idle) + self._leased > MAX_SLOTS and self._idle:
-                return self._idle.pop(0)
-            return None
+    def _bound(self, key: Hashable, bind: Callable[[Slot], Any]) -> Slot:
+        """The best slot for a key that none is bound to."""
+        slot = None
+        try:
+            with self._cuda.current():
+                with self._changed:
+                    if len(self._idle) + self._leased > MAX_SLOTS and self._idle:
+                        slot = self._idle.pop(0)
+                if slot is None:
+                    slot = self._new()
+                slot.forget()
+                slot.program = bind(slot)
+                slot.key = key
+        except BaseException:
+            self.drop(slot)
+            raise
+        return slot
 
     def _new(self) -> Slot:
         """A new slot; where a context needs more memory than there is, idle slots give theirs."""
@@ -216,17 +241,7 @@ class SlotPool:
                 raise
             return Slot(self._cuda, self._network)
 
-    def _give_back(self, slot: Slot | None, *, broken: bool) -> None:
-        with self._changed:
-            self._leased -= 1
-            if slot is not None:
-                if broken:
-                    self._drop(slot)
-                else:
-                    self._idle.append(slot)
-            self._changed.notify_all()
-
-    def _drop(self, slot: Slot) -> None:
+    def _destroy(self, slot: Slot) -> None:
         self._held -= slot.bytes
         slot.close()
 
@@ -235,14 +250,14 @@ class SlotPool:
         with self._changed:
             found = bool(self._idle)
             while self._idle:
-                self._drop(self._idle.pop())
+                self._destroy(self._idle.pop())
             return found
 
     def _reserve(self, size: int, what: str) -> None:
         with self._changed:
             while self._held + size > self._limit:
                 if self._idle:
-                    self._drop(self._idle.pop(0))
+                    self._destroy(self._idle.pop(0))
                 elif self._held:  # of running calls, which end
                     self._changed.wait()
                 else:

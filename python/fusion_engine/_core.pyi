@@ -161,3 +161,40 @@ def finalize_cuda(
     head: _Head = "mean_max",
     stream: int = 0,
 ) -> None: ...
+
+class Driver:
+    def __init__(
+        self,
+        *,
+        cuCtxPushCurrent: int,
+        cuCtxPopCurrent: int,
+        cuGraphLaunch: int,
+        cuStreamSynchronize: int,
+        cuGetErrorName: int,
+    ) -> None: ...
+
+class GraphLaunch:
+    def __init__(self, driver: Driver, *, context: int, graph: int, stream: int) -> None: ...
+
+class Program:
+    def __init__(
+        self,
+        *,
+        samples: int,
+        dtype: Literal["float32", "int16"],
+        clips: int,
+        stride: int,
+        lengths: int,
+        flags: int,
+        embedding: int,
+        dim: int,
+        largest: float,
+    ) -> None: ...
+    def load(self, clips: Sequence[npt.NDArray[Any]]) -> None: ...
+    def results(self) -> tuple[_Float, _Flags, list[int]]:
+        """Embeddings [B, D], flags [B] of layer outputs, and the rows without an embedding."""
+
+    def run(
+        self, clips: Sequence[npt.NDArray[Any]], graph: GraphLaunch
+    ) -> tuple[_Float, _Flags, list[int]]:
+        """``load``, the graph, ``results``."""

@@ -40,15 +40,17 @@ def check_samples(samples: NDArray[Any], name: str, offset: int = 0) -> None:
     """Refuse NaN, Inf, and what would overflow in the frontend.
 
     Args:
-        samples: [N] float32 or float64.
+        samples: [N] float32, float64 or int16.
         name: what errors call the clip.
         offset: added to the index that is reported.
 
     Raises:
         AudioError: names the first bad sample.
     """
+    if samples.dtype == np.int16 or not samples.size:
+        return
     # A NaN is the largest and the smallest: two passes without a copy.
-    if not samples.size or max(samples.max(), -samples.min()) <= MAX_SAMPLE:
+    if max(samples.max(), -samples.min()) <= MAX_SAMPLE:
         return
     good = np.abs(samples) <= MAX_SAMPLE
     index = int(np.argmin(good))
@@ -134,7 +136,12 @@ def _check_length(samples: int, source_rate: int, sample_rate: int, name: str) -
 
 
 def as_samples(
-    audio: NDArray[Any], *, source_rate: int | None, sample_rate: int, name: str = "clip"
+    audio: NDArray[Any],
+    *,
+    source_rate: int | None,
+    sample_rate: int,
+    name: str = "clip",
+    check: bool = True,
 ) -> NDArray[Any]:
     """One clip, ready for the frontend.
 
@@ -163,7 +170,7 @@ def as_samples(
             "average channels with .mean(axis=…)"
         )
     _check_length(samples.size, source, sample_rate, name)
-    if samples.dtype != np.int16:
+    if check or source != sample_rate:
         check_samples(samples, name)
     if source == sample_rate:
         return np.require(samples, requirements=["C", "ALIGNED"])

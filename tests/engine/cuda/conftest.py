@@ -1,60 +1,23 @@
 """Engines on the double, and on the CPU to compare with."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine import open as opening
-from fusion_engine.engine.cuda.onnx_network import OnnxCudaNetwork
-from fusion_engine.spec import Spec
 
 from .artifacts import SPECS, write_artifact
-from .double import GPU, HostCuda, HostKernels, Machine
+from .double import Machine
+from .engines import open_as_plan, put_double_in_place
 from .tensorrt_double import TensorRT
-
-REBUILD = "fusion-engine build MODEL.onnx -o MODEL.plan"
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """The double in place of a GPU; everything must be given back when its engines are closed."""
-    machine = Machine()
-
-    def onnx_on_host(path: Path, **options: Any) -> OnnxCudaNetwork:
-        options |= {"device": ("cpu", 0), "providers": ["CPUExecutionProvider"]}
-        return OnnxCudaNetwork(path, **options)
-
-    for name, value in {
-        "find_gpu": lambda device: GPU,
-        "cuda_missing": lambda device: None,
-        "preload_cuda_libraries": lambda: None,
-        "Cuda": lambda info: HostCuda(machine, info),
-        "Kernels": lambda *arguments: HostKernels(machine, *arguments),
-        "OnnxCudaNetwork": onnx_on_host,
-    }.items():
-        monkeypatch.setattr(opening, name, value)
-    return machine
-
-
-class Library:
-    """A loaded TensorRT library: its module is the double."""
-
-    version, logger = "double", None
-
-    def __init__(self, module: TensorRT) -> None:
-        self.module, self.is_rtx = module, module.rtx
-
-    def __str__(self) -> str:
-        return "tensorrt double"
-
-    def listen(self) -> Any:
-        heard = SimpleNamespace(errors=[], reason=lambda otherwise: otherwise)
-        return nullcontext(heard)
+    return put_double_in_place(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -86,14 +49,7 @@ def open_plan(
 
     def get(name: str | Path, *, trt: dict[str, Any] | None = None, **options: Any) -> fe.Engine:
         source = artifact(name) if isinstance(name, str) else name
-        plan = tmp_path / f"{source.stem}.plan"
-        plan.write_bytes(source.read_bytes())
-        spec: Spec = fe.Engine(source, device="cpu").spec
-        info = SimpleNamespace(runtime=None, spec=spec, rebuild_command=REBUILD)
         get.module = TensorRT(machine, **(trt or {}))
-        monkeypatch.setenv("FUSION_ENGINE_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(opening, "preflight", lambda path, gpu: info)
-        monkeypatch.setattr(opening, "library_for", lambda gpu, runtime: Library(get.module))
-        return fe.Engine(plan, **options)
+        return open_as_plan(source, tmp_path, get.module, monkeypatch, **options)
 
     return get

@@ -6,6 +6,7 @@ capture records what was queued, and the kernels are the CUDA algorithms built f
 
 import ctypes
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,10 +118,84 @@ class CoreStream:
         self.open = False
 
 
+# Of the driver, as native code calls them.
+PUSH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+POP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))
+LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+SYNCHRONIZE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+NAME = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
+CONTEXT, ERROR = 0xC0, 719
+
+
+class NativeDriver:
+    """What a graph's launch calls of the driver, in the thread that launches it.
+
+    Attributes:
+        fails: the function that returns ``ERROR``, if any.
+        launches: what a launch does, by the graph's handle.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.launches = machine, dict[int, Callable[[int], None]]()
+        self.fails: str | None = None
+        # Callbacks live as long as their addresses are known.
+        self.functions = {
+            "cuCtxPushCurrent": PUSH(self.push),
+            "cuCtxPopCurrent": POP(self.pop),
+            "cuGraphLaunch": LAUNCH(self.launch),
+            "cuStreamSynchronize": SYNCHRONIZE(self.synchronize),
+            "cuGetErrorName": NAME(self.error_name),
+        }
+        self.native = _core.Driver(
+            **{
+                name: ctypes.cast(function, ctypes.c_void_p).value
+                for name, function in self.functions.items()
+            }
+        )
+
+    def push(self, context: int) -> int:
+        if context != CONTEXT or self.fails == "cuCtxPushCurrent":
+            return ERROR
+        self.machine.here.depth = getattr(self.machine.here, "depth", 0) + 1
+        return 0
+
+    def pop(self, context: Any) -> int:
+        self.machine.here.depth -= 1
+        return 0
+
+    def launch(self, graph: int, stream: int) -> int:
+        try:
+            self.launches[graph](stream)
+        except BaseException:
+            traceback.print_exc()
+            return ERROR
+        return ERROR if self.fails == "cuGraphLaunch" else 0
+
+    def synchronize(self, stream: int) -> int:
+        failed = self.fails == "cuStreamSynchronize" or not self.machine.streams[stream].open
+        return ERROR if failed else 0
+
+    def error_name(self, error: int, name: Any) -> int:
+        name[0] = b"CUDA_ERROR_LAUNCH_FAILED"
+        return 0
+
+
 class HostGraph(Graph):
-    def __init__(self, machine: Machine, work: list[Callable[[], None]]) -> None:
-        self.machine, self.work = machine, work
+    def __init__(
+        self, machine: Machine, work: list[Callable[[], None]], stream: Stream, driver: NativeDriver
+    ) -> None:
+        self.machine, self.work, self.recorded_on = machine, work, stream
         machine.graphs.add(id(self))
+        self._launches = driver.launches
+        self._launches[id(self)] = self._launched
+        self.native = _core.GraphLaunch(
+            driver.native, context=CONTEXT, graph=id(self), stream=stream.handle
+        )
+
+    def _launched(self, handle: int) -> None:
+        assert self.machine.here.depth > 0, "a graph was launched outside of its context"
+        assert handle == self.recorded_on.handle
+        self.launch(self.recorded_on)
 
     def launch(self, stream: Stream) -> None:
         assert stream.core.open
@@ -130,6 +205,7 @@ class HostGraph(Graph):
 
     def close(self) -> None:
         self.machine.graphs.remove(id(self))
+        del self._launches[id(self)]
 
 
 class HostCuda(Cuda):
@@ -137,6 +213,7 @@ class HostCuda(Cuda):
 
     def __init__(self, machine: Machine, info: GpuInfo = GPU) -> None:
         self.info, self.machine = info, machine
+        self.native = NativeDriver(machine)
         self.closed = False
 
     @contextmanager
@@ -207,7 +284,7 @@ class HostCuda(Cuda):
             work()
         finally:
             self.machine.here.capture = None
-        return HostGraph(self.machine, steps)
+        return HostGraph(self.machine, steps, stream, self.native)
 
     def free(self, address: int, stream: Stream) -> None:
         assert stream.core.open
@@ -316,6 +393,8 @@ class HostKernels(Kernels):
 
 
 def arrays(ranges: Any, clips: int, segments: int) -> dict[str, np.ndarray]:
+    if ranges is None:
+        return {}
     return {
         "offsets": view(ranges.offsets, np.int64, clips + 1),
         "begins": view(ranges.begins, np.int64, segments),

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from fusion_engine.engine.cuda import tensorrt
-from fusion_engine.engine.tensorrt import library, monitor, network, runtime_cache, timing_cache
+from fusion_engine.engine.cuda import tensorrt_network
+from fusion_engine.engine.tensorrt import library, monitor, runtime_cache, serialize, timing_cache
 
 # Parameters of a function: their names, and whether they have defaults.
 Signature = list[tuple[str, bool]]
@@ -33,7 +33,7 @@ RTX_ONLY = {
 }
 # The expressions of each of our modules, and the names in TensorRT of what they are.
 OWNERS: dict[ModuleType, dict[str, str]] = {
-    tensorrt: {
+    tensorrt_network: {
         "trt": "",
         "trt.ExecutionContextAllocationStrategy": "ExecutionContextAllocationStrategy",
         "trt.CudaGraphStrategy": "CudaGraphStrategy",
@@ -47,7 +47,7 @@ OWNERS: dict[ModuleType, dict[str, str]] = {
         "self._context": "IExecutionContext",
         "config": "IRuntimeConfig",
     },
-    network: {
+    serialize: {
         "trt": "",
         "trt.BuilderFlag": "BuilderFlag",
         "trt.DataType": "DataType",

@@ -12,7 +12,9 @@ import torch
 import fusion_engine as fe
 from fusion_engine.engine.cuda import dlpack
 from fusion_engine.engine.cuda.arrays import is_on_gpu
+from fusion_engine.engine.cuda.driver import OutOfMemory
 
+from .double import HostCuda
 from .test_runner import assert_close, noise, pcm
 
 PRODUCER = 0x77
@@ -103,6 +105,97 @@ def test_rows_and_offsets(engine):
     expected = engine.embed(part.contiguous())
     assert_close(engine.embed(OnGpu(part)).numpy(), expected)
     assert_close(engine.embed(Interface(part.numpy())).numpy(), expected)
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Sizes in bytes of what is copied on the device."""
+    sizes, copy = [], HostCuda.copy
+
+    def note(self, target, source, size, stream):
+        sizes.append(size)
+        copy(self, target, source, size, stream)
+
+    monkeypatch.setattr(HostCuda, "copy", note)
+    return sizes
+
+
+def test_arrays_are_read_where_they_are(engine, copies):
+    room = torch.zeros(4, 20_001)
+    room[:3] = torch.from_numpy(np.stack([noise(1.3, seed)[:20_001] for seed in range(3)]))
+    flat = room.reshape(-1)
+    for tensor in (
+        room[0],
+        room[:3, 1:16_001],  # rows apart, and beginning inside
+        room[1:2].expand(1, -1),
+        torch.as_strided(flat, (1, 16_000), (0, 1)),
+    ):
+        engine.embed(OnGpu(tensor))
+        copies.clear()
+        for _ in range(2):  # recorded, and from the record
+            result = engine.embed(OnGpu(tensor))
+        size = result.numpy().nbytes
+        clips = size // 1280 // 4
+        assert sorted(copies[:4]) == sorted(2 * [size, 4 * clips])  # embeddings and flags, twice
+        assert_close(result.numpy(), engine.embed(tensor.contiguous().numpy()))
+
+
+def test_rows_that_overlap_are_copied(engine, copies, machine):
+    """A sliding window, one clip many times, and samples at odd addresses."""
+    long, x = noise(2.0), noise(1.0)
+    raw = np.zeros(4 * 2 * 16_000 + 1, np.uint8)[1:]
+    odd = raw.view(np.float32).reshape(2, 16_000)
+    odd[:] = noise(1.0, 5), noise(1.0, 6)
+    windows = np.lib.stride_tricks.sliding_window_view(long, 16_000)[::4_000]
+    for array in (windows, np.broadcast_to(x, (3, 16_000)), odd):
+        for _ in range(3):
+            copies.clear()
+            blocks = len(machine.blocks)
+            result = engine.embed(Interface(array))
+            assert copies[: len(array)] == len(array) * [4 * 16_000]
+            assert_close(result.numpy(), engine.embed(np.ascontiguousarray(array)))
+            del result
+            gc.collect()
+        assert len(machine.blocks) == blocks  # the copies are gone too
+
+
+def test_what_is_not_there_any_more_is_not_read(engine):
+    """The graph of a shape holds no address of an array."""
+    for seed in range(4):
+        x = noise(1.0, seed)
+        source = x.copy()
+        result = engine.embed(Interface(source))
+        source[:] = np.nan
+        assert_close(result.numpy(), engine.embed(x))
+
+
+def test_calls_share_streams(engine, machine):
+    for seconds in (1.0, 1.0, 9.0):
+        engine.embed(on_gpu(noise(seconds)))
+    before = len(machine.streams)
+    results = [engine.embed(on_gpu(noise(1.0, seed))) for seed in range(3)]
+    assert len(machine.streams) == before
+    with pytest.raises(fe.AudioError, match="make it contiguous"):
+        engine.embed(OnGpu(torch.zeros(16_000, 2).T))
+    engine.embed(on_gpu(noise(1.0)))
+    assert len(machine.streams) == before
+    assert np.isfinite([result.numpy() for result in results]).all()
+
+
+def test_a_copy_that_finds_no_memory(engine, machine, monkeypatch):
+    expected = engine.embed(on_gpu(noise(1.0))).numpy()
+    rows, allocate = np.broadcast_to(noise(1.0), (3, 16_000)), HostCuda.allocate
+
+    def no_copy(self, size, stream):
+        if size == rows.nbytes:
+            raise OutOfMemory(size, "device")
+        return allocate(self, size, stream)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HostCuda, "allocate", no_copy)
+        with pytest.raises(fe.BackendError, match="out of device memory: a copy of 3 clips"):
+            engine.embed(Interface(rows))
+    assert np.array_equal(engine.embed(on_gpu(noise(1.0))).numpy(), expected)
 
 
 def test_the_producers_stream_is_waited_for(engine, machine):

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine.cuda.driver import Cuda, Memory
+from fusion_engine.engine.cuda.driver import Cuda, Memory, launch_functions
+
+from .double import CONTEXT, Machine, NativeDriver
 
 STREAM = SimpleNamespace(handle=7)
+EXECUTABLE = 5
 
 
 class Driver:
@@ -37,8 +40,8 @@ class Driver:
     def cuGraphInstantiate(self, graph, flags):
         assert graph in self.graphs
         assert flags == 0
-        self.graphs.add("executable")
-        return 0, "executable"
+        self.graphs.add(EXECUTABLE)
+        return 0, EXECUTABLE
 
     def cuGraphDestroy(self, graph):
         self.graphs.remove(graph)
@@ -74,17 +77,33 @@ def cuda(driver):
 def on(driver):
     cuda = Cuda.__new__(Cuda)
     cuda._driver, cuda._deferred = driver, deque()
+    cuda._launch, cuda._context = NativeDriver(Machine()).native, CONTEXT
     return cuda
 
 
 def test_a_capture(cuda, driver):
     graph = cuda.capture(STREAM, lambda: driver.calls.append("work"))
     assert driver.calls == ["begin", "work", "end"]
-    assert driver.graphs == {"executable"}
+    assert driver.graphs == {EXECUTABLE}
     graph.launch(STREAM)
     assert driver.calls[-1] == ("launch", 7)
     graph.close()
     assert not driver.graphs
+
+
+def test_the_functions_that_native_code_calls():
+    asked = []
+
+    def address(name, version, flags):
+        asked.append((name, version, flags))
+        return 0, 0x1000, "found"
+
+    launch_functions(SimpleNamespace(cuGetProcAddress=address))
+    names = ["cuCtxPushCurrent", "cuCtxPopCurrent", "cuGraphLaunch", "cuStreamSynchronize"]
+    # The bytes, since bindings take no text; the version makes the context's functions _v2.
+    assert asked == [(name.encode(), 11_040, 0) for name in [*names, "cuGetErrorName"]]
+    with pytest.raises(ValueError, match="cuCtxPushCurrent is 0; expected its address"):
+        launch_functions(SimpleNamespace(cuGetProcAddress=lambda *_: (0, 0, "not found")))
 
 
 def test_work_that_fails_ends_the_capture(cuda, driver):

@@ -2,12 +2,14 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 import fusion_engine as fe
+from fusion_engine import _core
 from fusion_engine.engine.cuda import dlpack
 from fusion_engine.engine.cuda.arrays import DeviceArray
 from fusion_engine.engine.cuda.driver import Cuda, OutOfMemory
@@ -107,6 +109,42 @@ def test_a_graph_copies_what_is_there_when_it_is_launched(cuda, stream):
         stream.synchronize()
         assert words[64] == 7
         assert np.array_equal(words[65:], words[1:64])
+    graph.close()
+    memory.close(stream)
+    pinned.close()
+
+
+def test_a_native_launch_is_done_when_it_returns(cuda, stream):
+    """In a thread without a context, whose context is none afterwards too."""
+    pinned, memory = cuda.pinned(1024), cuda.allocate(256, stream)
+    words = pinned.bytes.view(np.uint32)
+    program = _core.Program(
+        samples=pinned.address,
+        dtype="float32",
+        clips=1,
+        stride=16,
+        lengths=pinned.address + 256,
+        flags=pinned.address + 512,
+        embedding=pinned.address + 768,
+        dim=16,
+        largest=1.0,
+    )
+
+    def work():
+        cuda.copy(memory.address, pinned.address, 64, stream)
+        cuda.copy(pinned.address + 768, memory.address, 64, stream)
+
+    graph = cuda.capture(stream, work)
+
+    def run():
+        result = program.run([np.arange(16, dtype=np.float32) / 16], graph.native)
+        return result, int(check(cuda._driver.cuCtxGetCurrent()))
+
+    with ThreadPoolExecutor(1) as pool:
+        (embedding, flags, faulty), context = pool.submit(run).result()
+    assert np.array_equal(embedding, np.arange(16, dtype=np.float32)[None] / 16)
+    assert (flags.tolist(), faulty, context) == ([0], [], 0)
+    assert words[64] == 16  # the length
     graph.close()
     memory.close(stream)
     pinned.close()

@@ -226,6 +226,53 @@ def used():
     return total - free
 
 
+def test_a_warm_call_is_native(small, opened):
+    """One array, from the record, against the same clip in a list, and its errors."""
+    for x in (noise(1.0, 1), np.round(noise(1.0, 2) * 32_767).astype(np.int16)):
+        for _ in range(2):
+            small.embed(x)
+        before = small.stats.uncaptured_runs
+        got = small.embed(x)
+        if opened.library != "onnxruntime":
+            assert small.stats.uncaptured_runs == before
+        assert_close(small.embed([x])[0], got, 1e-6)
+        assert_close(small.embed(x[None])[0], got, 1e-6)
+    for bad in (np.nan, 2e15):
+        x = noise(1.0, 1)
+        x[777] = bad
+        for audio in (x, [noise(1.0, 1), x]):
+            with pytest.raises(fe.AudioError, match="sample 777 is "):
+                small.embed(audio)
+    assert np.isfinite(small.embed(noise(1.0, 1))).all()
+
+
+def test_warm_calls_of_threads_leave_the_contexts_as_they_were(small):
+    """Each launch makes the engine's context current in its thread, and gives the thread's back."""
+    x = noise(1.0)
+    for _ in range(2):
+        expected = small.embed(x)
+
+    def call(_):
+        same = np.allclose(small.embed(x), expected, rtol=0, atol=1e-6 * expected.max())
+        return same and torch.ones(3, device="cuda").sum().item() == 3
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(64)))
+
+
+def test_arrays_on_the_gpu_are_read_where_they_are(small):
+    """Rows of a larger tensor, at an odd offset, and another one in every call of the graph."""
+    rows = np.stack([noise(1.0, seed) for seed in range(3)])
+    room = torch.zeros(3, 20_001, device="cuda")
+    for seed in range(4):
+        room[:, 1:16_001] = torch.from_numpy(np.roll(rows, seed, axis=0)).cuda()
+        got = small.embed(room[:, 1:16_001]).numpy()
+        assert_close(got, small.embed(room[:, 1:16_001].contiguous()).numpy(), 1e-6)
+        assert_close(got, small.embed(np.roll(rows, seed, axis=0)), 1e-6)
+    one = torch.from_numpy(rows[0]).cuda()
+    assert_close(small.embed(one.expand(3, -1)).numpy()[2], small.embed(one).numpy(), 1e-6)
+
+
 def test_memory_after_ten_thousand_calls(small):
     clips = [noise(length, seed) for seed, length in enumerate(LENGTHS)]
     on_device = [torch.from_numpy(x).cuda() for x in clips]

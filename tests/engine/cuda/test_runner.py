@@ -12,8 +12,8 @@ from fusion_engine.engine.tensorrt import build, import_tensorrt
 
 from ... import signals
 from .artifacts import CHUNKED, SPECS, write_artifact
-from .conftest import REBUILD
 from .double import GPU
+from .engines import REBUILD
 
 RATE = 16_000
 # The kernel's FP32 spectrum against the CPU's FP64, on signals with energy in every bin; and the

@@ -1,0 +1,133 @@
+"""The cases of the host suite: what a warm call on a GPU takes of the CPU, on the double of a GPU.
+
+The graph's launch and the wait for it do nothing here: what is timed is everything else.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fusion_engine import Engine, _core
+from tests import signals
+from tests.engine.cuda.artifacts import CHUNKED, write_artifact
+from tests.engine.cuda.engines import open_as_plan, put_double_in_place
+from tests.engine.cuda.tensorrt_double import TensorRT
+
+from .harness import SAMPLE_SECONDS, AnswerCheck, Case, Contender, PeerComparison, Sampler
+
+RATE = CHUNKED.frontend.sample_rate
+# One run takes 64 clips of 10 s.
+WIDE = replace(CHUNKED, max_frames=1_200)
+PROFILE = ((1, 1, 32, 64), (1, 1, 1_001, 64), (64, 1, 1_200, 64))
+OURS, PEER = "fusion_engine", "checked first, in NumPy"
+# Calls until the shape has its graph.
+RECORDING_CALLS = 3
+
+
+def cases() -> tuple[Case, ...]:
+    """All of them, in the order of the report."""
+    return (
+        Case("host-1s-b1", "host's CPU time, 1 s", partial(warm, 1, 1, np.float32)),
+        Case("host-10s-b1", "host's CPU time, 10 s", partial(warm, 1, 10, np.float32)),
+        Case("host-10s-b1-int16", "the same of int16", partial(warm, 1, 10, np.int16)),
+        Case(
+            "host-10s-b64", "host's CPU time, 64 clips of 10 s", partial(warm, 64, 10, np.float32)
+        ),
+    )
+
+
+def warm(batch: int, seconds: int, dtype: type, folder: Path) -> list[PeerComparison]:
+    """A warm call, against one whose samples are checked before, on the way of all audio."""
+    clips = np.stack([signals.noise(seconds, RATE, seed) for seed in range(batch)])
+    if dtype is np.int16:
+        clips = np.round(clips * 32_767).astype(np.int16)
+    audio = clips[0] if batch == 1 else clips
+    path = folder / "wide.onnx"
+    if not path.exists():
+        write_artifact(path, WIDE)
+    with pytest.MonkeyPatch.context() as patch:
+        machine = put_double_in_place(patch)
+        # A peer without a graph would time the double's network.
+        ours, peer = (
+            open_as_plan(path, folder, TensorRT(machine, profiles=[PROFILE]), patch)
+            for _ in range(2)
+        )
+    peer._runner.checks_samples = False  # type: ignore[attr-defined]
+
+    def check() -> AnswerCheck:
+        for _ in range(RECORDING_CALLS):
+            got, expected = ours.embed(audio), peer.embed(audio)
+        return AnswerCheck("largest difference", float(np.abs(got - expected).max()), 0.0)
+
+    def figures() -> dict[str, Any]:
+        calls = {
+            name: python_calls(partial(engine.embed, audio))
+            for name, engine in ((OURS, ours), (PEER, peer))
+        }
+        for engine in (ours, peer):
+            engine.close()
+        return {"python_calls": calls}
+
+    contenders = (
+        Contender(name, partial(cpu_sampler, engine, audio))
+        for name, engine in ((OURS, ours), (PEER, peer))
+    )
+    return [PeerComparison(*contenders, check, figures)]
+
+
+def cpu_sampler(engine: Engine, audio: NDArray[Any]) -> Sampler:
+    """CPU time of this thread in a warm call, in seconds, with the GPU's part left out."""
+    leave_out_the_gpu(engine)
+    engine.embed(audio)
+
+    def mean(repeats: int) -> float:
+        start = time.thread_time()
+        for _ in range(repeats):
+            engine.embed(audio)
+        return (time.thread_time() - start) / repeats
+
+    repeats = max(1, round(SAMPLE_SECONDS / max(mean(3), 1e-6)))
+    return lambda: mean(repeats)
+
+
+def leave_out_the_gpu(engine: Engine) -> None:
+    """Let the launches of all graphs do nothing: abs(0) is a call that succeeds."""
+    address = ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p).value
+    assert address is not None
+    driver = _core.Driver(
+        cuCtxPushCurrent=address,
+        cuCtxPopCurrent=address,
+        cuGraphLaunch=address,
+        cuStreamSynchronize=address,
+        cuGetErrorName=address,
+    )
+    slots = engine._runner._slots._idle  # type: ignore[attr-defined]
+    assert slots
+    for slot in slots:
+        slot.graph.native = _core.GraphLaunch(driver, context=0, graph=0, stream=0)
+
+
+def python_calls(function: Callable[[], Any]) -> int:
+    """Calls of Python functions of the package that one call makes."""
+    count = 0
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        name = frame.f_globals.get("__name__", "")
+        count += event == "call" and name.startswith("fusion_engine.")
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count

@@ -1,0 +1,182 @@
+// A batch that was recorded as a CUDA graph, from NumPy arrays to NumPy arrays.
+#include "../program.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings.h"
+#include "conversions.h"
+
+namespace py = pybind11;
+
+namespace fusion_engine {
+namespace {
+
+template <class Function>
+Function function(Address address, const char* name) {
+    if (address == 0) throw py::value_error(std::string(name) + " is 0; expected its address");
+    return reinterpret_cast<Function>(address);
+}
+
+Driver make_driver(Address push, Address pop, Address launch, Address synchronize,
+                   Address error_name) {
+    return {function<decltype(Driver::push_context)>(push, "cuCtxPushCurrent"),
+            function<decltype(Driver::pop_context)>(pop, "cuCtxPopCurrent"),
+            function<decltype(Driver::launch_graph)>(launch, "cuGraphLaunch"),
+            function<decltype(Driver::synchronize_stream)>(synchronize, "cuStreamSynchronize"),
+            function<decltype(Driver::error_name)>(error_name, "cuGetErrorName")};
+}
+
+HostClip host_clip(const py::array& samples, SampleType wanted) {
+    const bool int16 = py::isinstance<py::array_t<std::int16_t>>(samples);
+    const bool float32 = !int16 && py::isinstance<py::array_t<float>>(samples);
+    if (!int16 && !float32 && !py::isinstance<py::array_t<double>>(samples)) {
+        throw py::type_error("samples is " + describe(samples) +
+                             "; expected float32, float64 or int16");
+    }
+    if (wanted == SampleType::kInt16 && !int16) {
+        throw py::type_error("samples is " + describe(samples) + "; expected int16");
+    }
+    if (samples.ndim() != 1 || (samples.flags() & py::array::c_style) == 0) {
+        throw py::value_error("samples is " + describe(samples) + "; expected [N], contiguous");
+    }
+    check_aligned(samples, "samples");
+    const ClipType type = int16     ? ClipType::kInt16
+                          : float32 ? ClipType::kFloat32
+                                    : ClipType::kFloat64;
+    return {samples.data(), type, samples.shape(0)};
+}
+
+// One batch: the buffers of its graph, and what its last samples were like. For one call at a time.
+class Program {
+  public:
+    Program(const HostBuffers& host, double largest)
+        : host_(host), largest_(largest), faulty_(static_cast<std::size_t>(host.clips)) {}
+
+    void load(const std::vector<py::array>& clips) {
+        const std::vector<HostClip> samples = host_clips(clips);
+        const py::gil_scoped_release release;
+        load_clips(host_, samples, largest_, faulty_);
+    }
+
+    py::tuple results() {
+        Results results(host_);
+        {
+            const py::gil_scoped_release release;
+            store_results(host_, results.embedding_data, results.flags_data, faulty_);
+        }
+        return tuple_of(results);
+    }
+
+    py::tuple run(const std::vector<py::array>& clips, const GraphLaunch& graph) {
+        const std::vector<HostClip> samples = host_clips(clips);
+        Results results(host_);
+        {
+            const py::gil_scoped_release release;
+            load_clips(host_, samples, largest_, faulty_);
+            graph.run();
+            store_results(host_, results.embedding_data, results.flags_data, faulty_);
+        }
+        return tuple_of(results);
+    }
+
+  private:
+    struct Results {
+        py::array_t<float> embedding;
+        py::array_t<std::uint32_t> flags;
+        float* embedding_data;
+        std::uint32_t* flags_data;
+
+        explicit Results(const HostBuffers& host)
+            : embedding({host.clips, host.dim}),
+              flags(host.clips),
+              embedding_data(embedding.mutable_data()),
+              flags_data(flags.mutable_data()) {}
+    };
+
+    std::vector<HostClip> host_clips(const std::vector<py::array>& clips) const {
+        if (clips.size() != faulty_.size()) {
+            throw py::value_error("got " + std::to_string(clips.size()) + " clips; expected " +
+                                  std::to_string(faulty_.size()));
+        }
+        std::vector<HostClip> samples;
+        samples.reserve(clips.size());
+        for (const py::array& clip : clips) samples.push_back(host_clip(clip, host_.type));
+        return samples;
+    }
+
+    py::tuple tuple_of(const Results& results) const {
+        py::list rows;
+        for (std::size_t row = 0; row < faulty_.size(); ++row) {
+            if (faulty_[row]) rows.append(row);
+        }
+        return py::make_tuple(results.embedding, results.flags, rows);
+    }
+
+    HostBuffers host_;
+    double largest_;
+    Faulty faulty_;
+};
+
+Program make_program(Address samples, const std::string& dtype, std::int64_t clips,
+                     std::int64_t stride, Address lengths, Address flags, Address embedding,
+                     std::int64_t dim, double largest) {
+    if (dtype != "int16" && dtype != "float32") {
+        throw py::value_error("dtype is '" + dtype + "'; expected 'int16' or 'float32'");
+    }
+    if (clips < 1 || stride < 1 || dim < 1) {
+        throw py::value_error("clips is " + std::to_string(clips) + ", stride is " +
+                              std::to_string(stride) + " and dim is " + std::to_string(dim) +
+                              "; expected at least 1 each");
+    }
+    const HostBuffers host{pointer<void>(samples),
+                           dtype == "int16" ? SampleType::kInt16 : SampleType::kFloat32,
+                           clips,
+                           stride,
+                           pointer<std::int64_t>(lengths),
+                           pointer<std::uint32_t>(flags),
+                           pointer<const float>(embedding),
+                           dim};
+    return {host, largest};
+}
+
+}  // namespace
+
+void bind_program(py::module_& module) {
+    py::class_<Driver>(module, "Driver", "Functions of the CUDA driver, by address.")
+        .def(py::init(&make_driver), py::kw_only(), py::arg("cuCtxPushCurrent"),
+             py::arg("cuCtxPopCurrent"), py::arg("cuGraphLaunch"), py::arg("cuStreamSynchronize"),
+             py::arg("cuGetErrorName"));
+
+    py::class_<GraphLaunch>(module, "GraphLaunch",
+                            "A CUgraphExec on the stream that it was recorded on.")
+        .def(py::init([](const Driver& driver, Address context, Address graph, Address stream) {
+                 return GraphLaunch{driver, pointer<void>(context), pointer<void>(graph),
+                                    pointer<void>(stream)};
+             }),
+             py::arg("driver"), py::kw_only(), py::arg("context"), py::arg("graph"),
+             py::arg("stream"));
+
+    py::class_<Program>(module, "Program",
+                        "A batch's page-locked memory: samples go in, results come out, without "
+                        "the GIL. For one call at a time.")
+        .def(py::init(&make_program), py::kw_only(), py::arg("samples"), py::arg("dtype"),
+             py::arg("clips"), py::arg("stride"), py::arg("lengths"), py::arg("flags"),
+             py::arg("embedding"), py::arg("dim"), py::arg("largest"))
+        .def("load", &Program::load,
+             "Fill the input with a batch of clips [N]; every sample is checked on its way.",
+             py::arg("clips"))
+        .def("results", &Program::results,
+             "Embeddings [B, D], flags [B] of layer outputs, and the rows without an embedding: a "
+             "sample, a layer output or a value of it is not finite or too large.")
+        .def("run", &Program::run, "`load`, the graph, `results`.", py::arg("clips"),
+             py::arg("graph"));
+}
+
+}  // namespace fusion_engine

@@ -1,0 +1,65 @@
+// The host's side of a run that is one CUDA graph: samples into page-locked memory, a launch, a
+// wait, results out. Nothing here is linked to CUDA: the driver's functions come as addresses.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "frontend.h"
+
+namespace fusion_engine {
+
+// Functions of the CUDA driver, 0 is success. Contexts, graphs and streams are its handles.
+struct Driver {
+    int (*push_context)(void* context);
+    int (*pop_context)(void** context);
+    int (*launch_graph)(void* graph, void* stream);
+    int (*synchronize_stream)(void* stream);
+    int (*error_name)(int error, const char** name);
+};
+
+// A graph on the stream that it was recorded on.
+struct GraphLaunch {
+    Driver driver;
+    void* context;
+    void* graph;
+    void* stream;
+
+    // Launches and waits. Throws std::runtime_error with the driver's name of the error.
+    void run() const;
+};
+
+enum class ClipType : std::int32_t { kFloat32, kFloat64, kInt16 };
+
+// Samples that the caller holds.
+struct HostClip {
+    const void* samples;
+    ClipType type;
+    std::int64_t length;
+};
+
+// Page-locked memory that a graph reads and writes.
+struct HostBuffers {
+    void* samples;  // [B, stride]
+    SampleType type;
+    std::int64_t clips;      // B
+    std::int64_t stride;     // the most samples of a clip that are read
+    std::int64_t* lengths;   // [B]
+    std::uint32_t* flags;    // [2, B], of layer outputs and of samples; zero before a run
+    const float* embedding;  // [B, D]
+    std::int64_t dim;        // D
+};
+
+// Which clips of a batch have no embedding.
+using Faulty = std::vector<bool>;
+
+// Fills samples, lengths and flags in one pass, in which every sample is checked. A clip with one
+// that is not finite, or beyond `largest`, is faulty, and runs all the same.
+void load_clips(const HostBuffers& host, const std::vector<HostClip>& clips, double largest,
+                Faulty& faulty);
+
+// Copies the embeddings [B, D] and the flags [B] of layer outputs. A clip with a flag, or with a
+// value that is not finite, is faulty.
+void store_results(const HostBuffers& host, float* embedding, std::uint32_t* flags, Faulty& faulty);
+
+}  // namespace fusion_engine
