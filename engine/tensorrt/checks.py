@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...errors import BackendError
 from ..devices import GpuInfo
-from .library import Library, import_tensorrt, installed_runtimes
+from .library import Library, Runtime, import_tensorrt, installed_runtimes
 from .plan_file import PlanInfo, read_plan
 from .sidecar import sidecar_path, this_system
 from .targets import library_for, listed, not_served, serves
@@ -35,7 +35,7 @@ def preflight(
             another GPU or system. The message has the command that builds it again.
     """
     info = read_plan(path)
-    check_machine(info, library=library or _library_of(info, gpu), gpu=gpu)
+    check_machine(info, library=library or library_of(info, gpu), gpu=gpu)
     if info.sidecar is None:
         logger.warning(
             "%s: no sidecar beside it, so that nobody knows whether its bytes are intact, or which "
@@ -48,13 +48,19 @@ def preflight(
     return info
 
 
-def _library_of(info: PlanInfo, gpu: GpuInfo | None) -> Library:
-    """The library that the plan needs."""
+def library_of(info: PlanInfo, gpu: GpuInfo | None) -> Library:
+    """Load the library that a plan needs: the one that built it, where that is known.
+
+    Raises:
+        BackendError: as ``preflight``.
+    """
     if info.sidecar is None:
         try:
             return library_for(gpu)
         except BackendError as error:
             raise BackendError(f"{info.path}: {error}") from error
+    # Not what to install, where that would not help.
+    _check_served(info, info.sidecar.runtime, gpu)
     try:
         return import_tensorrt(info.runtime)
     except BackendError as error:
@@ -76,15 +82,20 @@ def check_machine(info: PlanInfo, *, library: Library, gpu: GpuInfo | None) -> N
     Raises:
         BackendError: as ``preflight``.
     """
-    if gpu is not None and not serves(library.runtime, gpu.capability):
-        # Built again by the same library it would run here as little.
-        sidecar = info.sidecar and replace(info.sidecar, runtime="tensorrt")
-        command = replace(info, sidecar=sidecar).rebuild_command
-        raise BackendError(f"{info.path}: {not_served(gpu)}. Build it again with that: {command}")
+    _check_served(info, library.runtime, gpu)
     found = _other_library(info, library), _other_system(info), _other_gpu(info, gpu)
     for reason in found:
         if reason is not None:
             raise BackendError(f"{info.path}: {reason}. Build it again: {_rebuild(info, gpu)}")
+
+
+def _check_served(info: PlanInfo, runtime: Runtime, gpu: GpuInfo | None) -> None:
+    """Refuse a plan of a library that has no target for ``gpu``: built again it would not help."""
+    if gpu is None or serves(runtime, gpu.capability):
+        return
+    sidecar = info.sidecar and replace(info.sidecar, runtime="tensorrt")
+    command = replace(info, sidecar=sidecar).rebuild_command
+    raise BackendError(f"{info.path}: {not_served(gpu)}. Build it again with that: {command}")
 
 
 def _rebuild(info: PlanInfo, gpu: GpuInfo | None) -> str:

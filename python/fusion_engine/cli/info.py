@@ -168,7 +168,7 @@ def _certificate(parity: dict[str, Any] | None) -> str:
 def _runs_here(plan: PlanInfo) -> str:
     """Yes and on what, or everything that stands in the way."""
     from ..engine.devices import find_gpu
-    from ..engine.tensorrt import check_machine, import_tensorrt, library_for
+    from ..engine.tensorrt.checks import check_machine, library_of
 
     problems, gpu, library = list[str](), None, None
     try:
@@ -176,7 +176,7 @@ def _runs_here(plan: PlanInfo) -> str:
     except FusionEngineError as error:
         problems.append(f"no: {error}")
     try:
-        library = import_tensorrt(plan.runtime) if plan.sidecar else library_for(gpu)
+        library = library_of(plan, gpu)
         check_machine(plan, library=library, gpu=gpu)
     except FusionEngineError as error:
         problems.append(f"no: {error}")

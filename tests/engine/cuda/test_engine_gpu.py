@@ -331,3 +331,60 @@ def test_nothing_is_left_after_closing(opened):
     engine.close()
     with pytest.raises(fe.BackendError, match="was closed"):
         engine.embed(noise(1.0))
+
+
+@pytest.fixture
+def cached_plan_of(opened, artifact, monkeypatch, tmp_path):
+    """A plan of CNN14 and how to open it, with a user's cache that begins empty."""
+    monkeypatch.setenv("FUSION_ENGINE_CACHE", str(tmp_path))
+    opened("cnn14").close()  # which builds it
+    return lambda: opened("cnn14")
+
+
+def kernels(folder):
+    return {path: path.read_bytes() for path in folder.glob("kernels/*.cache")}
+
+
+def test_compiled_kernels_are_kept(cached_plan_of, tmp_path, caplog):
+    """The second engine has them all: it has nothing to add."""
+    clips = [noise(1.0), noise(2.0)]
+    with cached_plan_of() as engine:
+        if "tensorrt_rtx" not in engine.backend:
+            pytest.skip(f"{engine.backend} compiles nothing when it runs")
+        expected = [engine.embed(x) for x in clips]
+    first = kernels(tmp_path)
+    assert len(first) == 1
+    with caplog.at_level("INFO", logger="fusion_engine"), cached_plan_of() as engine:
+        for x, embedding in zip(clips, expected, strict=True):
+            assert_close(engine.embed(x), embedding, 1e-6)
+    assert "starts anew" not in caplog.text
+    assert kernels(tmp_path) == first
+
+
+def test_compiled_kernels_of_two_engines(cached_plan_of, tmp_path, caplog):
+    """Open at once, each on a shape that the other has not; the third has both."""
+    one = cached_plan_of()
+    if "tensorrt_rtx" not in one.backend:
+        one.close()
+        pytest.skip("it compiles nothing when it runs")
+    other = cached_plan_of()
+    one.embed(noise(1.0))
+    other.embed(noise(2.0))
+    one.close()
+    other.close()
+    kept = kernels(tmp_path)
+    with cached_plan_of() as engine:
+        engine.embed(noise(1.0))
+        engine.embed(noise(2.0))
+    assert kernels(tmp_path) == kept
+
+
+def test_the_static_profile(opened):
+    """Eight clips of 10 s, which it was built for, against each alone."""
+    clips = np.stack([noise(10.0, seed) for seed in range(8)])
+    with opened("cnn14") as engine:
+        network = engine._runner._model.network
+        if hasattr(network, "profiles"):
+            assert [network.profile(batch, 1001) for batch in (8, 1)] == [0, 1]
+        alone = np.stack([engine.embed(x) for x in clips])
+        assert_close(engine.embed(clips), alone, TOLERANCE.get(engine.spec.precision, 2e-4))

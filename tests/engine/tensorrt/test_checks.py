@@ -54,6 +54,15 @@ def test_a_gpu_that_the_plan_was_not_built_for(small, library, gpu):
     preflight(small.path, library=library, gpu=turing)
 
 
+def test_a_library_that_is_missing_and_would_not_help(small, h200, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    monkeypatch.delitem(library_module._loaded, "tensorrt_rtx", raising=False)
+    with pytest.raises(BackendError) as error:
+        preflight(small.path, gpu=h200)
+    assert 'Its library is tensorrt: pip install ".[gpu]"' in str(error.value)
+    assert ".[rtx]" not in str(error.value)
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_gpu_that_the_library_does_not_serve(small, gpu, h200, library, beside):
     """The same library would build the same again: the command names the other one."""
