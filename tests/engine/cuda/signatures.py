@@ -71,8 +71,8 @@ OWNERS: dict[ModuleType, dict[str, str]] = {
 # Names that are looked for by their text.
 ASKED = {
     "IExecutionContext": ["is_stream_capturable"],
-    "TensorFormat": ["LINEAR", *tensorrt._CHANNELS_LAST],
-    "DataType": list(tensorrt._DTYPES),
+    "TensorFormat": ["LINEAR", *tensorrt_network._CHANNELS_LAST],
+    "DataType": list(tensorrt_network._DTYPES),
     "TilingOptimizationLevel": ["NONE", "FAST", "MODERATE", "FULL"],
 }
 

@@ -1,7 +1,7 @@
 """Artifacts that plans are built from; tensorrt_rtx builds them for real, without a GPU."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
