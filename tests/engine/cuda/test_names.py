@@ -93,9 +93,19 @@ def test_tensorrt_rtx():
 
 
 WRONG = [
-    (tensorrt_network, "get_tensor_format(name, profile)", "get_tensor_format(name, x=1)", "x=1): "),
+    (
+        tensorrt_network,
+        "get_tensor_format(name, profile)",
+        "get_tensor_format(name, x=1)",
+        "x=1): ",
+    ),
     (tensorrt_network, "set_input_shape(", "set_shape(", "missing: IExecutionContext.set_shape"),
-    (tensorrt_network, "self._context.infer_shapes()", "self._context.infer_shapes(1)", "shapes(1): "),
+    (
+        tensorrt_network,
+        "self._context.infer_shapes()",
+        "self._context.infer_shapes(1)",
+        "shapes(1): ",
+    ),
     (serialize, "config.add_optimization_profile(", "config.add_profile(", "missing: IBuilderConf"),
     (serialize, "parser.parse(graph)", "parser.parse()", "parser.parse(): "),
     (monitor, "parent: str | None, steps", "steps", "Monitor.phase_start: "),
