@@ -33,11 +33,13 @@ SANITIZER = $(firstword $(shell command -v compute-sanitizer 2>/dev/null) \
 # For example `make bench-gpu BENCH_FLAGS="--case gpu-cnn14-10s --output part.json"`.
 BENCH_FLAGS ?=
 
-# What `make sanitize-cpu` runs on the host code, whose CUDA algorithms it covers.
-SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tests/csrc/test_frontend.py
+# What `make sanitize-cpu` runs on the host code and on the kernels.
+SANITIZE_TESTS ?= tests/csrc/test_hostile.py tests/csrc/test_layer_fusion.py tests/csrc/test_frontend.py \
+	tests/csrc/test_kernels_on_cpu.py
 # Not those that compare with the models' own frontends, which take most of the time.
 SLOW_COMPARISONS = fp64 or torchlibrosa or transformers or planted or windows_and_hops
-SANITIZE_BUILD = $(BUILD) --no-deps --upgrade -C cmake.build-type=None
+SANITIZE_BUILD = $(BUILD) --no-deps --upgrade -C cmake.build-type=None \
+	-C cmake.define.FUSION_ENGINE_KERNELS_ON_CPU=ON
 
 .PHONY: demo test dev lint types quick unit slow cuda sanitize-cpu sanitize-memory sanitize-threads \
 	bench bench-corpus gpu sanitize bench-gpu clean
@@ -62,7 +64,7 @@ dev: $(VENV)/tools
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu')
 
 # On the installed package, not on the sources: three folders make it up.
 types: $(VENV)/test
@@ -95,9 +97,9 @@ else
 	PYTHONPATH=$(CUDA_SITE) $(BIN)/python -m pytest tests/csrc/test_core.py tests/csrc/test_hostile.py
 endif
 
-# The native tests on builds that stop at a bad access, undefined behaviour or a race. Python and
-# NumPy are not instrumented, so the runtime is loaded before them; leaks of theirs are not ours. An
-# allocation that is too big is a MemoryError here as elsewhere.
+# The native tests on builds that stop at a bad access, undefined behaviour or a race; CUDA's threads
+# are the CPU's there. Python and NumPy are not instrumented, so the runtime is loaded before them;
+# leaks of theirs are not ours. An allocation that is too big is a MemoryError here as elsewhere.
 sanitize-cpu: sanitize-memory sanitize-threads
 
 sanitize-memory sanitize-threads: export FUSION_ENGINE_CUDA = OFF
@@ -113,7 +115,8 @@ sanitize-threads: $(VENV)/test
 		-C cmake.define.FUSION_ENGINE_SANITIZE=thread .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 		TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1 \
-		PYTHONPATH=build/tsan-site $(BIN)/python -m pytest tests/csrc/test_hostile.py -k "threads or kind"
+		PYTHONPATH=build/tsan-site $(BIN)/python -m pytest tests/csrc/test_hostile.py \
+		tests/csrc/test_kernels_on_cpu.py -k "threads or kind or kernels_on_cpu"
 
 bench: $(VENV)/test
 	$(PIP) install -q -c constraints.txt openvino

@@ -2,6 +2,7 @@
 // memory. The algorithm is in frontend_grid.h.
 #include <cstdint>
 
+#include "cuda_launch.h"
 #include "frontend_cuda.h"
 
 namespace fusion_engine {
@@ -36,12 +37,21 @@ struct DeviceGroup {
     }
 };
 
+// Reads a word whose value is not used.
+__device__ void touch(const std::uint32_t* word) {
+#if defined(__CUDA_ARCH__)
+    [[maybe_unused]] std::uint32_t unused;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(unused) : "l"(word));
+#else
+    static_cast<void>(*const_cast<const volatile std::uint32_t*>(word));
+#endif
+}
+
 // Asks for every line of the tables, so that their latencies run beside the samples' and not one
-// after another when the phases first need them. The values are not used.
+// after another when the phases first need them.
 __device__ void warm_tables(const std::uint32_t* tables, std::int32_t words) {
     for (std::int32_t i = threadIdx.x * kLineWords; i < words; i += blockDim.x * kLineWords) {
-        [[maybe_unused]] std::uint32_t unused;
-        asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(unused) : "l"(tables + i));
+        touch(tables + i);
     }
 }
 
@@ -71,15 +81,8 @@ struct Launch {
     template <int kPoints>
     void operator()() {
         const std::int64_t blocks = task.call.clips * blocks_per_clip<kPoints>(task.call);
-        if (blocks == 0) return;
-        if (blocks > INT32_MAX) {
-            error = cudaErrorInvalidConfiguration;
-            return;
-        }
-        log_mel_kernel<kPoints>
-            <<<static_cast<unsigned>(blocks), FrontendShape<kPoints>::kThreads, 0, stream>>>(
-                task, table_words);
-        error = cudaGetLastError();
+        error = launch(log_mel_kernel<kPoints>, blocks, FrontendShape<kPoints>::kThreads, 0, stream,
+                       task, table_words);
     }
 };
 

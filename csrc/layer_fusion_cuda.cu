@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda_launch.h"
 #include "layer_fusion_cuda.h"
 
 namespace fusion_engine {
@@ -82,27 +83,21 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 cudaError_t launch_fusion(const GridTask& task, cudaStream_t stream) {
     const std::int64_t blocks = task.input.clips * task.grid.blocks_per_clip;
-    if (blocks == 0) return cudaSuccess;
-    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     int widest = 1;
     for (std::int32_t l = 0; l < task.input.layer_count; ++l) {
         widest = std::max(widest, task.grid.layers[l].axis.width);
     }
     const std::size_t shared_bytes =
         task.grid.time_lanes == 1 ? 0 : sizeof(float) * 3 * widest * kBlockThreads;
-    fuse_kernel<<<static_cast<unsigned>(blocks), kBlockThreads, shared_bytes, stream>>>(task);
-    return cudaGetLastError();
+    return launch(fuse_kernel, blocks, kBlockThreads, shared_bytes, stream, task);
 }
 
 cudaError_t launch_finalize(const FusionState& state, std::int64_t clips, std::int64_t dim,
                             Head head, float* embedding, cudaStream_t stream) {
     const std::int64_t size = clips * dim;
     const std::int64_t blocks = (size + kBlockThreads - 1) / kBlockThreads;
-    if (blocks == 0) return cudaSuccess;
-    if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-    finalize_kernel<<<static_cast<unsigned>(blocks), kBlockThreads, 0, stream>>>(state, size, dim,
-                                                                                 head, embedding);
-    return cudaGetLastError();
+    return launch(finalize_kernel, blocks, kBlockThreads, 0, stream, state, size, dim, head,
+                  embedding);
 }
 
 }  // namespace fusion_engine
