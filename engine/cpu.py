@@ -52,7 +52,8 @@ class CpuRunner(Runner):
             threads=self._threads,
         )
         self._meter.amounts.append({"fusion_seconds": perf_counter() - start})
-        sink((embeddings, flags, faulty_rows(embeddings, flags)))
+        good = not flags.any() and np.isfinite(embeddings).all()
+        sink((embeddings, flags, () if good else faulty_rows(embeddings, flags)))
 
     def clip_state(self) -> ClipState:  # noqa: D102
         return _ClipState(self)

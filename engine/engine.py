@@ -27,8 +27,7 @@ from .cut import Batch, Long, Run
 from .long_clip import LongClip
 from .open import Options, open_runner
 from .recording import Clip, Item, LongClips
-from .runner import Result as RunResult
-from .runner import Runner, Samples, Sink, fault, not_finite
+from .runner import Runner, RunResult, Samples, Sink, fault, not_finite
 from .stats import EngineStats, Meter
 from .windows import Tail, Windows
 

@@ -15,8 +15,8 @@ from .cut import Cut, Cutting, Piece
 Samples = NDArray[Any]
 Flags = NDArray[np.uint32]
 # Of a run: embeddings [B, D], flags [B], and the rows that have no embedding.
-Result = tuple[NDArray[np.float32], Flags, Sequence[int]]
-Sink = Callable[[Result], None]
+RunResult = tuple[NDArray[np.float32], Flags, Sequence[int]]
+Sink = Callable[[RunResult], None]
 
 
 class ClipState(ABC):
@@ -102,8 +102,6 @@ class Runner(ABC):
 
 def faulty_rows(embeddings: NDArray[np.float32], flags: Flags) -> Sequence[int]:
     """The rows of a result that have no embedding."""
-    if not flags.any() and np.isfinite(embeddings).all():
-        return ()
     bad = (flags != 0) | ~np.isfinite(embeddings).all(axis=1)
     return [int(row) for row in np.flatnonzero(bad)]
 

@@ -13,7 +13,7 @@ from ... import _core
 from ...audio.arrays import MAX_SAMPLE
 from ...spec import Head
 from ..cut import Cut, Piece
-from ..runner import Result, Samples
+from ..runner import RunResult, Samples
 from .kernels import Ranges, SampleType
 from .model import Model
 from .slots import MemoryLayout, Slot, SlotPool
@@ -181,7 +181,7 @@ class BatchProgram(_Program):
         )
         slot.stream.synchronize()
 
-    def run(self, clips: Sequence[Samples]) -> tuple[Result, bool]:
+    def run(self, clips: Sequence[Samples]) -> tuple[RunResult, bool]:
         """The result for clips on the host, and whether it was one graph."""
         graph = self._slot.graph
         if graph is not None:
