@@ -124,16 +124,19 @@ class Program {
     Faulty faulty_;
 };
 
+constexpr std::int64_t kMostClips = 1 << 24;
+
 Program make_program(Address samples, const std::string& dtype, std::int64_t clips,
                      std::int64_t stride, Address lengths, Address flags, Address embedding,
                      std::int64_t dim, double largest) {
     if (dtype != "int16" && dtype != "float32") {
         throw py::value_error("dtype is '" + dtype + "'; expected 'int16' or 'float32'");
     }
-    if (clips < 1 || stride < 1 || dim < 1) {
+    if (clips < 1 || clips > kMostClips || stride < 1 || dim < 1) {
         throw py::value_error("clips is " + std::to_string(clips) + ", stride is " +
                               std::to_string(stride) + " and dim is " + std::to_string(dim) +
-                              "; expected at least 1 each");
+                              "; expected at least 1 each, and at most " +
+                              std::to_string(kMostClips) + " clips");
     }
     const HostBuffers host{pointer<void>(samples),
                            dtype == "int16" ? SampleType::kInt16 : SampleType::kFloat32,

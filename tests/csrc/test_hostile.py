@@ -144,6 +144,11 @@ def accumulation() -> dict:
     return fusion() | state() | {"flags": np.zeros(1, np.uint32)}
 
 
+def driver() -> dict:
+    names = "cuCtxPushCurrent cuCtxPopCurrent cuGraphLaunch cuStreamSynchronize cuGetErrorName"
+    return dict.fromkeys(names.split(), 8)
+
+
 # What each takes when nothing is wrong; null pointers are never followed without a GPU.
 CALLS = {
     "fuse": lambda: fusion() | {"head": "mean", "threads": 2, "target_threads": 64},
@@ -209,6 +214,24 @@ CALLS = {
         "out_frames": 6,
     },
     "cuda_architectures": dict,
+    "Driver": driver,
+    "GraphLaunch": lambda: {
+        "driver": _core.Driver(**driver()),
+        "context": 0,
+        "graph": 0,
+        "stream": 0,
+    },
+    "Program": lambda: {
+        "samples": 0,
+        "dtype": "float32",
+        "clips": 2,
+        "stride": 800,
+        "lengths": 0,
+        "flags": 0,
+        "embedding": 0,
+        "dim": 8,
+        "largest": 1e15,
+    },
 }
 ON_CUDA = [name for name in CALLS if name.endswith("_cuda")]
 ON_HOST = [name for name in CALLS if name not in ON_CUDA]
