@@ -32,6 +32,8 @@ from benchmarks.harness import (
     WrongAnswerError,
 )
 
+pytestmark = pytest.mark.heavy
+
 
 def scripted(name, samples, log):
     """A contender that takes as long as it is told."""

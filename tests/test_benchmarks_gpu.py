@@ -31,6 +31,8 @@ from fusion_engine import Engine, _core
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import resolve
 
+pytestmark = pytest.mark.heavy
+
 
 class WallEvent:
     """An event of a device that has done all that was queued."""

@@ -25,6 +25,8 @@ from fusion_engine.parity import certificate
 
 from . import signals
 
+pytestmark = pytest.mark.heavy
+
 SMALL = Preset(name="small", model="cnn14_16k", layers=(1,))
 
 

@@ -16,6 +16,8 @@ from fusion_engine.audio import decode_ahead, isolated, load, sample_source
 from ..signals import noise
 from .test_ahead import taken
 
+pytestmark = pytest.mark.heavy
+
 RATE = 16_000
 # A file at this rate is the one that the decoder does not survive.
 BAD_RATE = 11_025

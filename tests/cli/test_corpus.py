@@ -15,7 +15,15 @@ import soundfile
 from .conftest import RATE, command, write_clip
 from .tables import DIM, SUFFIXES, copies, names, read, said
 
-pytestmark = pytest.mark.usefixtures("_here")
+pytestmark = [pytest.mark.usefixtures("_here"), pytest.mark.heavy]
+
+# Else a run may be at its end when its first rows are seen.
+SLOWLY = """
+import time
+from fusion_engine.engine import Engine
+embed = Engine._embed
+Engine._embed = lambda *arguments: (time.sleep(3), embed(*arguments))[1]
+"""
 
 
 def test_more_files_than_one_window(cli, artifact, engine):
@@ -111,7 +119,7 @@ def test_half_precision_and_a_dataset(cli, artifact):
 @pytest.mark.parametrize("windows", [[], ["--window", "0.4", "--hop", "0.3"]], ids=str)
 def test_a_killed_run_goes_on(cli, artifact, windows):
     args = ("embed", artifact, copies(300), "-o", "out.parquet", *windows)
-    with subprocess.Popen(command(*args), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command(*args, before=SLOWLY), stderr=subprocess.DEVNULL) as process:
         while not any(Path().glob("out.parquet.parts/part-*.parquet")):
             assert process.poll() is None
             time.sleep(0.01)
@@ -131,7 +139,7 @@ def test_a_killed_run_goes_on(cli, artifact, windows):
 
 def test_a_stopped_run_of_other_settings_does_not_mix(cli, artifact):
     folder = copies(300)
-    args = command("embed", artifact, folder, "-o", "out.parquet")
+    args = command("embed", artifact, folder, "-o", "out.parquet", before=SLOWLY)
     with subprocess.Popen(args, stderr=subprocess.DEVNULL) as process:
         while not any(Path().glob("out.parquet.parts/part-*.parquet")):
             time.sleep(0.01)

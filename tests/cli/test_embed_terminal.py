@@ -8,7 +8,7 @@ import pytest
 from .conftest import command, on_a_terminal, write_clip
 from .tables import DIM, copies, failures, said
 
-pytestmark = pytest.mark.usefixtures("_here")
+pytestmark = [pytest.mark.usefixtures("_here"), pytest.mark.heavy]
 
 
 def test_a_progress_bar_on_a_terminal(artifact):

@@ -14,6 +14,8 @@ from fusion_engine.artifact import read_spec
 from .conftest import command, on_a_terminal
 from .test_main import examples
 
+pytestmark = pytest.mark.heavy
+
 NO_TORCH = "import sys; sys.modules['torch'] = None"
 
 

@@ -17,6 +17,8 @@ from fusion_engine.cli import app, export, info
 
 from .conftest import command, write_clip
 
+pytestmark = pytest.mark.heavy
+
 COMMANDS = ["export", "build", "embed", "info", "parity", "models", "doctor", "probe"]
 GROUP = typer.main.get_command(app)
 

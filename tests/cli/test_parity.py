@@ -9,6 +9,8 @@ from fusion_engine.spec import Spec
 
 from .conftest import command, on_a_terminal, write_clip
 
+pytestmark = pytest.mark.heavy
+
 SHORT = (Signal(kind="tone", seconds=0.5),)
 
 

@@ -24,6 +24,8 @@ from ..probe.builders import record, system
 from .conftest import RATE, on_a_terminal
 from .conftest import command as command_line
 
+pytestmark = pytest.mark.heavy
+
 GROUP = typer.main.get_command(app).commands["probe"]
 COMMANDS = ["run", "layers", "report", "compare", "tasks"]
 SPLITS = ["train"] * 6 + ["valid"] * 2 + ["test"] * 4

@@ -20,6 +20,8 @@ from fusion_engine.export.verify import TOLERANCE
 from ..exports import CNN14_LAYERS as ALL_LAYERS
 from ..oracles import panns_layers, random_log_mel
 
+pytestmark = pytest.mark.heavy
+
 SHORT = (1,)  # what is not about the deep layers is shown on a graph of 150 kB
 
 

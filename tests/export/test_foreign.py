@@ -11,6 +11,8 @@ from fusion_engine.export import ModuleLayer, export_module
 from fusion_engine.export.foreign import cause_of, foreign
 from fusion_engine.frontend import FRONTENDS
 
+pytestmark = pytest.mark.heavy
+
 PANNS = FRONTENDS["panns_16k"]
 
 

@@ -16,6 +16,8 @@ from fusion_engine.spec import Spec, WeightsSource
 
 from ..exports import CNN14_LAYERS
 
+pytestmark = pytest.mark.heavy
+
 CHANNELS = (1, 64, 128, 256, 512, 1024, 2048)
 ALL = list(CNN14_LAYERS)  # an export; the others are traced here
 LAYERS = [[1], [2], [3], [4], [5], [6], [7], [5, 2], [7, 3], ALL]

@@ -17,6 +17,8 @@ from fusion_engine.frontend import FRONTENDS, Frontend
 
 from .. import oracles, signals
 
+pytestmark = pytest.mark.heavy
+
 RATE = 16_000
 PANNS, AST = FRONTENDS["panns_16k"], FRONTENDS["ast"]
 TOLERANCE = 5e-6

@@ -16,6 +16,8 @@ from fusion_engine.parity.certificate import FP32_BOUNDS, PYTORCH_FACTOR, ROUNDI
 
 from .conftest import SHORT, Exported
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.mark.parametrize(
     ("model", "precision"),

@@ -24,6 +24,8 @@ from fusion_engine.probe.cache import audio_files
 
 from ..signals import chirp, noise
 
+pytestmark = pytest.mark.heavy
+
 RATE = 16_000
 SECONDS = 0.4
 CLIPS = 150

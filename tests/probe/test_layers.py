@@ -19,6 +19,8 @@ from fusion_engine.probe.tasks import read_task
 
 from ..exports import with_layers
 
+pytestmark = pytest.mark.heavy
+
 PITCH, RHYTHM = "synthetic_pitch", "synthetic_rhythm"
 # Test clips of the two tasks, for standard errors: 12 classes and 5, 10 of each.
 CLIPS = {PITCH: 120, RHYTHM: 50}

@@ -19,6 +19,8 @@ from fusion_engine.export.graph import trace_graph
 from ...export.structure import spec_of
 from .conftest import Case, run
 
+pytestmark = pytest.mark.heavy
+
 HEADS, DIM = 2, 8
 Form = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

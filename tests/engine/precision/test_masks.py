@@ -16,6 +16,8 @@ from .test_attention import DIM, Form, scores, traced
 from .test_error import ROUNDOFF
 from .test_graphs import graph_of, relu
 
+pytestmark = pytest.mark.heavy
+
 T = 96
 LATER = torch.ones(T, T, dtype=torch.bool).triu(1)
 LOWEST = torch.full((T, T), torch.finfo(torch.float32).min).triu(1)

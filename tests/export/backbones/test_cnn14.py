@@ -13,6 +13,8 @@ from fusion_engine.frontend import Frontend
 from ...oracles import PANNS_SETTINGS, panns_layers, panns_models, random_log_mel
 from ...signals import SIGNALS
 
+pytestmark = pytest.mark.heavy
+
 RATES = {"cnn14_8k": 8_000, "cnn14_16k": 16_000, "cnn14_32k": 32_000}
 ALL = (1, 2, 3, 4, 5, 6, 7)
 
