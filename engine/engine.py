@@ -540,8 +540,6 @@ class Engine:
             raise self._fault(clips[row], flags[row], embeddings[row], name)
         seconds = samples.size / self._spec.frontend.sample_rate
         self._meter.amounts.append({"clips": len(clips), "audio_seconds": seconds})
-        if len(self._meter.amounts) > Meter.MOST:
-            self._meter.settle()
         result: NDArray[np.float32] = embeddings[0] if single else embeddings
         return result
 
@@ -606,6 +604,9 @@ class Engine:
         runner = self._open
         if runner is None:
             raise BackendError(self._gone)
+        # Every call comes here, also those that nobody asks the stats of.
+        if len(self._meter.amounts) > Meter.MOST:
+            self._meter.settle()
         return runner
 
     def _runs(self, clip: Clip) -> Iterator[Run]:

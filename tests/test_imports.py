@@ -66,7 +66,10 @@ def test_modules_do_not_import_in_a_circle():
     ("room", "unknown"),
     [
         # Building and reading plans needs no runner; which GPU is there is devices.py.
-        ("engine.tensorrt", ["engine.cuda", "engine.engine", "engine.open", "engine.runner"]),
+        (
+            "engine.tensorrt",
+            ["engine.cuda", "engine.engine", "engine.open", "engine.open_gpu", "engine.runner"],
+        ),
         ("engine.precision", ["engine.cuda", "engine.tensorrt", "engine.engine", "engine.runner"]),
         ("engine.cuda", ["engine.engine", "engine.open", "engine.clips", "engine.cpu"]),
         ("engine", ["cli", "probe", "parity", "export", "job", "ray"]),

@@ -423,6 +423,17 @@ def test_stats(artifacts):
     assert min(stats.frontend_seconds, stats.backbone_seconds, stats.fusion_seconds) > 0
 
 
+def test_stats_that_nobody_asks_for_take_no_memory(small, monkeypatch):
+    monkeypatch.setattr("fusion_engine.engine.stats.Meter.MOST", 10)
+    x = signals.tone(0.5, RATE)
+    before = small.stats.runs
+    for call in (small.embed, small.embed_frames, small.layer_outputs):
+        for _ in range(8):
+            call(x)
+            assert len(small._meter.amounts) <= 20
+    assert small.stats.runs - before == 24
+
+
 def test_a_stream_that_ends_early_gives_no_embedding(small, monkeypatch):
     """The rows that were not written would be whatever their memory held."""
     clips_of = engine_module.clips_of

@@ -1,3 +1,4 @@
+import pickle
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -287,3 +288,10 @@ def test_batches_that_are_none():
     x = clip(PANNS_16K)
     with pytest.raises(ValueError, match=r"2 clips of \[51, 101\] frames"):
         frontend.batch([x, x[:8_000]])
+
+
+def test_it_can_be_sent_to_another_process():
+    frontend = Frontend(FRONTENDS["panns_16k"])
+    x = signals.chirp(0.5, 16_000)
+    sent = pickle.loads(pickle.dumps(frontend))
+    np.testing.assert_array_equal(sent.batch([x, x]), frontend.batch([x, x]))

@@ -46,7 +46,6 @@ class Frontend:
         self._window = analysis_window(spec)
         self._bands = _bands(filter_bank(spec))
         self._block = max(1, _BLOCK_POINTS // spec.n_fft)
-        self._count = lru_cache(_KNOWN_LENGTHS)(spec.frames)
 
     def after_fork(self) -> None:
         """A pool of threads of this process's own."""
@@ -76,7 +75,7 @@ class Frontend:
             ValueError: as for one clip; no clips; clips of different frame counts.
         """
         checked = [self._checked(clip) for clip in clips]
-        counts = sorted({self._count(len(clip)) for clip in checked})
+        counts = sorted({_frames(self.spec, len(clip)) for clip in checked})
         if len(counts) != 1:
             raise ValueError(
                 f"a batch is one or more clips of one frame count, got {len(checked)} clips of "
@@ -162,6 +161,11 @@ class Frontend:
         if spec.std is not None:
             mel /= 2.0 * spec.std
         return mel
+
+
+@lru_cache(_KNOWN_LENGTHS)
+def _frames(spec: FrontendSpec, samples: int) -> int:
+    return spec.frames(samples)
 
 
 class _Buffers:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine import open as opening
+from fusion_engine.engine import open_gpu
 from fusion_engine.engine.cuda.onnx_network import OnnxCudaNetwork
 from fusion_engine.spec import Spec
 
@@ -34,7 +34,7 @@ def put_double_in_place(patch: pytest.MonkeyPatch) -> Machine:
         "Kernels": lambda *arguments: HostKernels(machine, *arguments),
         "OnnxCudaNetwork": onnx_on_host,
     }.items():
-        patch.setattr(opening, name, value)
+        patch.setattr(open_gpu, name, value)
     return machine
 
 
@@ -63,6 +63,6 @@ def open_as_plan(
     spec: Spec = fe.Engine(source, device="cpu").spec
     info = SimpleNamespace(runtime=None, spec=spec, rebuild_command=REBUILD)
     patch.setenv("FUSION_ENGINE_CACHE", str(folder / "cache"))
-    patch.setattr(opening, "preflight", lambda path, gpu: info)
-    patch.setattr(opening, "library_for", lambda gpu, runtime: Library(trt))
+    patch.setattr(open_gpu, "preflight", lambda path, gpu: info)
+    patch.setattr(open_gpu, "library_for", lambda gpu, runtime: Library(trt))
     return fe.Engine(plan, **options)

@@ -205,7 +205,7 @@ def test_an_onnx_becomes_a_plan(open_plan, artifact, monkeypatch, tmp_path):
         return tmp_path / "chunked.plan"
 
     open_plan("chunked").close()  # which writes that file
-    monkeypatch.setattr("fusion_engine.engine.open.cached_plan", cached)
+    monkeypatch.setattr("fusion_engine.engine.open_gpu.cached_plan", cached)
     with fe.Engine(artifact("chunked"), backend="tensorrt") as engine:
         assert engine.backend.startswith("tensorrt double")
         assert np.isfinite(engine.embed(noise(1.0))).all()
