@@ -133,7 +133,7 @@ void add_mel(TableWriter& tables, const FrontendSettings& settings, const double
 }  // namespace
 
 FrontendTables make_frontend_tables(const FrontendSettings& settings, const double* window,
-                                    const double* filters) {
+                                    const double* filters, const float* affine) {
     check_settings(settings);
     FrontendTables frontend{};
     FrontendParams& params = frontend.params;
@@ -154,6 +154,7 @@ FrontendTables make_frontend_tables(const FrontendSettings& settings, const doub
     params.mean = static_cast<float>(settings.mean);
     params.scale = static_cast<float>(1.0 / settings.divisor);
     params.padding = static_cast<float>(-settings.mean / settings.divisor);
+    params.out = settings.out;
 
     TableWriter tables(frontend.words);
     for (std::int64_t n = 0; n < settings.n_fft; ++n) {
@@ -164,6 +165,13 @@ FrontendTables make_frontend_tables(const FrontendSettings& settings, const doub
     params.turns = tables.begin_section();
     for (std::int64_t k = 0; k < settings.n_fft / 4; ++k) tables.add_turn(k, settings.n_fft);
     add_mel(tables, settings, filters, params);
+    if (affine != nullptr) {
+        params.affine = tables.begin_section();
+        for (std::int64_t i = 0; i < 2 * settings.n_mels; ++i) {
+            check_finite("affine", affine[i]);
+            tables.add(affine[i]);
+        }
+    }
     return frontend;
 }
 

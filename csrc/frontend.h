@@ -1,10 +1,12 @@
-// The frontend: from samples in memory to FP32 log-mel, in one launch.
+// The frontend: from samples in memory to the network's input, in one launch: log-mel, or what the
+// network's first operations make of it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "dtypes.h"
 #include "host_device.h"
 
 namespace fusion_engine {
@@ -29,6 +31,7 @@ struct FrontendSettings {
     double log_offset;
     double mean;     // subtracted from the log-mel
     double divisor;  // it is then divided by this
+    DType out;       // what is then rounded to
 };
 
 // What a kernel needs to know beside the tables.
@@ -48,12 +51,14 @@ struct FrontendParams {
     float mean;
     float scale;
     float padding;  // a zero of log-mel, normalised
+    DType out;
     // Where the tables begin, in words of 4 bytes; the window is first.
     std::int32_t twiddles;
     std::int32_t turns;
     std::int32_t mel_starts;
     std::int32_t mel_slices;
     std::int32_t mel_weights;
+    std::int32_t affine;  // [2, n_mels] scales and offsets of the log-mel; 0: none
 
     // The smallest number of samples that gives `frames` frames.
     FUSION_HD std::int64_t samples(std::int64_t frames) const {
@@ -68,10 +73,11 @@ struct FrontendTables {
     std::vector<std::uint32_t> words;
 };
 
-// `window` [win_length], `filters` [n_fft / 2 + 1, n_mels] row by row.
-// Throws std::invalid_argument, also for an n_fft that no kernel takes.
+// `window` [win_length], `filters` [n_fft / 2 + 1, n_mels] row by row; `affine` [2, n_mels], the
+// scale and the offset of each bin of the normalised log-mel, or null. Throws
+// std::invalid_argument, also for an n_fft that no kernel takes.
 FrontendTables make_frontend_tables(const FrontendSettings& settings, const double* window,
-                                    const double* filters);
+                                    const double* filters, const float* affine);
 
 // A call. Clip b's samples begin at b * stride; a clip that is too short for `frames` frames is
 // padded with zeros on the right, and the reflection is at the end of the padded clip.
@@ -82,7 +88,7 @@ struct FrontendCall {
     std::int64_t stride;          // samples from one clip to the next
     const std::int64_t* lengths;  // [B], null: `stride`
     std::int64_t frames;          // of every clip, from its start
-    float* out;                   // [B, out_frames, n_mels]
+    void* out;                    // [B, out_frames, n_mels] of the tables' type
     std::int64_t out_frames;      // rows from `frames` on become the padding
     std::uint32_t* flags;         // [B], bit 0 is set when a sample read is not finite; null: none
 };

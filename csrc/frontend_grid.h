@@ -26,6 +26,7 @@
 
 #include "frontend.h"
 #include "frontend_fft.h"
+#include "rounding.h"
 
 namespace fusion_engine {
 
@@ -252,8 +253,23 @@ FUSION_HD float log_of(const FrontendParams& params, float mel) {
     return (value - params.mean) * params.scale;
 }
 
-FUSION_HD float* row_of(const FrontendTask& task, const FramePlace& place) {
-    return task.call.out + (place.clip * task.call.out_frames + place.frame) * task.params.n_mels;
+// Writes a bin of the frame's row: as a graph would that has a Mul, an Add and a Cast.
+FUSION_HD void store_bin(const FrontendTask& task, const FramePlace& place, std::int32_t m,
+                         float value) {
+    const FrontendParams& params = task.params;
+    if (params.affine != 0) {
+        const float* scales = task.table(params.affine);
+        value = value * read_table(scales + m) + read_table(scales + params.n_mels + m);
+    }
+    const std::int64_t index =
+        (place.clip * task.call.out_frames + place.frame) * params.n_mels + m;
+    if (params.out == DType::kFloat16) {
+        static_cast<Float16*>(task.call.out)[index] = to_float16(value);
+    } else if (params.out == DType::kBFloat16) {
+        static_cast<BFloat16*>(task.call.out)[index] = to_bfloat16(value);
+    } else {
+        static_cast<float*>(task.call.out)[index] = value;
+    }
 }
 
 // The lane's mel bins: lane, lane + kLanes, ...
@@ -265,7 +281,6 @@ FUSION_HD void store_mel(const FrontendTask& task, const FramePlace& place, cons
     const auto* starts = reinterpret_cast<const std::int32_t*>(task.tables + params.mel_starts);
     const auto* slices = reinterpret_cast<const std::int32_t*>(task.tables + params.mel_slices);
     const float* weights = task.table(params.mel_weights) + lane;
-    float* row = row_of(task, place);
     for (std::int32_t m = lane, slice = 0; m < params.n_mels; m += kLanes, ++slice) {
         const float* values = spectrum + starts[m];
         const std::int32_t width = slices[slice];
@@ -275,15 +290,14 @@ FUSION_HD void store_mel(const FrontendTask& task, const FramePlace& place, cons
             sum += read_table(weights) * values[j];
             weights += kLanes;
         }
-        row[m] = log_of(params, sum);
+        store_bin(task, place, m, log_of(params, sum));
     }
 }
 
 template <int kPoints>
 FUSION_HD void store_padding(const FrontendTask& task, const FramePlace& place, std::int32_t lane) {
-    float* row = row_of(task, place);
     for (std::int32_t m = lane; m < task.params.n_mels; m += FrontendShape<kPoints>::kLanes) {
-        row[m] = task.params.padding;
+        store_bin(task, place, m, task.params.padding);
     }
 }
 

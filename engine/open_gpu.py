@@ -88,7 +88,13 @@ def open_tensorrt(path: Path, options: "Options", meter: Meter) -> CudaRunner:
         if library.is_rtx:
             compiled = RuntimeCache(runtime_cache_path(plan.name, data, library, gpu))
         return TensorRTNetwork(
-            library, runtime, engine, info.spec, rebuild=rebuild, compiled=compiled
+            library,
+            runtime,
+            engine,
+            info.spec,
+            network_input=info.input,
+            rebuild=rebuild,
+            compiled=compiled,
         )
 
     return _on_gpu(gpu, load, options, meter)
@@ -106,7 +112,7 @@ def _on_gpu(
         runner = CudaRunner(
             cuda,
             network,
-            Kernels(spec),
+            Kernels(spec, network.input),
             spec,
             contexts=options.contexts,
             memory_limit=options.memory_limit,

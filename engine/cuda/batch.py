@@ -80,7 +80,7 @@ class _Program:
         sample_bytes: int,
     ) -> None:
         self._slot, self._model, self._key = slot, model, key
-        front, dim, clips = model.spec.frontend, model.spec.embedding_dim, key.clips
+        dim, clips = model.spec.embedding_dim, key.clips
         total = clips * key.segments
         layout = MemoryLayout()
         self._lengths = layout.add(8 * clips)
@@ -92,7 +92,7 @@ class _Program:
         self._indices = layout.size
         offsets, begins, counts = (layout.add(8 * n) for n in (clips + 1, total, total))
         on_host = layout.size
-        self._log_mel = layout.add(4 * total * key.length * front.n_mels)
+        self._log_mel = layout.add(total * key.length * model.kernels.frame_bytes)
         with_context = [
             layout.add(size) for size in slot.context.prepare(total, key.length, slot.stream)
         ]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...spec import Spec
+from ..network_input import LOG_MEL, NetworkInput
 from .dlpack import contiguous_strides
 from .driver import Cuda, Stream
 
@@ -101,6 +102,7 @@ class CudaNetwork(ABC):
     Attributes:
         spec: the artifact's spec.
         name: library and version.
+        input: what it takes.
         concurrency: contexts that may run at once; ``None``: any number.
         min_frames: the fewest frames of log-mel in a segment or chunk.
         max_frames: the most.
@@ -108,6 +110,7 @@ class CudaNetwork(ABC):
 
     spec: Spec
     name: str
+    input: NetworkInput = LOG_MEL
     concurrency: int | None
     min_frames: int
     max_frames: int

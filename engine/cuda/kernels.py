@@ -11,7 +11,8 @@ from ... import _core
 from ...errors import BackendError
 from ...frontend.tables import frontend_tables
 from ...spec import Head, Spec
-from .cuda_network import LayerTensor
+from ..network_input import LOG_MEL, NetworkInput
+from .cuda_network import ITEM_SIZES, LayerTensor
 from .driver import Stream
 
 SampleType = Literal["float32", "int16"]
@@ -55,15 +56,25 @@ class FrameFeatures:
 class Kernels:
     """The kernels for the frontend and the layers of a spec.
 
+    Args:
+        spec: the artifact's.
+        network_input: what the network takes.
+
     Raises:
+        ArtifactError: the input is not one of this frontend.
         BackendError: the native module has no CUDA kernels, or none for this frontend.
+
+    Attributes:
+        frame_bytes: of one frame of the network's input.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, network_input: NetworkInput = LOG_MEL) -> None:
         self.require()
         frontend = spec.frontend
+        affine = network_input.values(frontend.n_mels)
+        self.frame_bytes = frontend.n_mels * ITEM_SIZES[network_input.dtype]
         try:
-            self._frontend = frontend_tables(frontend)
+            self._frontend = frontend_tables(frontend, affine=affine, dtype=network_input.dtype)
         except ValueError as error:
             raise BackendError(f"the {frontend.preset} frontend has no kernel: {error}") from error
         self._n_mels, self._pools = frontend.n_mels, [layer.time_pool for layer in spec.layers]
@@ -97,7 +108,7 @@ class Kernels:
         flags: int,
         stream: Stream,
     ) -> None:
-        """Queue log-mel [B, out_frames, M] of samples [B, stride].
+        """Queue the network's input [B, out_frames, M] of samples [B, stride].
 
         Args:
             tables: where ``tables`` are on the device.

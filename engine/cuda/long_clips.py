@@ -180,7 +180,7 @@ class Run:
             samples = DeviceSamples(self.upload(host), len(host), dtype)
         if samples.ready is not None:
             model.cuda.wait(self.stream.handle, samples.ready)
-        out = self.allocate(4 * rows * model.spec.frontend.n_mels)
+        out = self.allocate(rows * model.kernels.frame_bytes)
         model.kernels.log_mel(
             tables=model.tables.address,
             samples=samples.address,
@@ -241,7 +241,7 @@ def open_run(
         run = Run(model, pool, slot.stream, what)
         try:
             log_mel = run.log_mel(samples, pieces[-1].stop, flags)
-            first = 4 * model.spec.frontend.n_mels * pieces[0].start
+            first = model.kernels.frame_bytes * pieces[0].start
             run.layers = slot.context.enqueue(log_mel + first, slot.stream)
             yield run
         finally:

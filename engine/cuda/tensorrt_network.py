@@ -7,6 +7,7 @@ from typing import Any
 from ...errors import ArtifactError, AudioError, BackendError
 from ...spec import Spec
 from ..network import shape_problems
+from ..network_input import LOG_MEL, NetworkInput
 from ..tensorrt.library import Library
 from ..tensorrt.runtime_cache import RuntimeCache
 from .cuda_network import Context, CudaNetwork, LayerTensor, TensorLayout
@@ -42,6 +43,7 @@ class TensorRTNetwork(CudaNetwork):
         runtime: kept as long as the engine.
         engine: its ``ICudaEngine``.
         spec: its spec.
+        network_input: what it takes.
         rebuild: the command that builds it again, for messages.
         compiled: TensorRT for RTX: kernels that it compiled before, and where new ones are kept.
 
@@ -58,6 +60,7 @@ class TensorRTNetwork(CudaNetwork):
         engine: Any,
         spec: Spec,
         *,
+        network_input: NetworkInput = LOG_MEL,
         rebuild: str,
         compiled: RuntimeCache | None = None,
     ) -> None:
@@ -65,7 +68,7 @@ class TensorRTNetwork(CudaNetwork):
         self._compiled = compiled
         self._lock = threading.Lock()
         self._rebuild = rebuild
-        self.spec, self.name = spec, str(library)
+        self.spec, self.name, self.input = spec, str(library), network_input
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         expected = ["log_mel", *(layer.name for layer in spec.layers)]
         if sorted(names) != sorted(expected):
@@ -74,9 +77,10 @@ class TensorRTNetwork(CudaNetwork):
                 f"{rebuild}"
             )
         dtype = engine.get_tensor_dtype("log_mel").name
-        if dtype != "FLOAT":
+        if _DTYPES.get(dtype) != network_input.dtype:
             raise ArtifactError(
-                f"the plan takes log-mel of type {dtype}, expected FLOAT. Build it again: {rebuild}"
+                f"the plan takes log-mel of type {dtype}, expected {network_input.dtype}. Build it "
+                f"again: {rebuild}"
             )
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
         for problem in shape_problems(spec, shapes):

@@ -4,6 +4,7 @@ Needs onnx and NumPy only.
 """
 
 from .emulation import emulated_model
+from .frontend_part import cut_frontend_part
 from .ranges import check_ranges
 from .rounding import HalfPrecision, Precision
 from .rules import GraphRules, Rule
@@ -17,6 +18,7 @@ __all__ = [
     "Rule",
     "Skeleton",
     "check_ranges",
+    "cut_frontend_part",
     "emulated_model",
     "typed_model",
 ]

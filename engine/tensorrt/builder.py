@@ -11,8 +11,10 @@ from typing import get_args
 from ..._atomic import atomic_path
 from ...artifact import read_report, read_spec
 from ...errors import ArtifactError, BackendError
+from ...spec import Spec
 from ..devices import GpuInfo, find_gpu
-from ..precision import Precision, check_ranges, typed_model
+from ..network_input import LOG_MEL, NetworkInput
+from ..precision import Precision, check_ranges, cut_frontend_part, typed_model
 from .monitor import BuildProgress, run_cancellable
 from .network_name import encode_name, plan_spec
 from .plan_file import PlanInfo, read_plan
@@ -43,6 +45,7 @@ def build(
     tiling: Tiling = "none",
     targets: Sequence[str] | None = None,
     linear_outputs: bool = False,
+    log_mel_input: bool = False,
     typed_onnx: str | os.PathLike[str] | None = None,
     gpu: GpuInfo | None = None,
     progress: BuildProgress | None = None,
@@ -67,6 +70,8 @@ def build(
             whatever GPU is here. ``None``: 8.0 and later ones, or 7.5 where the GPU is of that.
         linear_outputs: keep FP16 and BF16 maps NCHW; otherwise they are NHWC, as the layer-fusion
             kernel reads them without a reformat.
+        log_mel_input: take log-mel in FP32; otherwise an FP16 or BF16 plan begins with its first
+            convolution, and the frontend does what comes before it (see ``NetworkInput``).
         typed_onnx: where to keep the typed graph of an FP16 or BF16 plan, for other tools.
         gpu: the GPU that `tensorrt` tunes for; ``None``: the first, if there is one.
         progress: called as TensorRT goes through its phases.
@@ -119,14 +124,7 @@ def build(
     )
     if not library.is_rtx:
         gpu = gpu or find_gpu()  # says why there is none
-    options = BuildOptions(
-        precision=precision,
-        profiles=profiles_of(profile, static=static_profile),
-        targets=plan_targets(library, gpu, targets),
-        effort=effort,
-        tiling=tiling,
-        linear_outputs=linear_outputs,
-    )
+    built_for = plan_targets(library, gpu, targets)
     gpu = None if library.is_rtx else gpu  # it is built without one
     with ExitStack() as stack:
         # Entered first, so that they appear last: see the end of this block.
@@ -139,6 +137,18 @@ def build(
         graph = _typed_graph(onnx, data, precision)
         if typed is not None:
             typed.write_bytes(graph)
+        network_input = LOG_MEL
+        if precision in ("fp16", "bf16") and not log_mel_input:
+            graph, network_input = _without_frontend_part(graph, spec)
+        options = BuildOptions(
+            precision=precision,
+            profiles=profiles_of(profile, static=static_profile),
+            targets=built_for,
+            effort=effort,
+            tiling=tiling,
+            linear_outputs=linear_outputs,
+            network_input=network_input,
+        )
         try:
             result = run_cancellable(
                 lambda cancelled: serialize(
@@ -161,12 +171,13 @@ def build(
             runtime_version=library.version,
             gpu=None if gpu is None else gpu.name,
             compute_capability=None if gpu is None else gpu.capability,
-            targets=options.targets,
+            targets=built_for,
             system=this_system(),
             profiles=options.profiles,
             effort=effort,
             tiling=tiling,
             linear_outputs=linear_outputs,
+            input=network_input,
             tensors=result.tensors,
             activation_bytes=result.activation_bytes,
             source=source,
@@ -214,6 +225,19 @@ def _typed_graph(artifact: str | os.PathLike[str], data: bytes, precision: Preci
             "`fusion-engine export`."
         ) from error
     return typed
+
+
+def _without_frontend_part(graph: bytes, spec: Spec) -> tuple[bytes, NetworkInput]:
+    """A typed graph from where the frontend can end, if the plan's name has room to say so."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    network_input = cut_frontend_part(model)
+    try:
+        encode_name(spec, network_input)
+    except ArtifactError:
+        return graph, LOG_MEL
+    return model.SerializeToString(), network_input
 
 
 def _check_activations(artifact: str | os.PathLike[str], precision: Precision) -> None:

@@ -1,25 +1,27 @@
-"""The spec as a network's name, in which it travels inside a plan."""
+"""The spec, and what the network takes, as a network's name, in which they travel inside a plan."""
 
 import json
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..._json import parse, short
+from ..._json import decode, parse, short
 from ...errors import ArtifactError
 from ...frontend.frontend_spec import FRONTENDS
 from ...spec import METADATA_KEY, Spec, check_version
+from ..network_input import LOG_MEL, NetworkInput
 
 # How a name begins, and what is looked for in a plan's bytes.
 PREFIX = f'{{"{METADATA_KEY}":'
+_INPUT_KEY = "input"  # comes after the other one
 # TensorRT drops names above 4095 characters, with a line in its log.
 MAX_BYTES = 4000
 
 
-def encode_name(spec: Spec) -> str:
+def encode_name(spec: Spec, network_input: NetworkInput = LOG_MEL) -> str:
     """Canonical compact JSON in ASCII: sorted keys, no spaces.
 
     The frontend is its preset's name, what differs from that preset, and the SHA-256 of all its
-    settings; the rest is the spec as it is.
+    settings; the rest is the spec as it is. The input is left out where it is log-mel in FP32.
 
     Raises:
         ArtifactError: more than 4000 bytes.
@@ -38,7 +40,10 @@ def encode_name(spec: Spec) -> str:
         },
         "sha256": spec.frontend.sha256(),
     }
-    name = json.dumps({METADATA_KEY: data}, sort_keys=True, separators=(",", ":"))
+    content = {METADATA_KEY: data}
+    if network_input != LOG_MEL:
+        content[_INPUT_KEY] = asdict(network_input)
+    name = json.dumps(content, sort_keys=True, separators=(",", ":"))
     if len(name) > MAX_BYTES:
         raise ArtifactError(
             f"the spec takes {len(name)} bytes, and a plan holds {MAX_BYTES}: export fewer layers "
@@ -47,8 +52,8 @@ def encode_name(spec: Spec) -> str:
     return name
 
 
-def decode_name(name: str, *, where: str) -> Spec:
-    """The spec in a network's name.
+def decode_name(name: str, *, where: str) -> tuple[Spec, NetworkInput]:
+    """The spec in a network's name, and what the network takes.
 
     Args:
         name: what ``encode_name`` gave.
@@ -64,7 +69,8 @@ def decode_name(name: str, *, where: str) -> Spec:
             "Build it with `fusion-engine build`."
         )
     try:
-        data = parse(name, most=MAX_BYTES)[METADATA_KEY]
+        content = parse(name, most=MAX_BYTES)
+        data = content[METADATA_KEY]
         if isinstance(data, dict):
             check_version(data, where)
         front = data["frontend"]
@@ -83,7 +89,19 @@ def decode_name(name: str, *, where: str) -> Spec:
             f"{spec.frontend.sha256()[:12]}…, expected {short(digest)[:13]}…). Use the version "
             f"that wrote it ({spec.producer_version}), or export and build again."
         )
-    return spec
+    return spec, _decode_input(content.get(_INPUT_KEY, asdict(LOG_MEL)), spec, where)
+
+
+def _decode_input(data: Any, spec: Spec, where: str) -> NetworkInput:
+    try:
+        network_input: NetworkInput = decode(NetworkInput, data, "input")
+        network_input.values(spec.frontend.n_mels)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{where}: what its network takes is damaged ({error}). Build it again with "
+            "`fusion-engine build`."
+        ) from None
+    return network_input
 
 
 def plan_spec(spec: Spec, precision: Any, max_frames: int) -> Spec:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ...artifact import file_sha256
 from ...errors import ArtifactError
 from ...spec import Spec
+from ..network_input import NetworkInput
 from .library import Runtime
 from .network_name import MAX_BYTES, PREFIX, decode_name
 from .sidecar import Sidecar, read_sidecar, sidecar_path
@@ -33,6 +34,7 @@ class PlanInfo:
         path: the plan.
         bytes: its size.
         spec: its spec.
+        input: what its network takes.
         sidecar: what ``NAME.plan.json`` says, whose SHA-256 is that of the plan; ``None`` where
             there is no such file.
     """
@@ -40,6 +42,7 @@ class PlanInfo:
     path: Path
     bytes: int
     spec: Spec
+    input: NetworkInput
     sidecar: Sidecar | None
 
     @property
@@ -85,14 +88,14 @@ def read_plan(path: str | os.PathLike[str]) -> PlanInfo:
                 f"by another program. {_BUILD_AGAIN}"
             )
         logger.info("%s: its spec was taken from the sidecar", path)
-        return PlanInfo(path, size, sidecar.spec, sidecar)
-    spec = decode_name(name, where=str(path))
-    if sidecar is not None and sidecar.spec != spec:
+        return PlanInfo(path, size, sidecar.spec, sidecar.input, sidecar)
+    spec, network_input = decode_name(name, where=str(path))
+    if sidecar is not None and (sidecar.spec, sidecar.input) != (spec, network_input):
         raise ArtifactError(
             f"{path}: the spec in it and the one in {sidecar_path(path).name} differ. Build it "
             f"again: {sidecar.rebuild_command(path)}"
         )
-    return PlanInfo(path, size, spec, sidecar)
+    return PlanInfo(path, size, spec, network_input, sidecar)
 
 
 def find_name(data: "mmap.mmap | bytes") -> str | None:

@@ -12,12 +12,13 @@ from ...errors import ArtifactError, BackendError
 from ...spec import LayerSpec, Spec
 from ..devices import GpuInfo, import_cuda
 from ..network import INPUT
+from ..network_input import DType, NetworkInput
 from ..precision import Precision
 from .library import Heard, Library
 from .monitor import BuildProgress, make_monitor
 from .network_name import encode_name
 from .profile import Profile
-from .sidecar import DType, TensorFormat, TensorInfo, Tiling
+from .sidecar import TensorFormat, TensorInfo, Tiling
 from .targets import target_name
 from .timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 
@@ -37,6 +38,7 @@ class BuildOptions:
     effort: int
     tiling: Tiling
     linear_outputs: bool
+    network_input: NetworkInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def serialize(
         # TensorRT 11 and RTX know no other networks.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parse(library, network, graph)
-        _set_name(network, spec)
+        _set_name(network, spec, options.network_input)
         tensors = _set_formats(trt, network, spec, options)
         config = _configure(library, builder, spec, options)
         config.progress_monitor = monitor = make_monitor(trt, cancelled, progress)
@@ -131,8 +133,8 @@ def parse(library: Library, network: Any, graph: bytes) -> None:
         )
 
 
-def _set_name(network: Any, spec: Spec) -> None:
-    name = encode_name(spec)
+def _set_name(network: Any, spec: Spec, network_input: NetworkInput) -> None:
+    name = encode_name(spec, network_input)
     network.name = name
     if network.name != name:
         raise BackendError(
@@ -179,7 +181,7 @@ def _set_formats(
         )
 
     return (
-        *(fix(tensor, "input", "float32", "linear") for tensor in inputs),
+        *(fix(tensor, "input", options.network_input.dtype, "linear") for tensor in inputs),
         *(
             fix(tensor, "output", low, _format(layer, options))
             for tensor, layer in zip(outputs, spec.layers, strict=True)

@@ -18,16 +18,16 @@ from ...errors import ArtifactError
 from ...spec import Spec
 from ...spec_rules import MAX_FRAMES, range_problems, sha256_problem, text_problem
 from ..network import INPUT, shape_problems
+from ..network_input import LOG_MEL, DType, NetworkInput
 from .library import Runtime
 from .profile import Profile
 from .targets import RTX_DEFAULT_TARGETS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # A certificate of all layers and signals takes a thousandth of it.
 _MAX_BYTES = 2**24
 
 TensorFormat = Literal["linear", "hwc8"]
-DType = Literal["float32", "float16", "bfloat16"]
 # TensorRT's tiling optimization levels.
 Tiling = Literal["none", "fast", "moderate", "full"]
 
@@ -80,6 +80,7 @@ class Sidecar:
         effort: TensorRT's builder optimization level.
         tiling: its tiling optimization level.
         linear_outputs: whether map outputs were kept NCHW.
+        input: what its network takes.
         tensors: inputs and outputs.
         activation_bytes: activation memory at the profiles' maximum, where the builder said.
         source: the artifact that it was built from.
@@ -100,6 +101,7 @@ class Sidecar:
     effort: int
     tiling: Tiling
     linear_outputs: bool
+    input: NetworkInput
     tensors: tuple[TensorInfo, ...]
     activation_bytes: int | None
     source: SourceArtifact
@@ -127,6 +129,8 @@ class Sidecar:
             words += ["--tiling", self.tiling]
         if self.linear_outputs:
             words.append("--linear-outputs")
+        if self.input == LOG_MEL and self.spec.precision in ("fp16", "bf16"):
+            words.append("--log-mel-input")
         return shlex.join(words)
 
 
@@ -166,6 +170,8 @@ def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar | None:
         )
     if version == 1:
         data = _from_format_1(data)
+    if version < 3:
+        data = data | {"format_version": FORMAT_VERSION, "input": asdict(LOG_MEL)}
     try:
         sidecar: Sidecar = decode(Sidecar, data, "sidecar")
     except ArtifactError as error:
@@ -182,7 +188,6 @@ def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
     capability = data.get("compute_capability")
     targets = RTX_DEFAULT_TARGETS if capability is None else (capability,)
     return known | {
-        "format_version": FORMAT_VERSION,
         "targets": list(targets),
         "profiles": [data.get("profile")],
         "tiling": "none",
@@ -235,6 +240,10 @@ def _problems(sidecar: Sidecar) -> Iterator[str]:
         problem = sha256_problem(name, digest)
         if problem is not None:
             yield problem
+    try:
+        sidecar.input.values(spec.frontend.n_mels)
+    except ArtifactError as error:
+        yield str(error)
     names = [tensor.name for tensor in sidecar.tensors]
     expected = [INPUT, *(layer.name for layer in spec.layers)]
     if sorted(names) != sorted(expected):

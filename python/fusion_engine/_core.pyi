@@ -32,6 +32,8 @@ class FrontendTables:
         std: float | None,
         window: npt.NDArray[np.float64],
         filters: npt.NDArray[np.float64],
+        affine: _Float | None = None,
+        out_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     ) -> None: ...
     @property
     def data(self) -> bytes: ...
@@ -61,7 +63,7 @@ def log_mel_on_host_grid(
     lengths: _Index | None = None,
     out_frames: int | None = None,
     flags: _Flags | None = None,
-) -> _Float: ...
+) -> npt.NDArray[Any]: ...
 def fuse(
     outputs: Sequence[npt.NDArray[Any]],
     time_pools: Sequence[int],

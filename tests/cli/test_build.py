@@ -168,7 +168,7 @@ def test_info(cli, monkeypatch):
     assert fields["input"] == "32…90 frames (up to 0.9 s a clip)"
     assert fields["profiles"] == "batch 8, frames 64"
     assert "\n                batch 1:8:32, frames 32:64:90\n" in result.stdout
-    assert fields["tensors"] == "log_mel: float32 [-1, 1, -1, 64], linear"
+    assert fields["tensors"] == "log_mel: bfloat16 [-1, 1, -1, 64], linear"
     assert "  layer_1: bfloat16 [-1, 64, -1, 32], hwc8\n" in result.stdout
     version = info.sidecar.runtime_version
     assert fields["built by"] == (

@@ -224,6 +224,60 @@ def test_the_bounds_catch_a_planted_fault(spec: FrontendSpec, fault: dict[str, A
         assert_within_bounds(got, expected, spec)
 
 
+def rounded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """By NumPy and PyTorch; BF16 as its bits."""
+    if dtype == "bfloat16":
+        return torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
+@by_preset
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_scale_and_an_offset_then_a_type(spec: FrontendSpec, dtype: str) -> None:
+    """As a Mul, an Add and a Cast would have it, or a fused multiply-add; padding rows too."""
+    rng = np.random.default_rng(0)
+    affine = rng.normal([[0.1], [1.0]], [[0.05], [2.0]], (2, spec.n_mels)).astype(np.float32)
+    rows, lengths = stacked([signals.noise(0.5, spec.sample_rate)])
+    call = {"lengths": lengths, "frames": spec.frames(len(rows[0]))}
+    call["out_frames"] = call["frames"] + 3
+    log_mel = _core.log_mel_on_host_grid(frontend_tables(spec), rows, **call)
+    tables = frontend_tables(spec, affine=affine, dtype=dtype)
+    got = _core.log_mel_on_host_grid(tables, rows, **call)
+    twice = rounded(log_mel * affine[0] + affine[1], dtype)
+    exact = log_mel.astype(np.float64) * affine[0] + affine[1]
+    once = rounded(exact.astype(np.float32), dtype)
+    assert got.dtype == twice.dtype
+    assert ((got == twice) | (got == once)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounding_to_half_precision(dtype: str) -> None:
+    """Of numbers of all magnitudes, and those around ties, subnormals and the largest."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, 3_500, dtype=np.uint32)
+    ties = np.arange(0, 31_744, dtype=np.uint16).view(np.float16).astype(np.float32)
+    half_way = (ties + np.append(ties[1:], np.float32(65_536))) / 2
+    edges = [65_504, 65_519.996, 65_520, 2.0**-14, 2.0**-24, 2.0**-25, 3e-8, 3.4e38, 0.0]
+    values = np.concatenate(
+        [np.float32(edges), half_way[::50], -half_way[::99], bits.view(np.float32)]
+    )
+    values = values[np.isfinite(values)][:4_096]
+    settings = {"filters": np.zeros((257, len(values))), "out_dtype": dtype}
+    affine = np.stack([np.zeros_like(values), values])
+    samples = np.zeros((1, 1_000), np.float32)
+    got = _core.log_mel_on_host_grid(tables_of(affine=affine, **settings), samples, frames=1)
+    # 0 times the log-mel, plus the value.
+    np.testing.assert_array_equal(got[0, 0], rounded(values + np.float32(0), dtype))
+
+
+def test_a_sample_that_is_no_number_is_none_in_half_precision() -> None:
+    samples = np.full((1, 1_000), np.nan, np.float32)
+    for dtype in ("float16", "bfloat16"):
+        got = _core.log_mel_on_host_grid(tables_of(out_dtype=dtype), samples, frames=1)
+        assert (got.view(np.uint16) == 0x7FFF).all()
+
+
 def tables_of(spec: FrontendSpec = PANNS_16K, **changes: Any) -> _core.FrontendTables:
     settings = {
         "n_fft": spec.n_fft,
@@ -272,6 +326,9 @@ def test_other_ffts_are_refused_when_the_tables_are_made(n_fft: int) -> None:
         ({"std": 0.0}, "1 / divisor is inf"),
         ({"window": np.ones(513)}, "win_length is 513; expected 1 to 512"),
         ({"window": np.ones((2, 2))}, r"window is float64 \(2, 2\)"),
+        ({"affine": np.ones((2, 63))}, r"affine is float32 \(2, 63\); expected \[2, 64\]"),
+        ({"affine": np.full((2, 64), np.inf)}, "affine is inf; expected a finite FP32 number"),
+        ({"out_dtype": "float64"}, "out_dtype is 'float64'; expected"),
         ({"filters": np.ones((256, 64))}, r"filters is float64 \(256, 64\); expected \[257"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

@@ -26,15 +26,22 @@ class _Call:
     """Arrays on the device, and the call that reads and writes them."""
 
     def __init__(
-        self, spec: FrontendSpec, clips: list[Any], frames: int | None = None, rows: int = 0
+        self,
+        spec: FrontendSpec,
+        clips: list[Any],
+        frames: int | None = None,
+        rows: int = 0,
+        **options: Any,
     ) -> None:
         samples, lengths = stacked(clips, room=3)
-        self.frontend = frontend_tables(spec)
+        self.frontend = frontend_tables(spec, **options)
         self.frames = spec.frames(len(clips[0])) if frames is None else frames
         self.tables = torch.frombuffer(bytearray(self.frontend.data), dtype=torch.uint8).cuda()
         self.samples = torch.from_numpy(samples).cuda()
         self.lengths = torch.from_numpy(lengths).cuda()
-        self.out = torch.full((len(clips) + 1, self.frames + rows, spec.n_mels), 7.0, device="cuda")
+        shape = (len(clips) + 1, self.frames + rows, spec.n_mels)
+        dtype = getattr(torch, options.get("dtype", "float32"))
+        self.out = torch.full(shape, 7.0, dtype=dtype, device="cuda")
         self.flags = torch.zeros(len(clips), dtype=torch.int32, device="cuda")
 
     def queue(self) -> None:
@@ -162,6 +169,24 @@ def test_the_host_build_is_as_exact(spec: FrontendSpec) -> None:
     host = _core.log_mel_on_host_grid(call.frontend, x[None], frames=call.frames)
     # The FP32 rounding of 10·log10 near 100 dB, or less for the other logarithms.
     np.testing.assert_allclose(call(), host, rtol=0, atol=1e-4)
+
+
+@by_preset
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_scale_and_an_offset_then_a_type(spec: FrontendSpec, dtype: Any) -> None:
+    """As PyTorch has them, or a fused multiply-add; rows of padding too."""
+    rng = np.random.default_rng(0)
+    affine = rng.normal([[0.1], [1.0]], [[0.05], [2.0]], (2, spec.n_mels)).astype(np.float32)
+    clips = [signals.speech_like(1.0, spec.sample_rate)]
+    plain, call = _Call(spec, clips, rows=3), _Call(spec, clips, rows=3, affine=affine, dtype=dtype)
+    plain.queue()
+    call.queue()
+    scales, offsets = torch.from_numpy(affine).cuda()
+    x, got = plain.out[:-1], call.out[:-1]
+    twice = (x * scales + offsets).to(got.dtype)
+    once = (x.double() * scales + offsets).float().to(got.dtype)
+    assert ((got == twice) | (got == once)).all()
+    assert (call.out[-1] == 7.0).all()
 
 
 @by_preset

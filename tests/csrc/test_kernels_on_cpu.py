@@ -152,14 +152,24 @@ def test_fusion_flags_what_is_not_finite(dtype: Any, value: float) -> None:
     np.testing.assert_array_equal(flags, [0, 2])
 
 
-def log_mel(spec: FrontendSpec, clips: list[Any], out_frames: int) -> tuple[Array, Array]:
+def log_mel(
+    spec: FrontendSpec, clips: list[Any], out_frames: int, **options: Any
+) -> tuple[Array, Array]:
     """By the kernel, and by its host build; the flags of both are equal."""
     samples, lengths = stacked(clips, room=3)
-    tables = frontend_tables(spec)
+    tables = frontend_tables(spec, **options)
     words = np.frombuffer(tables.data, np.uint32).copy()
     frames = spec.frames(len(clips[0]))
-    got = np.full((len(clips), out_frames, spec.n_mels), 7.0, np.float32)
     flags, expected_flags = (np.zeros(len(clips), np.uint32) for _ in range(2))
+    expected = _core.log_mel_on_host_grid(
+        tables,
+        samples,
+        frames=frames,
+        lengths=lengths,
+        out_frames=out_frames,
+        flags=expected_flags,
+    )
+    got = np.full_like(expected, 7)
     _core.log_mel_cuda(
         tables,
         tables=words.ctypes.data,
@@ -173,14 +183,6 @@ def log_mel(spec: FrontendSpec, clips: list[Any], out_frames: int) -> tuple[Arra
         out_frames=out_frames,
         flags=flags.ctypes.data,
     )
-    expected = _core.log_mel_on_host_grid(
-        tables,
-        samples,
-        frames=frames,
-        lengths=lengths,
-        out_frames=out_frames,
-        flags=expected_flags,
-    )
     np.testing.assert_array_equal(flags, expected_flags)
     return got, expected
 
@@ -190,6 +192,14 @@ def test_the_frontend_is_its_host_build(spec: FrontendSpec) -> None:
     """A block that is not full, and rows after the last frame."""
     x = signals.speech_like(1.0, spec.sample_rate)[: spec.samples(10)]
     np.testing.assert_array_equal(*log_mel(spec, [x], out_frames=18))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_frontend_scales_and_rounds_as_its_host_build(dtype: Any) -> None:
+    x = signals.speech_like(1.0, 16_000)[: AST.samples(5)]
+    affine = np.linspace([0.1, -1], [0.3, 1], AST.n_mels, dtype=np.float32).T
+    got, expected = log_mel(AST, [x], out_frames=9, affine=affine, dtype=dtype)
+    np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("spec", [PANNS_8K, AST, PANNS_32K], ids=lambda spec: spec.preset)

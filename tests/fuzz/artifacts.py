@@ -19,6 +19,7 @@ import onnx
 import fusion_engine as fe
 from fusion_engine.artifact import report_path
 from fusion_engine.engine.devices import GpuInfo
+from fusion_engine.engine.network_input import LOG_MEL
 from fusion_engine.engine.tensorrt.checks import check_machine
 from fusion_engine.engine.tensorrt.library import Library
 from fusion_engine.engine.tensorrt.network_name import encode_name
@@ -167,6 +168,7 @@ def sidecar(spec: fe.Spec, plan: bytes) -> str:
         effort=3,
         tiling="none",
         linear_outputs=False,
+        input=LOG_MEL,
         tensors=tuple(
             TensorInfo(name=name, mode=mode, shape=shape, dtype="float32", format="linear")  # type: ignore[arg-type]
             for name, mode, shape in tensors

@@ -122,6 +122,14 @@ def build(
             "NHWC, which needs no reformat.",
         ),
     ] = False,
+    log_mel_input: Annotated[
+        bool,
+        typer.Option(
+            "--log-mel-input",
+            help="Take log-mel in FP32, for other programs; otherwise the engine's frontend kernel "
+            "does what an FP16 or BF16 network does before its first convolution.",
+        ),
+    ] = False,
     typed_onnx: Annotated[
         Path | None,
         typer.Option(
@@ -167,6 +175,7 @@ def build(
                 tiling=tiling,
                 targets=None if targets is None else targets.split(","),
                 linear_outputs=linear_outputs,
+                log_mel_input=log_mel_input,
                 typed_onnx=typed_onnx,
                 progress=show,
             )

@@ -1,6 +1,9 @@
 """The settings and tables that the CUDA frontend makes of a spec."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .frontend_spec import FrontendSpec
 from .mel import filter_bank
@@ -10,8 +13,18 @@ if TYPE_CHECKING:
     from .. import _core
 
 
-def frontend_tables(spec: FrontendSpec) -> "_core.FrontendTables":
+def frontend_tables(
+    spec: FrontendSpec,
+    *,
+    affine: NDArray[np.float32] | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+) -> "_core.FrontendTables":
     """What the kernel reads, for ``_core.log_mel_cuda`` and ``_core.log_mel_on_host_grid``.
+
+    Args:
+        spec: the frontend.
+        affine: [2, n_mels], a scale and an offset of each mel bin, applied last.
+        dtype: what the result is then rounded to.
 
     Raises:
         ValueError: settings that the kernel does not compute (an FFT that is not a power of two
@@ -33,4 +46,6 @@ def frontend_tables(spec: FrontendSpec) -> "_core.FrontendTables":
         std=spec.std,
         window=analysis_window(spec),
         filters=filter_bank(spec),
+        affine=affine,
+        out_dtype=dtype,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fusion_engine.frontend import FRONTENDS
@@ -55,8 +56,17 @@ PADDED = replace(
 SPECS = {spec.model: spec for spec in (CHUNKED, DROPPED, PADDED)}
 
 
-def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
-    """Convolution and ReLU to 12 channels, convolution to 16; ``bias=inf`` overflows the first."""
+def write_artifact(
+    path: Path,
+    spec: Spec,
+    *,
+    bias: float = 0.0,
+    affine: NDArray[np.float32] | None = None,
+) -> Path:
+    """Convolution and ReLU to 12 channels, convolution to 16; ``bias=inf`` overflows the first.
+
+    ``affine`` [2, n_mels] is a scale and an offset of each mel bin, before the first.
+    """
     rng = np.random.default_rng(0)
     first = rng.normal(0, 0.02, (12, 1, 3, 3)).astype(np.float32)
     second = rng.normal(0, 0.1, (16, 12, 3, 3)).astype(np.float32)
@@ -69,8 +79,9 @@ def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
     halves = {"kernel_shape": [2, 2], "strides": [2, 2]}
     vectors = spec.layers[0].kind == "vector"
     map1, map2 = ("map1", "map2") if vectors else (names[12], names[16])
+    first_input = "log_mel" if affine is None else "normalised"
     nodes = [
-        helper.make_node("Conv", ["log_mel", "w1", "b1"], ["c1"], **pads),
+        helper.make_node("Conv", [first_input, "w1", "b1"], ["c1"], **pads),
         helper.make_node("Relu", ["c1"], [map1]),
         helper.make_node("MaxPool", [map1], ["p1"], **halves),
         helper.make_node("Conv", ["p1", "w2", "b2"], [map2], **pads),
@@ -79,6 +90,12 @@ def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
         nodes += [
             helper.make_node("ReduceMean", [source, "axes"], [names[size]], keepdims=0)
             for source, size in ((map1, 12), (map2, 16))
+        ]
+    if affine is not None:
+        nodes = [
+            helper.make_node("Mul", ["log_mel", "scales"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "offsets"], ["normalised"]),
+            *nodes,
         ]
     frames = "T" if spec.segment is None else spec.segment.frames
     mels = spec.frontend.n_mels
@@ -98,6 +115,12 @@ def write_artifact(path: Path, spec: Spec, *, bias: float = 0.0) -> Path:
             numpy_helper.from_array(start, "b1"),
             numpy_helper.from_array(second, "w2"),
             numpy_helper.from_array(low, "b2"),
+            *(
+                numpy_helper.from_array(values, name)
+                for name, values in zip(
+                    ("scales", "offsets"), () if affine is None else affine, strict=False
+                )
+            ),
             *([numpy_helper.from_array(np.array([2, 3]), "axes")] if vectors else []),
         ],
     )

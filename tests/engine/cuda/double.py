@@ -334,7 +334,7 @@ class HostKernels(Kernels):
 
         def work() -> None:
             assert view(tables, np.uint8, len(self.tables)).tobytes() == self.tables.tobytes()
-            view(out, np.float32, clips, out_frames, self._n_mels)[:] = _core.log_mel_on_host_grid(
+            result = _core.log_mel_on_host_grid(
                 self._frontend,
                 view(samples, dtype, clips, stride),
                 frames=frames,
@@ -342,6 +342,7 @@ class HostKernels(Kernels):
                 out_frames=out_frames,
                 flags=view(flags, np.uint32, clips),
             )
+            view(out, result.dtype, *result.shape)[:] = result
 
         self._machine.queue(stream.handle, work)
 

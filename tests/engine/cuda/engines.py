@@ -61,7 +61,9 @@ def open_as_plan(
     plan = folder / f"{source.stem}.plan"
     plan.write_bytes(source.read_bytes())
     spec: Spec = fe.Engine(source, device="cpu").spec
-    info = SimpleNamespace(runtime=None, spec=spec, rebuild_command=REBUILD)
+    info = SimpleNamespace(
+        runtime=None, spec=spec, input=trt.network_input, rebuild_command=REBUILD
+    )
     patch.setenv("FUSION_ENGINE_CACHE", str(folder / "cache"))
     patch.setattr(open_gpu, "preflight", lambda path, gpu: info)
     patch.setattr(open_gpu, "library_for", lambda gpu, runtime: Library(trt))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from fusion_engine.engine.network_input import LOG_MEL
+
 from .double import DTYPES, view
 
 TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
@@ -19,6 +21,7 @@ class TensorRT:
     Args:
         dtype: of the layer outputs.
         channels_last: maps are HWC8, else linear.
+        network_input: what the network takes.
         profiles: (least, common, most) shapes of ``log_mel`` each.
         rtx: with the names that only TensorRT for RTX has; capturable as ``capturable`` says.
         cache_adds: whether its runtime cache keeps what it holds when another one is read.
@@ -35,13 +38,14 @@ class TensorRT:
         *,
         dtype="float32",
         channels_last=False,
+        network_input=LOG_MEL,
         profiles=None,
         rtx=False,
         cache_adds=True,
     ):
         self.rtx, self.cache_adds, self.compiled = rtx, cache_adds, 0
         self.machine, self.dtype, self.channels_last = machine, dtype, channels_last
-        self.profiles = profiles
+        self.network_input, self.profiles = network_input, profiles
         self.capturable = True
         self.contexts = 0
         self.delay = 0.0
@@ -80,7 +84,7 @@ class Engine:
 
     def get_tensor_dtype(self, name: str) -> Any:
         if name == "log_mel":
-            return SimpleNamespace(name="FLOAT")
+            return SimpleNamespace(name=TRT_NAMES[self.trt.network_input.dtype])
         return SimpleNamespace(name=TRT_NAMES[self.trt.dtype])
 
     def get_tensor_format(self, name: str, profile: int) -> Any:
@@ -194,8 +198,8 @@ class Context:
             machine.most_running = max(machine.most_running, machine.running)
         time.sleep(trt.delay)
         view(scratch[0], np.uint8, scratch[1]).fill(0x5A)  # it is ours alone
-        log_mel = view(addresses["log_mel"], np.float32, *shapes["log_mel"])
-        outputs = self.engine.session.run(None, {"log_mel": log_mel.copy()})
+        log_mel = view(addresses["log_mel"], DTYPES[trt.network_input.dtype], *shapes["log_mel"])
+        outputs = self.engine.session.run(None, {"log_mel": log_mel.astype(np.float32)})
         for name, x in zip(self.engine.names[1:], outputs, strict=True):
             x = x.astype(DTYPES[trt.dtype])
             if trt.channels_last and x.ndim == 4:

@@ -8,7 +8,9 @@ import pytest
 import fusion_engine as fe
 from fusion_engine.engine.cuda.tensorrt_network import deserialize
 from fusion_engine.engine.devices import find_gpu
+from fusion_engine.engine.network_input import NetworkInput
 from fusion_engine.engine.tensorrt import build, import_tensorrt
+from fusion_engine.errors import ArtifactError
 
 from ... import signals
 from .artifacts import CHUNKED, SPECS, write_artifact
@@ -71,6 +73,29 @@ def answers(artifact):
         return engine.embed(CLIPS), engine.embed_frames(x), engine.layer_outputs(x)
 
     return get
+
+
+@every
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_frontend_does_what_a_network_begins_with(name, dtype, open_plan, tmp_path):
+    """A plan without its first scale and offset, in its input's type, against a graph with them."""
+    n_mels = SPECS[name].frontend.n_mels
+    rng = np.random.default_rng(0)
+    affine = rng.uniform([[0.02], [-1.0]], [[0.1], [1.0]], (2, n_mels)).astype(np.float32)
+    whole = write_artifact(tmp_path / "whole.onnx", SPECS[name], affine=affine)
+    network_input = NetworkInput.of(dtype, *affine)
+    x = CLIPS[6]
+    with open_plan(name, trt={"network_input": network_input}) as engine:
+        on_cpu = fe.Engine(whole, device="cpu")
+        assert_close(engine.embed(CLIPS), on_cpu.embed(CLIPS), dtype)
+        assert_close(engine.embed_frames(x), on_cpu.embed_frames(x), dtype)
+        for layer, expected in on_cpu.layer_outputs(x).items():
+            assert_close(engine.layer_outputs(x)[layer], expected, dtype)
+
+
+def test_a_plan_of_another_input_is_refused(open_plan):
+    with pytest.raises(ArtifactError, match=r"are not 2 × 64 finite FP32 numbers"):
+        open_plan("chunked", trt={"network_input": NetworkInput(affine="AAAA")})
 
 
 @every

@@ -1,5 +1,6 @@
 """What keeps a plan from running here, said before it is loaded."""
 
+import hashlib
 import json
 import logging
 import shlex
@@ -11,8 +12,11 @@ import typer
 
 from fusion_engine import ArtifactError, BackendError
 from fusion_engine.cli import app
+from fusion_engine.engine.network_input import LOG_MEL
 from fusion_engine.engine.tensorrt import build, preflight, read_plan, targets
 from fusion_engine.engine.tensorrt import library as library_module
+from fusion_engine.engine.tensorrt.network_name import encode_name
+from fusion_engine.engine.tensorrt.plan_file import find_name
 from fusion_engine.engine.tensorrt.sidecar import sidecar_path, write_sidecar
 
 pytestmark = pytest.mark.rtx
@@ -82,12 +86,19 @@ def test_a_sidecar_of_before_there_were_targets(small, library, gpu):
     """It means what the library builds for by itself, and one profile."""
     path = sidecar_path(small.path)
     data = json.loads(path.read_text())
-    for name in ("targets", "tiling"):
+    for name in ("targets", "tiling", "input"):
         del data[name]
-    data |= {"format_version": 1, "profile": data.pop("profiles")[-1]}
+    # Its plan took log-mel.
+    plan = small.path.read_bytes()
+    plan = plan.replace(find_name(plan).encode(), encode_name(small.spec).encode())
+    small.path.write_bytes(plan)
+    same = {"sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan)}
+    data |= {"format_version": 1, "profile": data.pop("profiles")[-1], **same}
     path.write_text(json.dumps(data))
     sidecar = preflight(small.path, library=library, gpu=gpu).sidecar
-    assert sidecar == replace(small.sidecar, profiles=small.sidecar.profiles[-1:])
+    assert sidecar == replace(
+        small.sidecar, profiles=small.sidecar.profiles[-1:], input=LOG_MEL, **same
+    )
     assert "--no-static-profile" in sidecar.rebuild_command("a.plan")
     data |= {"runtime": "tensorrt", "gpu": "NVIDIA L4", "compute_capability": "8.9"}
     path.write_text(json.dumps(data))
@@ -172,6 +183,7 @@ def test_the_rebuild_command_reproduces_the_options(cnn14_artifact, tmp_path):
         "effort": 1,
         "tiling": "full",
         "linear_outputs": True,
+        "log_mel_input": True,
     }
     info = build(cnn14_artifact, tmp_path / "a b.plan", **options)
     program, command, *args = shlex.split(info.rebuild_command)
@@ -182,9 +194,10 @@ def test_the_rebuild_command_reproduces_the_options(cnn14_artifact, tmp_path):
     assert (parsed["runtime"], parsed["precision"]) == ("tensorrt_rtx", "fp16")
     assert (parsed["batch"], parsed["frames"]) == ("1:2:3", "40:50:60")
     assert (parsed["effort"], parsed["linear_outputs"]) == (1, True)
+    assert parsed["log_mel_input"]
     assert (parsed["static_profile"], parsed["tiling"]) == (False, "full")
     assert parsed["targets"] == "8.6,12.0"
     plain = build(cnn14_artifact, tmp_path / "plain.plan", precision="fp16").rebuild_command
-    for option in ("static", "--targets", "--tiling", "--linear"):
+    for option in ("static", "--targets", "--tiling", "--linear", "--log-mel"):
         assert option in info.rebuild_command
         assert option not in plain

@@ -87,7 +87,7 @@ def test_a_plan(artifact, tmp_path, engine_log, model, precision, linear):
 def check_tensors(sidecar, model, precision, linear):
     """What was set in the network, and read back from it."""
     log_mel, *outputs = sidecar.tensors
-    assert (log_mel.name, log_mel.mode, log_mel.dtype) == ("log_mel", "input", "float32")
+    assert (log_mel.name, log_mel.mode, log_mel.dtype) == ("log_mel", "input", DTYPES[precision])
     assert (log_mel.shape, log_mel.format) == (INPUTS[model], "linear")
     assert {output.name: output.shape[1:] for output in outputs} == SHAPES[model]
     for output in outputs:
@@ -107,7 +107,7 @@ def check_engine(said, model, precision, linear):
         shape = [sizes[0], 1, INPUTS[model][2], INPUTS[model][3]]
         if shape[2] == -1:
             shape[2] = sizes[1]
-        assert f"log_mel{profile} (Float[{','.join(map(str, shape))}])" in said
+        assert f"log_mel{profile} ({LOGGED[precision]}[{','.join(map(str, shape))}])" in said
         for name, (channels, *rest) in SHAPES[model].items():
             vectorised = ":8" if precision != "fp32" and not linear and rest else ""
             if rest and rest[0] == -1 and not profile:

@@ -2,13 +2,15 @@
 
 import json
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_engine import ArtifactError
+from fusion_engine.engine.network_input import LOG_MEL, NetworkInput
 from fusion_engine.engine.tensorrt.network_name import decode_name, encode_name
 from fusion_engine.engine.tensorrt.plan_file import find_name
 from fusion_engine.frontend.frontend_spec import FRONTENDS
@@ -65,16 +67,21 @@ def specs(draw):
     )
 
 
-@given(specs(), st.binary(max_size=100), st.binary(max_size=100), st.booleans())
-def test_a_round_trip_through_a_plan_s_bytes(spec, before, after, counted):
+def affine(n_mels):
+    return NetworkInput.of("float16", *np.linspace(-2, 2, 2 * n_mels).reshape(2, n_mels))
+
+
+@given(specs(), st.booleans(), st.binary(max_size=100), st.binary(max_size=100), st.booleans())
+def test_a_round_trip_through_a_plan_s_bytes(spec, more, before, after, counted):
     """Also where the length in front is not the one that was seen."""
-    name = encode_name(spec)
+    network_input = affine(spec.frontend.n_mels) if more else LOG_MEL
+    name = encode_name(spec, network_input)
     data = name.encode("utf-8")
     assert len(name) == len(data) <= 4000
     length = len(data) if counted else 0
     found = find_name(before + struct.pack("<Q", length) + data + after)
     assert found == name
-    assert decode_name(found, where="a.plan") == spec
+    assert decode_name(found, where="a.plan") == (spec, network_input)
 
 
 def spec(**changes):
@@ -106,7 +113,7 @@ def test_the_form():
 def test_a_zero_with_a_sign_is_kept():
     """It equals the preset's zero, and has another SHA-256."""
     signed = spec(frontend=replace(FRONTENDS["panns_16k"], mean=-0.0))
-    assert decode_name(encode_name(signed), where="a.plan") == signed
+    assert decode_name(encode_name(signed), where="a.plan") == (signed, LOG_MEL)
 
 
 def test_too_many_layers():
@@ -131,6 +138,8 @@ def test_too_many_layers():
         (lambda name: '{"fusion_engine":{"format_version":2,"front":3}}', "format version 2, this"),
         (lambda name: '{"fusion_engine":{"format_version":1,"frontend":3}}', "is damaged (Type"),
         (lambda name: '{"fusion_engine":3}', "is damaged (TypeError"),
+        (lambda name: f'{name[:-1]},"input":{{"dtype":"float16"}}}}', "input lacks ['affine']"),
+        (lambda name: name[:-1] + f',"input":{json.dumps(asdict(affine(32)))}}}', "2 × 64 finite"),
     ],
 )
 def test_what_is_refused(damage, message):

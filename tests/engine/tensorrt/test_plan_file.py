@@ -147,11 +147,11 @@ def test_a_sidecar_of_another_spec(small):
     [
         (lambda text: text[:100], "not JSON"),
         (lambda text: "[" * 100_000, "not JSON: nested too deep"),
-        (lambda text: "[]", "its format version is None, expected 1 to 2"),
-        (lambda text: text.replace('"format_version": 2', '"format_version": 7', 1), "is 7"),
+        (lambda text: "[]", "its format version is None, expected 1 to 3"),
+        (lambda text: text.replace('"format_version": 3', '"format_version": 7', 1), "is 7"),
         # What the second format has, in a file that says it is of the first.
         (
-            lambda text: text.replace('"format_version": 2', '"format_version": 1', 1),
+            lambda text: text.replace('"format_version": 3', '"format_version": 1', 1),
             "sidecar.profiles[0] is None, expected an object",
         ),
         (lambda text: text.replace('"sha256"', '"sha265"', 1), "unknown fields ['sha265']"),
