@@ -2,6 +2,7 @@
 # .venv; nothing but Python 3.11 to 3.13, a C++ compiler and make has to be there.
 # `make dev` is for working on the code: what is changed in Python is there at once, and `make dev`
 # again compiles what was changed in C++.
+# `make docs` builds the documents' site.
 # `make sanitize-cpu` runs the native tests under sanitizers.
 # On a machine with an NVIDIA GPU and nvcc, `make gpu` tests what needs them, `make sanitize` looks
 # for bad memory accesses and races, and `make bench-gpu` fills the README's table.
@@ -41,7 +42,7 @@ SLOW_COMPARISONS = fp64 or torchlibrosa or transformers or planted or windows_an
 SANITIZE_BUILD = $(BUILD) --no-deps --upgrade -C cmake.build-type=None \
 	-C cmake.define.FUSION_ENGINE_KERNELS_ON_CPU=ON
 
-.PHONY: demo test dev lint types quick unit slow cuda sanitize-cpu sanitize-memory sanitize-threads \
+.PHONY: demo test dev docs lint types quick unit slow cuda sanitize-cpu sanitize-memory sanitize-threads \
 	bench bench-corpus gpu sanitize bench-gpu clean
 
 demo: export FUSION_ENGINE_CUDA ?= OFF
@@ -72,6 +73,10 @@ types: $(VENV)/test
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml ../tests/typed.py
 	cd $(VENV) && bin/stubtest --mypy-config-file ../pyproject.toml \
 		--allowlist ../tests/csrc/stub_allowlist.txt fusion_engine._core
+
+# The documents as a site, in build/site.
+docs: $(VENV)/test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # Two workers: most tests keep one core busy, and each worker holds a model or two. PyTorch's threads
 # would wait busily for each other. The files run in the order of tests/conftest.py.

@@ -387,7 +387,7 @@ class Engine:
             nothing, the progress of long clips.
 
         Raises:
-            As ``embed_stream``.
+            FusionEngineError, TypeError, ValueError: as ``embed_stream``.
         """
         return self._events(
             self._runner,
