@@ -69,11 +69,16 @@ bool load_clip(const HostBuffers& host, const HostClip& clip, std::int64_t row, 
     const std::int64_t count = std::min(clip.length, host.stride);
     host.lengths[row] = count;
     if (host.type == SampleType::kInt16) {
-        std::memcpy(static_cast<std::int16_t*>(host.samples) + row * host.stride, clip.samples,
-                    static_cast<std::size_t>(count) * sizeof(std::int16_t));
+        std::int16_t* target = static_cast<std::int16_t*>(host.samples) + row * host.stride;
+        if (target != clip.samples) {
+            std::memcpy(target, clip.samples, static_cast<std::size_t>(count) * sizeof *target);
+        }
         return true;
     }
     float* target = static_cast<float*>(host.samples) + row * host.stride;
+    if (target == clip.samples) {  // written there by the caller
+        return within(target, clip.length, static_cast<float>(largest));
+    }
     switch (clip.type) {
         case ClipType::kFloat32:
             return load_floats(clip, count, static_cast<float>(largest), target);
@@ -90,6 +95,16 @@ bool load_clip(const HostBuffers& host, const HostClip& clip, std::int64_t row, 
 }
 
 }  // namespace
+
+void GraphLaunch::launch() const {
+    const CurrentContext current(driver, context);
+    check(driver, driver.launch_graph(graph, stream), "launching the graph");
+}
+
+void GraphLaunch::wait() const {
+    const CurrentContext current(driver, context);
+    check(driver, driver.synchronize_stream(stream), "running the graph");
+}
 
 void GraphLaunch::run() const {
     const CurrentContext current(driver, context);

@@ -25,8 +25,10 @@ struct GraphLaunch {
     void* graph;
     void* stream;
 
-    // Launches and waits. Throws std::runtime_error with the driver's name of the error.
-    void run() const;
+    // Throw std::runtime_error with the driver's name of the error.
+    void launch() const;
+    void wait() const;
+    void run() const;  // both
 };
 
 enum class ClipType : std::int32_t { kFloat32, kFloat64, kInt16 };
@@ -54,7 +56,8 @@ struct HostBuffers {
 using Faulty = std::vector<bool>;
 
 // Fills samples, lengths and flags in one pass, in which every sample is checked. A clip with one
-// that is not finite, or beyond `largest`, is faulty, and runs all the same.
+// that is not finite, or beyond `largest`, is faulty, and runs all the same. One that is in its
+// place already is not copied.
 void load_clips(const HostBuffers& host, const std::vector<HostClip>& clips, double largest,
                 Faulty& faulty);
 

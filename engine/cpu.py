@@ -12,7 +12,7 @@ from ..spec import Head, Spec
 from .cut import Cut, Cutting, Piece, least_frames
 from .fusion import FusionState
 from .network import Network
-from .runner import ClipState, Runner, Samples, Sink, faulty_rows
+from .runner import ClipState, Runner, RunResult, Samples, faulty_rows
 from .stats import Meter
 
 
@@ -39,7 +39,7 @@ class CpuRunner(Runner):
         self._padding = -frontend.mean / (2 * (frontend.std or 0.5))
         self._pools = [layer.time_pool for layer in spec.layers]
 
-    def run(self, clips: Sequence[Samples], cut: Cut, head: Head, sink: Sink) -> None:  # noqa: D102
+    def run(self, clips: Sequence[Samples], cut: Cut, head: Head) -> RunResult:  # noqa: D102
         outputs = self._outputs(clips, cut.pieces)
         start = perf_counter()
         embeddings, flags = _core.fuse(
@@ -53,7 +53,7 @@ class CpuRunner(Runner):
         )
         self._meter.amounts.append({"fusion_seconds": perf_counter() - start})
         good = not flags.any() and np.isfinite(embeddings).all()
-        sink((embeddings, flags, () if good else faulty_rows(embeddings, flags)))
+        return embeddings, flags, () if good else faulty_rows(embeddings, flags)
 
     def clip_state(self) -> ClipState:  # noqa: D102
         return _ClipState(self)

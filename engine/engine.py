@@ -4,12 +4,13 @@ import math
 import os
 import weakref
 from collections import defaultdict
-from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +18,17 @@ from numpy.typing import NDArray
 from .._cpus import usable_cpus
 from .._forking import never_free, watch_forks
 from ..audio import Channel
-from ..audio.arrays import batch_rows, check_samples
-from ..errors import ArtifactError, AudioError, BackendError, FusionEngineError
+from ..errors import ArtifactError, BackendError, FusionEngineError
 from ..named import named_artifact
 from ..spec import HEADS, Head, Spec
-from .clips import Embedded, End, Event, batches, clip_names, clips_of, read, read_clip
+from .background import Background
+from .clips import Embedded, End, read, read_clip
 from .cuda.arrays import DeviceArray, OnDevice, is_on_gpu
-from .cut import Batch, Long, Run
-from .long_clip import LongClip
+from .cut import Run
+from .dispatch import Dispatcher, Events
 from .open import Options, open_runner
-from .recording import Clip, Item, LongClips
-from .runner import Runner, RunResult, Samples, Sink, fault, not_finite
+from .recording import Clip, Item
+from .runner import Runner, not_finite
 from .stats import EngineStats, Meter
 from .windows import Tail, Windows
 
@@ -37,12 +38,6 @@ BATCH_SECONDS = 120.0
 
 # One clip [N], a batch [B, N], or a list of clips.
 HostAudio = NDArray[Any] | str | os.PathLike[str] | Sequence[NDArray[Any] | str | os.PathLike[str]]
-
-Result = NDArray[np.float32] | FusionEngineError
-Events = Generator[tuple[Event, Result | None], None, None]
-
-# Types of samples that the GPU takes.
-_AS_THEY_ARE = (np.dtype(np.float32), np.dtype(np.int16))
 
 # More than any machine has cores; each takes address space for a stack.
 MAX_THREADS = 1024
@@ -121,7 +116,7 @@ class Engine:
         }
         self._gone = "this engine was closed: open the artifact again"
         self._meter = Meter()
-        self._open: Runner | None = open_runner(
+        runner = open_runner(
             path,
             Options(
                 device=device,
@@ -134,10 +129,12 @@ class Engine:
             ),
             self._meter,
         )
-        runner = self._open
+        self._open: Dispatcher | None = Dispatcher(runner, self._meter)
         # In the right order also where nobody closes the engine.
         self._finalizer = weakref.finalize(self, runner.close)
         self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
+        # On a CPU one call keeps all of its threads busy.
+        self._background = Background(1 if self._device == "cpu" else contexts)
         self._head = self._check_head(None)
         watch_forks(self)
         try:
@@ -173,8 +170,9 @@ class Engine:
 
     def after_fork(self) -> None:
         """In a forked process: let go of a GPU, which only the process that opened it has."""
+        self._background = Background(self._background.most)  # whose threads are not here
         if self._open is not None and self.device != "cpu":
-            never_free(self._open)
+            never_free(self._open.runner)
             self._finalizer.detach()
             self._open = None
             self._gone = (
@@ -184,7 +182,11 @@ class Engine:
             )
 
     def close(self) -> None:
-        """Give back device memory, streams and weights; calls under way are waited for."""
+        """Give back device memory, streams and weights; calls under way are waited for.
+
+        Calls of ``embed_async`` that have not begun are cancelled.
+        """
+        self._background.close()
         self._open = None
         self._finalizer()
 
@@ -232,7 +234,7 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """What this engine has done so far, and what it holds on its GPU."""
-        figures = self._open.figures() if self._open is not None else {}
+        figures = self._open.runner.figures() if self._open is not None else {}
         return replace(self._meter.stats, **figures)
 
     @overload
@@ -270,9 +272,10 @@ class Engine:
             TypeError, ValueError: a wrong argument.
         """
         head = self._head if head is None else self._check_head(head)
-        runner = self._runner
+        dispatcher = self._dispatcher
+        runner = dispatcher.runner
         if type(audio) is np.ndarray:
-            embedding = self._embed_array(runner, audio, sample_rate, head)
+            embedding = dispatcher.embed_array(audio, sample_rate, head)
             if embedding is not None:
                 return embedding
         elif is_on_gpu(audio):
@@ -286,8 +289,8 @@ class Engine:
         out = np.empty((len(given.items), self.embedding_dim), np.float32)
         done = 0
         most = math.inf if given.held else BATCH_SECONDS
-        events = self._events(
-            runner, given.items, head, batch_seconds=most, check=not runner.checks_samples
+        events = dispatcher.events(
+            given.items, head, batch_seconds=most, check=not runner.checks_samples
         )
         with runner.call(), closing(events):
             for event, result in events:
@@ -302,6 +305,62 @@ class Engine:
             # A row that nobody wrote holds whatever its memory held before.
             raise BackendError(f"{done} of {len(out)} clips were read: no embeddings")
         return out[0] if given.single else out
+
+    def embed_async(
+        self, audio: Any, *, sample_rate: int | None = None, head: Head | None = None
+    ) -> Future[Any]:
+        """``embed`` in a thread of the engine's; ``asyncio.wrap_future`` makes it awaitable.
+
+        On a GPU ``contexts`` calls run at once, on a CPU one. Arrays must not be changed before
+        the future is done.
+
+        Args:
+            audio, sample_rate, head: as for ``embed``.
+
+        Returns:
+            The future of what ``embed`` returns, or of what it raises. It can be cancelled until
+            its call begins, and closing the engine does so.
+
+        Raises:
+            BackendError: the engine was closed.
+        """
+        self._runner  # noqa: B018 - a closed engine has none
+
+        def call() -> Any:
+            return self.embed(audio, sample_rate=sample_rate, head=head)
+
+        return self._background.submit(call)
+
+    def input(
+        self, batch: int, seconds: float, *, dtype: Literal["float32", "int16"] = "float32"
+    ) -> NDArray[Any]:
+        """An array to write clips into, which a GPU reads where it is: nothing is copied before.
+
+        On a CPU it is an ordinary array. Each such array that is embedded holds buffers of its own
+        on the GPU, so that a service keeps a few and writes into them again and again.
+
+        Args:
+            batch: B.
+            seconds: of each clip, at ``engine.sample_rate``.
+            dtype: of the samples: ``float32`` in [-1, 1] or ``int16``.
+
+        Returns:
+            Zeros [B, N] in page-locked memory, which lives as long as the array and its views. Give
+            ``embed`` it or its first rows.
+
+        Raises:
+            BackendError: the engine was closed, or memory ran out.
+            ValueError: an argument out of range.
+        """
+        samples = round(seconds * self.sample_rate) if math.isfinite(seconds) else 0
+        if batch < 1 or samples < 1:
+            raise ValueError(
+                f"batch is {batch} and seconds is {seconds}, expected at least one clip of at "
+                "least one sample"
+            )
+        if dtype not in ("float32", "int16"):
+            raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'int16'")
+        return self._runner.input(batch, samples, dtype)
 
     def embed_stream(
         self,
@@ -389,8 +448,7 @@ class Engine:
         Raises:
             FusionEngineError, TypeError, ValueError: as ``embed_stream``.
         """
-        return self._events(
-            self._runner,
+        return self._dispatcher.events(
             items,
             self._check_head(head),
             windows=windows,
@@ -477,137 +535,19 @@ class Engine:
             for name, part in parts.items()
         }
 
-    def _events(
-        self,
-        runner: Runner,
-        items: Iterable[Item],
-        head: Head,
-        *,
-        windows: Windows | None = None,
-        channel: Channel = "mix",
-        partial: bool = False,
-        batch_seconds: float,
-        check: bool = True,
-    ) -> Events:
-        long = LongClips(
-            runner.cutting.most_samples, lambda name: LongClip(runner, self._meter, name)
-        )
-        clips = clips_of(
-            items,
-            self.sample_rate,
-            windows=windows,
-            channel=channel,
-            partial=partial,
-            long=long,
-            check=check,
-        )
-        with closing(clips):
-            for batch in batches(clips, batch_seconds * self.sample_rate):
-                batch_clips = [event for event in batch if isinstance(event, Clip)]
-                found = iter(self._embed(runner, batch_clips, head))
-                for event in batch:
-                    yield event, next(found) if isinstance(event, Clip) else None
-
-    def _embed_array(
-        self, runner: Runner, samples: NDArray[Any], sample_rate: int | None, head: Head
-    ) -> NDArray[np.float32] | None:
-        """What a service calls: an array [N] or [B, N] that goes to a runner as it is, in one run.
-
-        Returns:
-            ``None``: it takes the way of all audio.
-        """
-        if not (
-            runner.checks_samples
-            and samples.dtype in _AS_THEY_ARE
-            and samples.ndim in (1, 2)
-            and samples.size
-            and samples.flags.c_contiguous
-            and samples.flags.aligned
-            and (sample_rate is None or type(sample_rate) is int)
-            and sample_rate in (None, self._spec.frontend.sample_rate)
-        ):
-            return None
-        single = samples.ndim == 1
-        clips = [samples] if single else batch_rows(samples)
-        cut = runner.cutting.cut(samples.shape[-1])
-        if cut is None or len(clips) > cut.clips_per_run:
-            return None
-        results: list[RunResult] = []
-        runner.run(clips, cut, head, results.append)
-        ((embeddings, flags, faulty),) = results
-        for row in faulty:
-            name = clip_names(len(clips))[row]
-            raise self._fault(clips[row], flags[row], embeddings[row], name)
-        seconds = samples.size / self._spec.frontend.sample_rate
-        self._meter.amounts.append({"clips": len(clips), "audio_seconds": seconds})
-        result: NDArray[np.float32] = embeddings[0] if single else embeddings
-        return result
-
-    def _embed(self, runner: Runner, clips: Sequence[Clip], head: Head) -> list[Result]:
-        """Embeddings or errors of clips of any lengths: equal ones together, long ones in runs."""
-        results: list[Any] = [None] * len(clips)
-        for part in runner.cutting.batches([clip.end - clip.start for clip in clips]):
-            if isinstance(part, Long):
-                results[part.row] = self._embed_long(runner, clips[part.row], head)
-            elif isinstance(part, Batch):
-                chosen = [clips[row] for row in part.rows]
-                sink = self._sink(part.rows, chosen, results)
-                runner.run([clip.samples for clip in chosen], part.cut, head, sink)
-            else:
-                results[part.row] = part.error
-        if len(self._meter.amounts) > Meter.MOST:
-            self._meter.settle()
-        return results
-
-    def _sink(self, rows: Sequence[int], clips: Sequence[Clip], results: list[Any]) -> Sink:
-        """Takes what a run gives for some clips."""
-
-        def sink(result: RunResult) -> None:
-            embeddings, flags, faulty = result
-            for row, embedding in zip(rows, embeddings, strict=True):
-                results[row] = embedding
-            for row in faulty:
-                clip = clips[row]
-                results[rows[row]] = self._fault(
-                    clip.samples, flags[row], embeddings[row], clip.name
-                )
-            self._count(clips)
-
-        return sink
-
-    def _fault(
-        self, samples: Samples, flag: np.uint32, embedding: NDArray[np.float32], name: str
-    ) -> FusionEngineError:
-        """Why a run gave no embedding of a clip."""
-        try:
-            check_samples(samples, name)
-        except AudioError as error:
-            return error
-        found = fault(self._spec, flag, embedding, name)
-        assert found is not None
-        return found
-
-    def _embed_long(self, runner: Runner, clip: Clip, head: Head) -> Result:
-        """A clip that takes more than one run; one that came as a stream is run but for its end."""
-        try:
-            long = clip.long
-            if long is None:
-                long = LongClip(runner, self._meter, clip.name)
-                long.push(clip.samples)
-            embedding, flag = long.finish(head)
-        except AudioError as error:
-            return error
-        return fault(self.spec, flag, embedding, clip.name) or embedding
-
     @property
-    def _runner(self) -> Runner:
-        runner = self._open
-        if runner is None:
+    def _dispatcher(self) -> Dispatcher:
+        dispatcher = self._open
+        if dispatcher is None:
             raise BackendError(self._gone)
         # Every call comes here, also those that nobody asks the stats of.
         if len(self._meter.amounts) > Meter.MOST:
             self._meter.settle()
-        return runner
+        return dispatcher
+
+    @property
+    def _runner(self) -> Runner:
+        return self._dispatcher.runner
 
     def _runs(self, clip: Clip) -> Iterator[Run]:
         """Of a whole clip."""
@@ -615,12 +555,9 @@ class Engine:
 
     def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
         clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
-        self._count([clip])
+        seconds = len(clip.samples) / self.sample_rate
+        self._meter.amounts.append({"clips": 1, "audio_seconds": seconds})
         return clip
-
-    def _count(self, clips: Sequence[Clip]) -> None:
-        seconds = sum(len(clip.samples) for clip in clips) / self.sample_rate
-        self._meter.amounts.append({"clips": len(clips), "audio_seconds": seconds})
 
     def _check_head(self, head: Head | None) -> Head:
         if self.spec.frames_per_step is None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from ..spec import Head, Spec
 from .cut import Cut, Cutting, Piece
 
 Samples = NDArray[Any]
+SampleType = Literal["float32", "int16"]
 Flags = NDArray[np.uint32]
 # Of a run: embeddings [B, D], flags [B], and the rows that have no embedding.
 RunResult = tuple[NDArray[np.float32], Flags, Sequence[int]]
-Sink = Callable[[RunResult], None]
 
 
 class ClipState(ABC):
@@ -58,6 +58,7 @@ class Runner(ABC):
         cutting: how clips are cut.
         checks_samples: ``run`` takes clips that are not checked yet, and a bad sample makes one of
             the rows without an embedding.
+        keeps_in_flight: ``start`` may be called; else ``run`` computes in the calling thread.
         call: makes the context of a call of several runs, which closing waits for.
     """
 
@@ -66,15 +67,30 @@ class Runner(ABC):
     name: str
     cutting: Cutting
     checks_samples: bool = False
+    keeps_in_flight: bool = False
     call: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @abstractmethod
-    def run(self, clips: Sequence[Samples], cut: Cut, head: Head, sink: Sink) -> None:
-        """Embed clips that are cut alike, in one run, and give the result to ``sink``.
+    def run(self, clips: Sequence[Samples], cut: Cut, head: Head) -> RunResult:
+        """Embed clips that are cut alike, in one run.
 
         Raises:
             BackendError: the library failed, memory that ran out included.
         """
+
+    def start(
+        self, clips: Sequence[Samples], cut: Cut, head: Head
+    ) -> Callable[[], RunResult] | None:
+        """Begin what ``run`` does, without waiting for anything.
+
+        Returns:
+            What waits for the result, and has to be called once; ``None``: there is no room beside
+            what is under way.
+
+        Raises:
+            BackendError: as ``run``; so does what is returned.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def clip_state(self) -> ClipState:
@@ -83,6 +99,14 @@ class Runner(ABC):
     @abstractmethod
     def layer_outputs(self, samples: Samples, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
         """Layer outputs of one run, the pieces as the first axis."""
+
+    def input(self, clips: int, samples: int, dtype: SampleType) -> NDArray[Any]:
+        """An array [B, N] for a caller to write into; see ``Engine.input``.
+
+        Raises:
+            BackendError: memory ran out.
+        """
+        return np.zeros((clips, samples), dtype)
 
     def embed_on_device(self, audio: Any, head: Head) -> Any:
         """Embeddings of an array on this runner's GPU, left there; see ``Engine.embed``."""

@@ -74,6 +74,21 @@ class Program {
         return tuple_of(results);
     }
 
+    void start(const std::vector<py::array>& clips, const GraphLaunch& graph) {
+        const std::vector<HostClip> samples = host_clips(clips);
+        const py::gil_scoped_release release;
+        load_clips(host_, samples, largest_, faulty_);
+        graph.launch();
+    }
+
+    py::tuple finish(const GraphLaunch& graph) {
+        {
+            const py::gil_scoped_release release;
+            graph.wait();
+        }
+        return results();
+    }
+
     py::tuple run(const std::vector<py::array>& clips, const GraphLaunch& graph) {
         const std::vector<HostClip> samples = host_clips(clips);
         Results results(host_);
@@ -178,6 +193,9 @@ void bind_program(py::module_& module) {
         .def("results", &Program::results,
              "Embeddings [B, D], flags [B] of layer outputs, and the rows without an embedding: a "
              "sample, a layer output or a value of it is not finite or too large.")
+        .def("start", &Program::start, "`load`, and launch the graph; `finish` follows.",
+             py::arg("clips"), py::arg("graph"))
+        .def("finish", &Program::finish, "Wait for the graph; `results`.", py::arg("graph"))
         .def("run", &Program::run, "`load`, the graph, `results`.", py::arg("clips"),
              py::arg("graph"));
 }

@@ -13,8 +13,10 @@ from ... import _core
 from ...audio.arrays import MAX_SAMPLE
 from ...spec import Head
 from ..cut import Cut, Piece
-from ..runner import RunResult, Samples
-from .kernels import Ranges, SampleType
+from ..runner import RunResult, Samples, SampleType
+from .driver import Graph
+from .inputs import PinnedRows
+from .kernels import Ranges
 from .model import Model
 from .slots import MemoryLayout, Slot, SlotPool
 
@@ -34,6 +36,8 @@ class BatchKey(NamedTuple):
         head: pooling over time.
         resident: samples of each clip of a batch that is in device memory, and whose results stay
             there; ``None``: samples come from the host, and results go there.
+        pinned: where on the host the clips are, if they are read there; ``None``: they are copied
+            into memory of the slot first.
     """
 
     clips: int
@@ -43,16 +47,24 @@ class BatchKey(NamedTuple):
     dtype: SampleType
     head: Head
     resident: int | None = None
+    pinned: PinnedRows | None = None
 
 
 def batch_key(
-    clips: int, cut: Cut, *, dtype: SampleType, head: Head, resident: int | None = None
+    clips: int,
+    cut: Cut,
+    *,
+    dtype: SampleType,
+    head: Head,
+    resident: int | None = None,
+    pinned: PinnedRows | None = None,
 ) -> BatchKey:
     """The key of a batch of clips that are cut alike."""
     # What comes after the last piece is dropped, and what is missing in it is padding.
     first, last = cut.pieces[0], cut.pieces[-1]
     frames = min(cut.frames, last.stop)
-    return BatchKey(clips, frames, len(cut.pieces), first.stop - first.start, dtype, head, resident)
+    length = first.stop - first.start
+    return BatchKey(clips, frames, len(cut.pieces), length, dtype, head, resident, pinned)
 
 
 def sample_type(clips: Sequence[Samples]) -> SampleType:
@@ -65,7 +77,8 @@ class _Program:
 
     Device memory holds the input (lengths [B] int64, ``sample_bytes`` of samples), flags [2, B]
     uint32 of layer outputs and of samples, embeddings [B, D] float32, index arrays, log-mel, and
-    what the network asks for. The host's page-locked memory has all but the last two. The flags
+    what the network asks for. The host's page-locked memory has all but the last two, and not the
+    samples either where they are in page-locked memory of the caller's. The flags
     end the input, which clears them, and begin the output: one copy each way.
     """
 
@@ -84,7 +97,8 @@ class _Program:
         total = clips * key.segments
         layout = MemoryLayout()
         self._lengths = layout.add(8 * clips)
-        self._samples = layout.add(sample_bytes)
+        if key.pinned is None:
+            self._samples = layout.add(sample_bytes)
         self._flags = layout.add(8 * clips)
         self._input_bytes = layout.size
         self._embedding = layout.add(4 * clips * dim)
@@ -92,6 +106,8 @@ class _Program:
         self._indices = layout.size
         offsets, begins, counts = (layout.add(8 * n) for n in (clips + 1, total, total))
         on_host = layout.size
+        if key.pinned is not None:
+            self._samples = layout.add(sample_bytes)
         self._log_mel = layout.add(total * key.length * model.kernels.frame_bytes)
         with_context = [
             layout.add(size) for size in slot.context.prepare(total, key.length, slot.stream)
@@ -164,12 +180,16 @@ class BatchProgram(_Program):
         front = model.spec.frontend
         # As many samples as give no further frame, in whole 16 bytes.
         most = front.samples(key.frames) + front.hop_length - 1
-        self.stride = -(-most // 8) * 8
-        size = np.dtype(key.dtype).itemsize * key.clips * self.stride
-        super().__init__(pool, model, key, pieces, slot, sample_bytes=size)
+        pinned = key.pinned
+        self.stride = -(-most // 8) * 8 if pinned is None else pinned.samples
+        self._bytes = np.dtype(key.dtype).itemsize * key.clips * self.stride
+        super().__init__(pool, model, key, pieces, slot, sample_bytes=self._bytes)
         host = self._host.address
+        if pinned is not None:
+            self._view(self._lengths, np.int64, key.clips)[:] = pinned.samples
+            self._upload(self._lengths, 8 * key.clips)
         self._native = _core.Program(
-            samples=host + self._samples,
+            samples=host + self._samples if pinned is None else pinned.address,
             dtype=key.dtype,
             clips=key.clips,
             stride=self.stride,
@@ -179,6 +199,7 @@ class BatchProgram(_Program):
             dim=model.spec.embedding_dim,
             largest=MAX_SAMPLE,
         )
+        self._started: Graph | None = None
         slot.stream.synchronize()
 
     def run(self, clips: Sequence[Samples]) -> tuple[RunResult, bool]:
@@ -186,22 +207,41 @@ class BatchProgram(_Program):
         graph = self._slot.graph
         if graph is not None:
             return self._native.run(clips, graph.native), True
+        self.start(clips)
+        return self.finish()
+
+    def start(self, clips: Sequence[Samples]) -> None:
+        """Queue a run for clips on the host; ``finish`` follows."""
+        self._started = self._slot.graph
+        if self._started is None:
+            with self._model.cuda.current():
+                self._started = self._slot.recorded(self._work)
+                if self._started is None:
+                    self._native.load(clips)
+                    self._work()
+                    return
+        self._native.start(clips, self._started.native)
+
+    def finish(self) -> tuple[RunResult, bool]:
+        """Wait for what ``start`` queued; see ``run``."""
+        if self._started is not None:
+            return self._native.finish(self._started.native), True
         with self._model.cuda.current():
-            graph = self._slot.recorded(self._work)
-            if graph is not None:
-                return self._native.run(clips, graph.native), True
-            self._native.load(clips)
-            self._work()
             self._slot.stream.synchronize()
         return self._native.results(), False
 
     def _work(self) -> None:
         device, host, stream = self._device, self._host.address, self._slot.stream
-        self._upload(self._lengths, self._input_bytes)
-        flags = device + self._flags + 4 * self._key.clips
+        cuda, clips, pinned = self._model.cuda, self._key.clips, self._key.pinned
+        if pinned is None:
+            self._upload(self._lengths, self._input_bytes)
+        else:
+            cuda.copy(device + self._samples, pinned.address, self._bytes, stream)
+            cuda.fill(device + self._flags, 0, 2 * clips, stream)
+        flags = device + self._flags + 4 * clips
         self._queue_log_mel(device + self._samples, self.stride, flags)
         self._queue_network()
-        self._model.cuda.copy(host + self._flags, device + self._flags, self._output_bytes, stream)
+        cuda.copy(host + self._flags, device + self._flags, self._output_bytes, stream)
 
 
 class ResidentProgram(_Program):

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from ...errors import AudioError, BackendError, FusionEngineError
 from ...spec import Head, Spec
 from ..cut import Batch, Cut, Cutting, Piece, Refused
-from ..runner import ClipState, Flags, Runner, Samples, Sink, not_finite
+from ..runner import ClipState, Flags, Runner, RunResult, Samples, SampleType, not_finite
 from ..stats import Meter
 from .arrays import DeviceArray, read_array
-from .batch import BatchProgram, ResidentProgram, batch_key, sample_type
+from .batch import BatchKey, BatchProgram, ResidentProgram, batch_key, sample_type
 from .cuda_network import CudaNetwork
 from .dlpack import Imported
 from .driver import Cuda, Memory, OutOfMemory, Stream
-from .kernels import Kernels, SampleType
+from .inputs import Inputs
+from .kernels import Kernels
 from .long_clips import DeviceSamples, Pass
 from .model import Model
-from .slots import MemoryLayout, SlotPool
+from .slots import MemoryLayout, Slot, SlotPool
 
 # Samples from one row to the next, of an array that the frontend reads where it is.
 MAX_STRIDE = 1 << 30
@@ -44,7 +45,7 @@ class CudaRunner(Runner):
         meter: where what was done is added up.
     """
 
-    checks_samples = True
+    checks_samples = keeps_in_flight = True
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class CudaRunner(Runner):
         self._cuda, self._meter = cuda, meter
         self._calls = _Calls()
         self._streams = deque[Stream]()
+        self._inputs = Inputs(cuda)
         segment, most = spec.segment, network.max_frames
         if segment is not None:
             most = network.segments_per_run(segment.frames) * segment.frames
@@ -87,15 +89,15 @@ class CudaRunner(Runner):
                 raise
         self._model = Model(cuda, network, kernels, spec, memory)
 
-    def run(self, clips: Sequence[Samples], cut: Cut, head: Head, sink: Sink) -> None:  # noqa: D102
+    def run(self, clips: Sequence[Samples], cut: Cut, head: Head) -> RunResult:  # noqa: D102
         # What a warm call takes of Python: a few calls more are a tenth of its time.
-        key = batch_key(len(clips), cut, dtype=sample_type(clips), head=head)
-        bind = partial(BatchProgram, self._slots, self._model, key, cut.pieces)
+        key, bind = self._batch(clips, cut, head)
         start = perf_counter()
         try:
             with self._calls:
                 slot = self._slots.take(key, bind)
                 try:
+                    result: RunResult
                     result, graph = slot.program.run(clips)
                 except BaseException:
                     self._slots.drop(slot)
@@ -106,7 +108,63 @@ class CudaRunner(Runner):
             raise
         amounts = {"runs": 1, "uncaptured_runs": not graph, "gpu_seconds": perf_counter() - start}
         self._meter.amounts.append(amounts)
-        sink(result)
+        return result
+
+    def start(  # noqa: D102
+        self, clips: Sequence[Samples], cut: Cut, head: Head
+    ) -> Callable[[], RunResult] | None:
+        key, bind = self._batch(clips, cut, head)
+        start = perf_counter()
+        try:
+            slot = self._slots.take(key, bind, wait=False)
+            if slot is None:
+                return None
+            try:
+                slot.program.start(clips)
+            except BaseException:
+                self._slots.drop(slot)
+                raise
+        except Exception as error:
+            self._raise_readable(error)
+            raise
+        return partial(self._finish, slot, perf_counter() - start)
+
+    def _batch(
+        self, clips: Sequence[Samples], cut: Cut, head: Head
+    ) -> tuple[BatchKey, Callable[[Slot], BatchProgram]]:
+        """The key of a batch, and what binds a slot to it."""
+        dtype = sample_type(clips)
+        pinned = self._inputs.find(clips, dtype) if self._inputs.ends else None
+        key = batch_key(len(clips), cut, dtype=dtype, head=head, pinned=pinned)
+        return key, partial(BatchProgram, self._slots, self._model, key, cut.pieces)
+
+    def input(self, clips: int, samples: int, dtype: SampleType) -> NDArray[Any]:  # noqa: D102
+        try:
+            with self._calls:
+                return self._inputs.new(clips, samples, dtype)
+        except Exception as error:
+            self._raise_readable(error)
+            raise
+
+    def _finish(self, slot: Slot, seconds: float) -> RunResult:
+        """The result of what ``start`` began, which took so long."""
+        start = perf_counter()
+        try:
+            try:
+                result: RunResult
+                result, graph = slot.program.finish()
+            except BaseException:
+                self._slots.drop(slot)
+                raise
+            self._slots.give_back(slot)
+        except Exception as error:
+            self._raise_readable(error)
+            raise
+        seconds += perf_counter() - start
+        self._meter.amounts.append(
+            {"runs": 1, "uncaptured_runs": not graph, "gpu_seconds": seconds}
+        )
+        return result
 
     def clip_state(self) -> ClipState:  # noqa: D102
         with self._call():
@@ -133,6 +191,7 @@ class CudaRunner(Runner):
         self._calls.close()
         with self._cuda.current():
             self._slots.close()
+            self._inputs.free()
             for stream in self._streams:
                 stream.close()
             self._model.tables.close(self._stream)

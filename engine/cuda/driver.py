@@ -36,6 +36,11 @@ _LAUNCH_VERSION = 11_040
 _capturing = threading.local()
 
 
+def capturing() -> bool:
+    """Whether the calling thread records a graph: then it may neither free nor wait."""
+    return getattr(_capturing, "on", False)
+
+
 class OutOfMemory(Exception):
     """An allocation of ``size`` bytes that the device or the host could not give."""
 
@@ -287,7 +292,7 @@ class Cuda:
         the default stream, or one that synchronises with it, are waited for here. ``source`` is
         kept until ``last``.
         """
-        if getattr(_capturing, "on", False):
+        if capturing():
             # The garbage collector runs anywhere.
             self._deferred.append((address, last, source))
             return

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,9 @@ from ...errors import BackendError
 from ...frontend.tables import frontend_tables
 from ...spec import Head, Spec
 from ..network_input import LOG_MEL, NetworkInput
+from ..runner import SampleType
 from .cuda_network import ITEM_SIZES, LayerTensor
 from .driver import Stream
-
-SampleType = Literal["float32", "int16"]
 
 
 @dataclass(frozen=True)

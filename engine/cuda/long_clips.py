@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ...spec import Head
 from ..cut import Piece, frames_of
-from ..runner import Samples
+from ..runner import Samples, SampleType
 from .batch import sample_type
 from .cuda_network import LayerTensor
 from .driver import Memory, Stream
-from .kernels import FrameFeatures, Ranges, SampleType, State
+from .kernels import FrameFeatures, Ranges, State
 from .model import Model
 from .slots import MemoryLayout, Slot, SlotPool
 

@@ -4,13 +4,18 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, overload
 
 from ...errors import BackendError
 from .cuda_network import CudaNetwork
 from .driver import Cuda, Graph, Memory, OutOfMemory, Pinned, Stream
 
 logger = logging.getLogger(__name__)
+
+
+class _Busy(Exception):
+    """There is no room before a running call has ended."""
+
 
 # More input shapes than this are seldom in use at once; a new one takes over the oldest's context.
 MAX_SLOTS = 64
@@ -38,6 +43,7 @@ class Slot:
         program: what the binding of ``key`` left for its runs.
         device: its device memory.
         pinned: its page-locked memory.
+        patient: whether its binding may wait for running calls to end.
     """
 
     def __init__(self, cuda: Cuda, network: CudaNetwork) -> None:
@@ -51,6 +57,7 @@ class Slot:
         self.graph: Graph | None = None
         self._uses = 0
         self._capturable = True
+        self.patient = True
 
     @property
     def bytes(self) -> int:
@@ -138,23 +145,37 @@ class SlotPool:
             raise
         self.give_back(slot)
 
-    def take(self, key: Hashable, bind: Callable[[Slot], Any]) -> Slot:
+    @overload
+    def take(self, key: Hashable, bind: Callable[[Slot], Any]) -> Slot: ...
+
+    @overload
+    def take(self, key: Hashable, bind: Callable[[Slot], Any], *, wait: bool) -> Slot | None: ...
+
+    def take(self, key: Hashable, bind: Callable[[Slot], Any], *, wait: bool = True) -> Slot | None:
         """A slot for ``key`` and for one call, which ends with ``give_back`` or ``drop``.
 
         Unless it was bound to the key already, ``bind`` does that; its result is the program.
+
+        Args:
+            wait: for calls under way to end, where there is no room beside them; else ``None``.
 
         Raises:
             BackendError: memory ran out.
         """
         with self._changed:
             while self._leased >= self._contexts:
+                if not wait:
+                    return None
                 self._changed.wait()
             self._leased += 1
             for slot in reversed(self._idle):
                 if slot.key == key:
                     self._idle.remove(slot)
                     return slot
-        return self._bound(key, bind)
+        try:
+            return self._bound(key, bind, wait)
+        except _Busy:
+            return None
 
     def give_back(self, slot: Slot) -> None:
         """End a call that went well."""
@@ -182,7 +203,7 @@ class SlotPool:
                 self._held -= slot.bytes
                 slot.free()
                 self._changed.notify_all()
-            self._reserve(device, what)
+            self._reserve(device, what, slot.patient)
             try:
                 slot.device = self._allocate(device, slot.stream, what)
             except BaseException:
@@ -214,7 +235,7 @@ class SlotPool:
         """Destroy the slots; none is leased."""
         self._drop_idle()
 
-    def _bound(self, key: Hashable, bind: Callable[[Slot], Any]) -> Slot:
+    def _bound(self, key: Hashable, bind: Callable[[Slot], Any], wait: bool) -> Slot:
         """The best slot for a key that none is bound to."""
         slot = None
         try:
@@ -225,6 +246,7 @@ class SlotPool:
                 if slot is None:
                     slot = self._new()
                 slot.forget()
+                slot.patient = wait
                 slot.program = bind(slot)
                 slot.key = key
         except BaseException:
@@ -253,12 +275,14 @@ class SlotPool:
                 self._destroy(self._idle.pop())
             return found
 
-    def _reserve(self, size: int, what: str) -> None:
+    def _reserve(self, size: int, what: str, wait: bool) -> None:
         with self._changed:
             while self._held + size > self._limit:
                 if self._idle:
                     self._destroy(self._idle.pop(0))
                 elif self._held:  # of running calls, which end
+                    if not wait:
+                        raise _Busy
                     self._changed.wait()
                 else:
                     raise BackendError(

@@ -196,6 +196,8 @@ class Program:
     def results(self) -> tuple[_Float, _Flags, list[int]]:
         """Embeddings [B, D], flags [B] of layer outputs, and the rows without an embedding."""
 
+    def start(self, clips: Sequence[npt.NDArray[Any]], graph: GraphLaunch) -> None: ...
+    def finish(self, graph: GraphLaunch) -> tuple[_Float, _Flags, list[int]]: ...
     def run(
         self, clips: Sequence[npt.NDArray[Any]], graph: GraphLaunch
     ) -> tuple[_Float, _Flags, list[int]]:

@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.usefixtures("_here"), pytest.mark.heavy]
 # Else a run may be at its end when its first rows are seen.
 SLOWLY = """
 import time
-from fusion_engine.engine import Engine
-embed = Engine._embed
-Engine._embed = lambda *arguments: (time.sleep(3), embed(*arguments))[1]
+from fusion_engine.engine.dispatch import Dispatcher
+embed = Dispatcher.embed
+Dispatcher.embed = lambda *arguments: (time.sleep(3), embed(*arguments))[1]
 """
 
 
@@ -223,17 +223,17 @@ def test_a_signal_whose_exception_is_dropped_stops_all_the_same(shell, artifact,
     default = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"
     before = (
         "import os, signal\n"
-        "from fusion_engine.engine import Engine\n"
+        "from fusion_engine.engine.dispatch import Dispatcher\n"
         f"signal.signal({number:d}, signal.{default})\n"
-        "embed = Engine._embed\n"
+        "embed = Dispatcher.embed\n"
         "class Dropped:\n"
         "    def __del__(self):\n"
         f"        os.kill(os.getpid(), {number:d})\n"
-        "def spy(self, runner, clips, head):\n"
+        "def spy(self, clips, head):\n"
         "    if clips:\n"
         "        Dropped()\n"
-        "    return embed(self, runner, clips, head)\n"
-        "Engine._embed = spy"
+        "    return embed(self, clips, head)\n"
+        "Dispatcher.embed = spy"
     )
     result = shell("embed", artifact, copies(200), "-o", "out.parquet", before=before)
     assert "Exception ignored in" in result.stderr

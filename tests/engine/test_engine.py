@@ -14,7 +14,7 @@ import soxr
 
 import fusion_engine as fe
 from fusion_engine.audio import decode_ahead
-from fusion_engine.engine import engine as engine_module
+from fusion_engine.engine import dispatch
 from fusion_engine.engine.precision import emulated_model, typed_model
 
 from .. import signals
@@ -436,13 +436,13 @@ def test_stats_that_nobody_asks_for_take_no_memory(small, monkeypatch):
 
 def test_a_stream_that_ends_early_gives_no_embedding(small, monkeypatch):
     """The rows that were not written would be whatever their memory held."""
-    clips_of = engine_module.clips_of
+    clips_of = dispatch.clips_of
     x = np.zeros(RATE, np.float32)
 
     def short(items, *arguments, **options):
         return clips_of(items[:-1], *arguments, **options)
 
-    monkeypatch.setattr(engine_module, "clips_of", short)
+    monkeypatch.setattr(dispatch, "clips_of", short)
     with pytest.raises(fe.BackendError, match="2 of 3 clips were read"):
         small.embed([x, x, x])
     with pytest.raises(fe.BackendError, match="0 of 1 clips were read"):

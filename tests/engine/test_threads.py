@@ -19,7 +19,7 @@ def path(tmp_path_factory):
 
 
 def options(engine):
-    return engine._open._network._onnx.session.get_session_options()
+    return engine._runner._network._onnx.session.get_session_options()
 
 
 def test_one_for_every_cpu_that_may_be_used(path, monkeypatch):

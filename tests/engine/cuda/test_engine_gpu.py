@@ -273,6 +273,29 @@ def test_arrays_on_the_gpu_are_read_where_they_are(small):
     assert_close(small.embed(one.expand(3, -1)).numpy()[2], small.embed(one).numpy(), 1e-6)
 
 
+def test_an_array_that_is_read_where_it_is(small):
+    x = small.input(4, 2.0)
+    x[:] = [noise(2.0, seed) for seed in range(4)]
+    expected = small.embed(x.copy())
+    for _ in range(4):
+        assert np.array_equal(small.embed(x), expected)
+        assert np.array_equal(small.embed(x[:1]), small.embed(x[:1].copy()))
+    x[:] = x[::-1].copy()
+    assert np.array_equal(small.embed(x), expected[::-1])
+
+
+def test_lists_and_futures_in_flight(small):
+    clips = [noise(0.5 + 0.25 * (i % 5), i) for i in range(20)]
+    expected = [small.embed(x) for x in clips]
+    futures = [small.embed_async(x) for x in clips]
+    for _ in range(3):
+        got = small.embed(clips)
+        for row, alone in zip(got, expected, strict=True):
+            assert_close(row, alone, 1e-3)  # a batch may have other kernels than a clip
+    for future, alone in zip(futures, expected, strict=True):
+        assert_close(future.result(), alone, 1e-3)
+
+
 def test_memory_after_ten_thousand_calls(small):
     clips = [noise(length, seed) for seed, length in enumerate(LENGTHS)]
     on_device = [torch.from_numpy(x).cuda() for x in clips]

@@ -11,7 +11,7 @@ import torch
 import fusion_engine as fe
 from fusion_engine import _core
 from fusion_engine.audio.arrays import INT16_SCALE, MAX_SAMPLE
-from fusion_engine.engine import engine as engine_module
+from fusion_engine.engine import dispatch
 
 from .artifacts import CHUNKED, write_artifact
 from .double import HostCuda, Machine, NativeDriver, view
@@ -152,7 +152,7 @@ def test_a_warm_call_is_few_python_calls(warm, make, rate, clips):
     sys.setprofile(note)
     warm.embed(x, sample_rate=rate)
     sys.setprofile(None)
-    assert len(called) <= 12, called
+    assert len(called) <= (12 if clips is None else 13), called
 
 
 def test_the_short_way_gives_what_the_long_way_gives(warm):
@@ -304,7 +304,7 @@ def test_a_cpus_engine_checks_before_it_runs(artifact, monkeypatch):
     for audio in (x, [x]):
         with pytest.raises(fe.AudioError, match="sample 5 is nan"):
             engine.embed(audio)
-    assert engine_module.check_samples  # the one that names the sample
+    assert dispatch.check_samples  # the one that names the sample
 
 
 def test_where_every_clip_is_one_piece_there_are_no_index_arrays(open_plan, monkeypatch):
