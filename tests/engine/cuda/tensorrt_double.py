@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from .double import DTYPES, view
 
@@ -55,6 +54,8 @@ class TensorRT:
 
 class Engine:
     def __init__(self, trt: TensorRT, plan: bytes) -> None:
+        import onnxruntime
+
         self.trt, self.session = trt, onnxruntime.InferenceSession(plan)
         (log_mel,) = self.session.get_inputs()
         self.names = ["log_mel", *(node.name for node in self.session.get_outputs())]

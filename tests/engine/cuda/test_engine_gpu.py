@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import fusion_engine as fe
-from fusion_engine.engine.devices import find_gpu
 from fusion_engine.engine.onnx import cuda_missing
-from fusion_engine.engine.tensorrt import build, installed_runtimes, library_for
+from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import export
 
 from ... import signals
+from ...gpu import tensorrt_missing
+from .torch_network import open_with_torch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
@@ -74,28 +75,26 @@ LONG = CLIPS[-1]
 
 @pytest.fixture(
     scope="module",
-    params=[("onnxruntime", "fp32"), *PLANS],
+    params=[("onnxruntime", "fp32"), ("pytorch", "fp32"), ("pytorch", "fp16"), *PLANS],
     ids=lambda param: "-".join(param),
 )
 def opened(request, artifact):
     """Opens a model on a library in a precision: ``opened("cnn14", contexts=1)``."""
     library, precision = request.param
+    reason = None
     if library == "onnxruntime":
         reason = cuda_missing("cuda")
-        if reason is not None:
-            pytest.skip(reason)
-    elif library not in installed_runtimes():
-        pytest.skip(f"{library} is not installed")
-    else:
-        try:
-            library_for(find_gpu(), library)
-        except fe.BackendError as error:
-            pytest.skip(str(error))
+    elif library != "pytorch":
+        reason = tensorrt_missing(library)
+    if reason is not None:
+        pytest.skip(reason)
 
     def get(model, **options):
         path = artifact(model)
         if library == "onnxruntime":
             return fe.Engine(path, device="cuda", **options)
+        if library == "pytorch":
+            return open_with_torch(path, precision, **options)
         plan = path.with_name(f"{model}-{library}-{precision}.plan")
         if not plan.exists():
             build(path, plan, runtime=library, precision=precision)

@@ -33,7 +33,7 @@ class HostTorchContext(TorchContext):
 
     def enqueue(self, log_mel: int, stream: Stream) -> Sequence[LayerTensor]:
         tensors = super().enqueue(log_mel, stream)
-        outputs, x = self._outputs, self.input(log_mel)
+        outputs, x = self._outputs, self._input
 
         def run() -> None:
             with torch.inference_mode():
@@ -43,7 +43,7 @@ class HostTorchContext(TorchContext):
         self._network.machine.queue(stream.handle, run)
         return tensors
 
-    def input(self, address: int) -> torch.Tensor:
+    def view(self, address: int) -> torch.Tensor:
         return torch.from_numpy(view(address, np.float32, *self._shape))
 
     def pool(self) -> Any:

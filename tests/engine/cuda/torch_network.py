@@ -8,6 +8,7 @@ until the graph is gone.
 """
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,9 @@ Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Of log-mel in one run, all inputs together: 128 clips of 10 s.
 MOST_FRAMES = 1 << 17
+
+# PyTorch's allocator gives nothing back while any thread captures into a pool: it fails instead.
+_allocator = threading.Lock()
 
 
 class CastAtConvolutions(TorchFunctionMode):
@@ -124,6 +128,12 @@ class TorchNetwork(CudaNetwork):
 
     def close(self) -> None:
         self._tensors.clear()
+        empty_cache()
+
+
+def empty_cache() -> None:
+    """Give the system what PyTorch holds and nobody uses."""
+    with _allocator:
         torch.cuda.empty_cache()
 
 
@@ -133,20 +143,23 @@ class TorchContext(Context):
     def __init__(self, network: TorchNetwork) -> None:
         self._network = network
         self._shape: tuple[int, ...] = ()
+        self._input = torch.empty(0)
         self._outputs: tuple[torch.Tensor, ...] = ()
         self._pool: Any = None  # of the graph's memory
 
     def prepare(self, segments: int, frames: int, stream: Stream) -> Sequence[int]:
         self._shape = (segments, 1, frames, self._network.spec.frontend.n_mels)
-        self._outputs, self._pool = (), None  # no graph uses them any more
+        self._release()  # no graph uses it any more
         return ()
 
     def attach(self, addresses: Sequence[int]) -> None:
         pass
 
     def enqueue(self, log_mel: int, stream: Stream) -> Sequence[LayerTensor]:
+        if self._input.data_ptr() != log_mel:
+            self._input = self.view(log_mel)
         with self._on(stream):
-            self._outputs = self._run(self.input(log_mel))
+            self._outputs = self._run(self._input)
         return [
             LayerTensor(
                 x.data_ptr(),
@@ -159,24 +172,30 @@ class TorchContext(Context):
 
     def capturable(self, stream: Stream) -> bool:
         # What cuDNN chooses and prepares is each thread's own, and this is the one that captures.
-        self._outputs = ()
+        self._release()
         with self._on(stream):
             self._run(torch.zeros(self._shape, device=self._network.device))
-            stream.synchronize()
-            self._pool = self.pool()
+        stream.synchronize()
+        empty_cache()  # of what the runs until now took, which the graph will not
+        self._pool = self.pool()
         return True
 
     def close(self) -> None:
-        self._outputs, self._pool = (), None
-        torch.cuda.empty_cache()  # the cache's blocks are of a stream that is closed
+        self._release()
+        empty_cache()  # its blocks are of a stream that is closed
 
-    def input(self, address: int) -> torch.Tensor:
+    def view(self, address: int) -> torch.Tensor:
         """Log-mel where it is."""
         return torch.as_tensor(DeviceArray(address, self._shape), device=self._network.device)
 
     def pool(self) -> Any:
         """Memory for one graph."""
-        return torch.cuda.MemPool()
+        with torch.cuda.device(self._network.device):
+            return torch.cuda.MemPool()
+
+    def _release(self) -> None:
+        with _allocator:
+            self._input, self._outputs, self._pool = torch.empty(0), (), None
 
     @contextmanager
     def _on(self, stream: Stream) -> Iterator[None]:
@@ -186,7 +205,7 @@ class TorchContext(Context):
             if not torch.cuda.is_current_stream_capturing():
                 yield
                 return
-            with torch.cuda.use_mem_pool(self._pool):
+            with _allocator, torch.cuda.use_mem_pool(self._pool):
                 yield
 
     def _run(self, log_mel: torch.Tensor) -> tuple[torch.Tensor, ...]:
