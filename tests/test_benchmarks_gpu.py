@@ -5,6 +5,8 @@ import ctypes
 import inspect
 import json
 import math
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -145,6 +147,57 @@ def host_kernels(on_cpu, monkeypatch):
     monkeypatch.setattr(cases_gpu_kernels, "_core", double)
     monkeypatch.setattr(cases_gpu_kernels, "SECONDS", 1)
     return double
+
+
+# What a machine with a GPU may lack; pytest and hypothesis are for its tests.
+OPTIONAL = [
+    "librosa",
+    "matplotlib",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "polars",
+    "pooch",
+    "pyarrow",
+    "ray",
+    "requests",
+    "rich",
+    "scipy",
+    "sklearn",
+    "soundfile",
+    "soxr",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torchlibrosa",
+    "transformers",
+    "typer",
+]
+OPTIONS = ["--collect-only", "-q", "-p", "no:cacheprovider"]
+GPU_TESTS = sorted(
+    str(path.relative_to(machine.ROOT))
+    for path in (machine.ROOT / "tests").rglob("test_*.py")
+    if "mark." + "gpu" in path.read_text()
+)
+
+
+@pytest.mark.parametrize(
+    ("absent", "program"),
+    [
+        ([*OPTIONAL, "pytest", "hypothesis"], "from benchmarks import report, run"),
+        (OPTIONAL, f"import pytest\nassert not pytest.main([*{OPTIONS}, *{GPU_TESTS}])"),
+    ],
+    ids=["benchmarks", "tests"],
+)
+def test_a_bare_machine_imports_the_gpu_targets(absent, program):
+    block = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", block + program],
+        cwd=machine.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_every_case_is_listed():

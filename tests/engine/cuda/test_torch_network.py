@@ -1,6 +1,8 @@
 """The PyTorch network against ONNX Runtime, and on the double as a part of the engine."""
 
+import contextlib
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,7 +19,14 @@ from fusion_engine.export.verify import verification_inputs
 
 from .test_runner import noise, pcm
 from .torch_double import HostTorchNetwork
-from .torch_network import CastAtConvolutions, TorchNetwork, open_with_torch, write_weights
+from .torch_network import (
+    CastAtConvolutions,
+    DeviceArray,
+    TorchContext,
+    TorchNetwork,
+    open_with_torch,
+    write_weights,
+)
 
 # Of the largest value: DESIGN's for the same log-mel in FP32; the roundings of a few layers.
 SAME_LOG_MEL = 5e-6
@@ -67,6 +76,9 @@ def test_the_cast_follows_bn0(two_layers):
     network = TorchNetwork(two_layers, "fp16", "cpu")
     quiet, quieter = (torch.full((1, 1, 40, 64), level) for level in (-99.97, -100.0))
     assert torch.equal(quiet.half(), quieter.half())
+    types = {name: tensor.dtype for name, tensor in network._tensors.items()}
+    kept = {name for name, dtype in types.items() if dtype == torch.float32}
+    assert kept == {"bn0.scale", "bn0.shift"}
     assert not torch.equal(network.forward(quiet)[0], network.forward(quieter)[0])
 
 
@@ -154,3 +166,65 @@ def test_tensors_alone_are_those_of_an_export(tmp_path, monkeypatch):
         for name in ("whole.onnx", "tensors.onnx")
     )
     assert torch.equal(layer, same)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of ``torch.cuda``, in order; captures while ``calls`` ends with "capture"."""
+    made = []
+
+    @contextlib.contextmanager
+    def within(*given):
+        made.append(given)
+        yield
+        made.append(("end", *given))
+
+    for name, value in {
+        "ExternalStream": lambda handle, device: f"stream {handle} of {device}",
+        "stream": within,
+        "device": lambda device: contextlib.nullcontext(),
+        "is_current_stream_capturing": lambda: "capture" in made,
+        "MemPool": lambda: made.append("new pool") or "pool",
+        "use_mem_pool": within,
+        "empty_cache": lambda: made.append("empty cache"),
+    }.items():
+        assert hasattr(torch.cuda, name)
+        monkeypatch.setattr(torch.cuda, name, value)
+    return made
+
+
+def test_what_is_captured_has_a_pool_of_its_own(calls, two_layers, monkeypatch):
+    """Warmed up by the thread that captures, before it does, and on the same stream."""
+    network = TorchNetwork(two_layers, "fp32", "cpu")
+    log_mel = torch.rand(1, 1, 40, 64)
+    monkeypatch.setattr(TorchContext, "view", lambda self, address: log_mel)
+    stream = SimpleNamespace(handle=7, synchronize=lambda: calls.append("synchronize"))
+    context = network.context()
+    assert context.prepare(1, 40, stream) == ()
+    context.enqueue(4096, stream)
+    on, off = ("stream 7 of cpu",), ("end", "stream 7 of cpu")
+    assert calls == [on, off]
+    calls.clear()
+    assert context.capturable(stream)
+    assert calls == [on, off, "synchronize", "empty cache", "new pool"]
+    calls[:] = ["capture"]
+    layers = context.enqueue(4096, stream)
+    assert calls == ["capture", on, ("pool",), ("end", "pool"), off]
+    # What the graph writes to stays, until the next shape.
+    held = {x.data_ptr() for x in context._outputs}
+    assert held == {layer.address for layer in layers}
+    context.prepare(2, 40, stream)
+    assert (context._outputs, context._pool) == ((), None)
+    calls.clear()
+    context.close()
+    assert calls == ["empty cache"]
+
+
+def test_the_array_interface_names_the_memory():
+    array = DeviceArray(4096, (2, 1, 40, 64)).__cuda_array_interface__
+    assert array == {
+        "data": (4096, False),
+        "shape": (2, 1, 40, 64),
+        "typestr": np.dtype(np.float32).str,
+        "version": 3,
+    }
