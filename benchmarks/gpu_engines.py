@@ -106,7 +106,7 @@ def artifact(model: str, purpose: Purpose, folder: Path) -> Path:
 def tensors(model: str, purpose: Purpose, folder: Path) -> Path:
     """The tensors of the same artifact, without its graph."""
     path = folder / f"{model}-tensors.onnx"
-    return path if path.exists() else write_weights(path, model, f"random:{SEED}")
+    return path if path.exists() else write_weights(path, model, weights=f"random:{SEED}")
 
 
 def plan(precision: Precision, model: str, purpose: Purpose, folder: Path) -> Path:

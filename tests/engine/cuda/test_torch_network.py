@@ -155,8 +155,8 @@ def test_a_model_without_an_adapter_is_refused(artifact):
 
 def test_tensors_alone_are_those_of_an_export(tmp_path, monkeypatch):
     monkeypatch.setattr(type(resolve("cnn14")), "default_layers", (1,))
-    export("cnn14", tmp_path / "whole.onnx", weights="random:0")
-    write_weights(tmp_path / "tensors.onnx", "cnn14")
+    export("cnn14", tmp_path / "whole.onnx", weights="random:0", seconds=2.0)
+    write_weights(tmp_path / "tensors.onnx", "cnn14", seconds=2.0)
     models = [onnx.load(tmp_path / name) for name in ("whole.onnx", "tensors.onnx")]
     assert models[0].metadata_props == models[1].metadata_props
     whole, alone = ({x.name: numpy_helper.to_array(x) for x in m.graph.initializer} for m in models)

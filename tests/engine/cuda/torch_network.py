@@ -35,7 +35,7 @@ from fusion_engine.engine.network import check_outputs
 from fusion_engine.errors import AudioError, BackendError
 from fusion_engine.export import resolve
 from fusion_engine.export.checkpoint import load_weights
-from fusion_engine.export.exporter import _spec
+from fusion_engine.export.exporter import _spec, input_frames
 from fusion_engine.spec import METADATA_KEY
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -98,14 +98,14 @@ class TorchNetwork(CudaNetwork):
         self._backbone.layer_norm_eps = self.spec.layer_norm_eps
         self._tensors: dict[str, torch.Tensor] = {}
         for tensor in onnx.load(path).graph.initializer:
-            value = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            value = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(self.device)
             if value.is_floating_point() and not tensor.name.startswith(
                 self._backbone.fp32_tensors
             ):
                 value = value.to(DTYPES[precision])
             if value.ndim == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
-            self._tensors[tensor.name] = value.to(self.device)
+            self._tensors[tensor.name] = value
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
             torch.cuda.synchronize(self.device)  # the contexts have streams of their own
@@ -236,12 +236,17 @@ def open_with_torch(
         return fe.Engine(path, device="cuda", **options)
 
 
-def write_weights(path: Path, model: str, weights: str = "random:0") -> Path:
-    """The tensors and the spec of ``export(model, path)``, for this network alone.
+def write_weights(
+    path: Path, model: str, *, weights: str = "random:0", seconds: float | None = None
+) -> Path:
+    """The tensors and the spec of ``export`` with these arguments, for this network alone.
 
     It needs neither onnxscript nor onnxruntime, and takes seconds.
     """
     backbone = resolve(model)
+    backbone = backbone.configured(
+        frames=input_frames(backbone.frontend, seconds, None), token=None
+    )
     layers = backbone.default_layers
     state, source = load_weights(backbone, weights)
     backbone = backbone.for_checkpoint(state)
