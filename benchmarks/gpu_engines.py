@@ -148,13 +148,13 @@ def stages(engine: Engine, samples: NDArray[np.float32]) -> dict[str, Any]:
     """Which network an engine runs, and the device's own time for a batch of clips [B, N].
 
     ``graph_ms`` is a warm call's graph: copy in, frontend, network, layer fusion, copy out;
-    ``network_ms`` the network alone, in a graph too. Neither is there where nothing is captured.
+    ``network_ms`` the network alone, in a graph too. Neither is there where ``captured`` is false.
     """
     runner: Any = engine._runner
-    named = {"backend": runner.name}
     for _ in range(3):  # from the second on it has its graph
         engine.embed(samples)
     slot = runner._slots._idle[-1]
+    named = {"backend": runner.name, "captured": slot.graph is not None}
     if slot.graph is None:
         return named
     cuda, network = runner._cuda, runner._model.network

@@ -373,11 +373,23 @@ def test_the_stages_of_a_call(batch, on_cpu, two_layers, monkeypatch):
     with open_with_torch(two_layers, network=network) as engine:
         before = engine.embed(samples)
         got = gpu_engines.stages(engine, samples)
-        assert got == {"backend": engine.backend, "graph_ms": 2.0, "network_ms": 2.0}
+        assert got == {
+            "backend": engine.backend,
+            "captured": True,
+            "graph_ms": 2.0,
+            "network_ms": 2.0,
+        }
         whole, alone = (call.func.__self__ for call in queued)
         # Copies, the two kernels, and the run and what repeats it.
         assert len(whole.work) > len(alone.work) == 1
         assert np.array_equal(engine.embed(samples), before)
+
+
+def test_without_a_graph_there_is_no_time_of_it(on_cpu, two_layers, monkeypatch):
+    put_double_in_place(monkeypatch)
+    with Engine(two_layers, device="cuda") as engine:  # on ONNX Runtime
+        got = gpu_engines.stages(engine, signals.noise(1.0, 16_000, 0)[None])
+        assert got == {"backend": engine.backend, "captured": False}
 
 
 def test_the_time_of_what_is_queued(on_cpu):

@@ -45,7 +45,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MOST_FRAMES = 1 << 17
 
 # PyTorch's allocator gives nothing back while any thread captures into a pool: it fails instead.
-_allocator = threading.Lock()
+# Reentrant, since the garbage collector may close an engine anywhere.
+_allocator = threading.RLock()
 
 
 class CastAtConvolutions(TorchFunctionMode):
@@ -149,6 +150,7 @@ class TorchContext(Context):
 
     def prepare(self, segments: int, frames: int, stream: Stream) -> Sequence[int]:
         self._shape = (segments, 1, frames, self._network.spec.frontend.n_mels)
+        self._input = torch.empty(0)
         self._release()  # no graph uses it any more
         return ()
 
@@ -195,7 +197,7 @@ class TorchContext(Context):
 
     def _release(self) -> None:
         with _allocator:
-            self._input, self._outputs, self._pool = torch.empty(0), (), None
+            self._outputs, self._pool = (), None
 
     @contextmanager
     def _on(self, stream: Stream) -> Iterator[None]:
