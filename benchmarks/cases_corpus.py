@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
-import soundfile
 from numpy.typing import NDArray
 
 from fusion_engine.export import export_module
@@ -67,6 +65,8 @@ class Corpus:
 
     def length(self) -> tuple[int, float]:
         """Rows of the table, and seconds of audio."""
+        import soundfile
+
         seconds = [soundfile.info(path).duration for path in self.paths]
         if self.window is None:
             return len(seconds), sum(seconds)
@@ -266,6 +266,8 @@ def read(folder: Path) -> NDArray[np.float32]:
     if not table.exists():
         embeddings: NDArray[np.float32] = np.load(folder / "embeddings.npy")
         return embeddings
+    import pyarrow.parquet
+
     column = pyarrow.parquet.read_table(table, columns=["embedding"])["embedding"]
     flat = column.combine_chunks().flatten().to_numpy()
     return flat.reshape(len(column), -1)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 THREADS = usable_cores()
 MODELS = {"cnn14": "CNN14-Fusion", "vggish": "VGGish-Fusion", "ast": "AST-Fusion"}
 SECONDS = (1, 10)
-BATCHES = (16, TUNED_CLIPS, MOST_CLIPS)
+BATCHES = (8, TUNED_CLIPS, MOST_CLIPS)
 HOST_THREADS = 2
 FIRST_MODEL, FIRST_CALLS = "cnn14", 10
 # Largest difference to FP64, as a fraction of the largest value. FP32 keeps FP32 throughout (TF32
@@ -52,6 +52,7 @@ class GpuContender:
         host: the same from and to the host.
         batches: those of the throughput sweep.
         threads: that call at once for the throughput from the host; 0: it is not measured.
+        figures: what else is worth keeping of clips [B, N]; called after the latency was timed.
     """
 
     precision: str
@@ -59,6 +60,7 @@ class GpuContender:
     host: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     batches: tuple[int, ...]
     threads: int
+    figures: Callable[[NDArray[np.float32]], dict[str, Any]] = lambda samples: {}
 
 
 @functools.cache
@@ -236,7 +238,12 @@ def ours(job: GpuJob, product: Product, purpose: Purpose, stack: ExitStack) -> G
     """The engine, open until the stack closes."""
     engine = stack.enter_context(product.open(job.model, purpose, job.folder))
     return GpuContender(
-        product.precision, gpu_engines.on_device(engine), engine.embed, BATCHES, HOST_THREADS
+        product.precision,
+        gpu_engines.on_device(engine),
+        engine.embed,
+        BATCHES,
+        HOST_THREADS,
+        partial(gpu_engines.stages, engine),
     )
 
 
@@ -316,7 +323,12 @@ def latency(job: GpuJob, able: dict[str, GpuContender], found: dict[str, dict[st
                     for peer, theirs in taken.items()
                     if not peer.startswith(OURS)
                 }
-    for name in able:
+    for name, embedder in able.items():
+        try:
+            found[name] |= embedder.figures(samples)
+        except Exception as error:  # what was timed stands without them
+            found[name]["figures_failed"] = one_line(error)
+            logger.exception("%s, %s s: %s", job.model, job.seconds, name)
         seconds = 1e-3 * found[name]["device_ms"]["p50"]
         found[name]["latency_tflops"] = gpu_timing.teraflops(job.operations, seconds)
 

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from fusion_engine import Engine, _core
 from tests import signals
 from tests.engine.cuda.artifacts import CHUNKED, write_artifact
-from tests.engine.cuda.engines import open_as_plan, put_double_in_place
-from tests.engine.cuda.tensorrt_double import TensorRT
 
 from .harness import SAMPLE_SECONDS, AnswerCheck, Case, Contender, PeerComparison, Sampler
 
@@ -47,6 +44,11 @@ def cases() -> tuple[Case, ...]:
 
 def warm(batch: int, seconds: int, dtype: type, folder: Path) -> list[PeerComparison]:
     """A warm call, against one whose samples are checked before, on the way of all audio."""
+    import pytest
+
+    from tests.engine.cuda.engines import open_as_plan, put_double_in_place
+    from tests.engine.cuda.tensorrt_double import TensorRT
+
     clips = np.stack([signals.noise(seconds, RATE, seed) for seed in range(batch)])
     if dtype is np.int16:
         clips = np.round(clips * 32_767).astype(np.int16)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 RATES = (8_000, 16_000, 22_050, 32_000, 44_100, 48_000)
@@ -27,6 +26,8 @@ def short_clips(folder: Path, count: int) -> None:
 
     Formats take turns in the order of the paths, so any stretch of them is like the whole.
     """
+    import soundfile
+
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -39,6 +40,8 @@ def short_clips(folder: Path, count: int) -> None:
 
 def long_recordings(folder: Path, count: int, seconds: float) -> None:
     """``count`` FLAC files of 48 kHz, stereo, 16 bits."""
+    import soundfile
+
     folder.mkdir()
     rate = 48_000
     for number in range(count):

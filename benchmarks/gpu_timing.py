@@ -76,6 +76,12 @@ def throughput_on_device(call: Call, clips: int) -> float:
     return clips * repeats / event_seconds(many)
 
 
+def stream_seconds(queue: Call, handle: int) -> float:
+    """Mean seconds on the device of what ``queue`` puts on a stream, one after the other."""
+    with torch.cuda.stream(torch.cuda.ExternalStream(handle)):
+        return 1 / throughput_on_device(queue, 1)
+
+
 def throughput_on_host(call: Call, clips: int, threads: int) -> float:
     """Clips per second of threads that call at the same time, each on a PyTorch stream of its own.
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 
 from fusion_engine import _core
 from fusion_engine.frontend import Frontend
@@ -63,6 +62,8 @@ class EagerTiny:
     """``Tiny`` run eagerly after PANNs' own frontend, torchlibrosa, then the fusion."""
 
     def __init__(self, rate: int) -> None:
+        from torchlibrosa.stft import LogmelFilterBank, Spectrogram
+
         window, hop, f_max = PANNS_SETTINGS[rate]
         self.spectrogram_extractor = Spectrogram(window, hop, freeze_parameters=True)
         self.logmel_extractor = LogmelFilterBank(

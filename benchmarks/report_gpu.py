@@ -7,6 +7,8 @@ from typing import Any
 from .report_corpus import Record
 
 COMMAND = "make bench-gpu"
+# Not a product: it stands where no TensorRT runs, and no aim is reached by it.
+STAND_IN = "fusion_engine, PyTorch FP16 for want of TensorRT"
 OURS, PRODUCT, EAGER = "fusion_engine", "fusion_engine, TensorRT FP16", "PyTorch eager FP16"
 NOT_MEASURED = "not measured"
 
@@ -113,8 +115,8 @@ def block(report: dict[str, Any]) -> str:
     if not results:
         text = f"Not measured yet. On a machine with an NVIDIA GPU, `{COMMAND}` fills this table.\n"
         return f"{aims(results)}\n{text}"
-    parts = [aims(results), embeddings(results), kernels(results), first_calls(results)]
-    parts += [missing(results), footnote(report)]
+    parts = [aims(results), embeddings(results), shares(results), kernels(results)]
+    parts += [first_calls(results), missing(results), stand_in(results), footnote(report)]
     return "\n".join(part for part in parts if part)
 
 
@@ -167,6 +169,22 @@ def embeddings(results: Sequence[Record]) -> str:
     return _table(heads, "llrrrrrrr", rows)
 
 
+def shares(results: Sequence[Record]) -> str:
+    """What of a warm call at batch 1 is the network's, what the rest of the graph's and the host's.
+
+    One row per contender of ours whose calls are CUDA graphs.
+    """
+    rows = []
+    for record in results:
+        if "graph_ms" not in record:
+            continue
+        host, graph, network = record["host_ms"]["p50"], record["graph_ms"], record["network_ms"]
+        cells = [host, graph, network, 1e3 * (graph - network), 1e3 * (host - graph)]
+        rows.append([record["title"], record["backend"], *map(digits, cells)])
+    heads = ["batch 1", "network", "host to host, ms", "graph on the device, ms", "network, ms"]
+    return _table([*heads, "frontend, fusion, copies, µs", "host beside it, µs"], "llrrrrr", rows)
+
+
 def kernels(results: Sequence[Record]) -> str:
     """The kernels alone."""
     rows = []
@@ -213,6 +231,17 @@ def missing(results: Sequence[Record]) -> str:
         for (contender, text), cases in reasons.items()
     ]
     return _table(["contender", "why there is no figure", "cases"], "lll", rows)
+
+
+def stand_in(results: Sequence[Record]) -> str:
+    """What was measured in TensorRT's place, where it was."""
+    if not any(record["contender"].startswith(STAND_IN) for record in results):
+        return ""
+    return (
+        f"No TensorRT runs on this machine. `{STAND_IN}` is the engine with PyTorch's network, "
+        "cuDNN's kernels one by one, where a plan would be: everything around the network is the "
+        "product's, the network's own time is not.\n"
+    )
 
 
 def footnote(report: dict[str, Any]) -> str:

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     save(results)
-    return int(any("failed" in record for record in results))
+    return int(any({"failed", "figures_failed"} & record.keys() for record in results))
 
 
 def earlier(

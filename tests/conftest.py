@@ -42,6 +42,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: os.environ.pop(SHARED))
 
 
+def pytest_report_header() -> str | None:
+    """Which network the tests on a GPU run, which `make gpu` asks for."""
+    if os.environ.get("FUSION_ENGINE_REQUIRE_GPU") != "1":
+        return None
+    from .gpu import tensorrt_missing
+
+    reason = tensorrt_missing()
+    if reason is None:
+        return "network on the GPU: TensorRT's"
+    return f"network on the GPU: PyTorch's in place of TensorRT's, since {reason}"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a heavy fixture as heavy, and put files with heavy tests first.

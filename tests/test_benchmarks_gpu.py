@@ -5,6 +5,8 @@ import ctypes
 import inspect
 import json
 import math
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,11 @@ from benchmarks.harness import Case, Records
 from fusion_engine import Engine, _core
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import resolve
+
+from . import signals
+from .engine.cuda.engines import put_double_in_place
+from .engine.cuda.torch_double import HostTorchNetwork
+from .engine.cuda.torch_network import open_with_torch
 
 pytestmark = pytest.mark.heavy
 
@@ -57,6 +64,7 @@ def on_cpu(monkeypatch):
     torch.set_num_threads(1)
     for name, value in {
         "Event": WallEvent,
+        "ExternalStream": lambda handle: None,
         "Stream": lambda: None,
         "stream": lambda stream: contextlib.nullcontext(),
         "synchronize": lambda: None,
@@ -141,6 +149,57 @@ def host_kernels(on_cpu, monkeypatch):
     return double
 
 
+# What a machine with a GPU may lack; pytest and hypothesis are for its tests.
+OPTIONAL = [
+    "librosa",
+    "matplotlib",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "polars",
+    "pooch",
+    "pyarrow",
+    "ray",
+    "requests",
+    "rich",
+    "scipy",
+    "sklearn",
+    "soundfile",
+    "soxr",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torchlibrosa",
+    "transformers",
+    "typer",
+]
+OPTIONS = ["--collect-only", "-q", "-p", "no:cacheprovider"]
+GPU_TESTS = sorted(
+    str(path.relative_to(machine.ROOT))
+    for path in (machine.ROOT / "tests").rglob("test_*.py")
+    if "mark." + "gpu" in path.read_text()
+)
+
+
+@pytest.mark.parametrize(
+    ("absent", "program"),
+    [
+        ([*OPTIONAL, "pytest", "hypothesis"], "from benchmarks import report, run"),
+        (OPTIONAL, f"import pytest\nassert not pytest.main([*{OPTIONS}, *{GPU_TESTS}])"),
+    ],
+    ids=["benchmarks", "tests"],
+)
+def test_a_bare_machine_imports_the_gpu_targets(absent, program):
+    block = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", block + program],
+        cwd=machine.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
 def test_every_case_is_listed():
     names = [case.name for case in cases_gpu.cases()]
     assert len(set(names)) == len(names) == 4 + 6 + 6 + 1
@@ -207,6 +266,7 @@ def short_vggish(on_cpu, monkeypatch):
     product = CpuProduct("fusion_engine, here", "float32", lambda: None, gpu_engines.artifact)
     absent = gpu_engines.Product("fusion_engine, there", "float16", lambda: "no such library", None)
     monkeypatch.setattr(gpu_engines, "products", lambda: (product, absent))
+    monkeypatch.setattr(gpu_engines, "stages", lambda engine, samples: {"backend": engine.backend})
     monkeypatch.setattr(cases_gpu, "compiler_missing", lambda: None)
     monkeypatch.setattr(gpu_engines, "onnxruntime_missing", lambda: None)
     real = peers_gpu.OnnxRuntimePeer
@@ -250,6 +310,8 @@ def test_an_embedding_case_from_export_to_table(short_vggish, folder, monkeypatc
     rows = report_gpu.embeddings(records).splitlines()
     assert len(rows) == 2 + len(by_name)
     assert "no such library" in report_gpu.missing(records)
+    assert ours["backend"].startswith("onnxruntime")
+    assert [name for name, record in by_name.items() if "backend" in record] == [ours["contender"]]
 
 
 def test_a_wrong_contender_fails_and_the_others_are_measured(short_vggish, folder, monkeypatch):
@@ -285,6 +347,72 @@ def test_what_was_measured_before_a_failure_is_kept(short_vggish, folder, monkey
     )
     assert [record["contender"] for record in found] == list(records)
     assert last == {"contender": "fusion_engine", "failed": "RuntimeError: the device is gone"}
+
+
+def test_figures_that_fail_leave_the_times(short_vggish, folder, monkeypatch):
+    def lost(engine, samples):
+        raise RuntimeError("no such slot")
+
+    monkeypatch.setattr(gpu_engines, "stages", lost)
+    records = {r["contender"]: r for r in cases_gpu.embed("vggish", 1, folder)}
+    ours = records["fusion_engine, here"]
+    assert ours["figures_failed"] == "RuntimeError: no such slot"
+    assert ours["host_clips_per_s"] > 0
+    assert "failed" not in ours
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_stages_of_a_call(batch, on_cpu, two_layers, monkeypatch):
+    """Of the engine on the double: the graph of its slot, and one of the network alone."""
+    network = partial(HostTorchNetwork, put_double_in_place(monkeypatch))
+    queued = []
+    monkeypatch.setattr(
+        gpu_timing, "stream_seconds", lambda queue, handle: queued.append(queue) or 2e-3
+    )
+    samples = np.stack([signals.noise(1.0, 16_000, seed) for seed in range(batch)])
+    with open_with_torch(two_layers, network=network) as engine:
+        before = engine.embed(samples)
+        got = gpu_engines.stages(engine, samples)
+        assert got == {
+            "backend": engine.backend,
+            "captured": True,
+            "graph_ms": 2.0,
+            "network_ms": 2.0,
+        }
+        whole, alone = (call.func.__self__ for call in queued)
+        # Copies, the two kernels, and the run and what repeats it.
+        assert len(whole.work) > len(alone.work) == 1
+        assert np.array_equal(engine.embed(samples), before)
+
+
+def test_without_a_graph_there_is_no_time_of_it(on_cpu, two_layers, monkeypatch):
+    put_double_in_place(monkeypatch)
+    with Engine(two_layers, device="cuda") as engine:  # on ONNX Runtime
+        got = gpu_engines.stages(engine, signals.noise(1.0, 16_000, 0)[None])
+        assert got == {"backend": engine.backend, "captured": False}
+
+
+def test_the_time_of_what_is_queued(on_cpu):
+    spent = gpu_timing.stream_seconds(partial(time.sleep, 2e-3), 0)
+    assert 2e-3 <= spent < 1.0
+
+
+@pytest.mark.parametrize("reason", [None, "there is no TensorRT"])
+def test_pytorch_stands_in_where_no_tensorrt_runs(reason, monkeypatch, two_layers, tmp_path):
+    monkeypatch.setattr(gpu_engines, "tensorrt_missing", lambda: reason)
+    products = {product.name: product for product in gpu_engines.products()}
+    assert products[report_gpu.PRODUCT].missing() == reason
+    assert (report_gpu.STAND_IN in products) == (reason is not None)
+    if reason is None:
+        return
+    product = products[report_gpu.STAND_IN]
+    assert product.missing() is None
+    network = partial(HostTorchNetwork, put_double_in_place(monkeypatch))
+    monkeypatch.setattr(gpu_engines, "open_with_torch", partial(open_with_torch, network=network))
+    (tmp_path / "cnn14-tensors.onnx").write_bytes(two_layers.read_bytes())
+    with product.open("cnn14", "latency", tmp_path, warmup=[(1, 1.0)]) as engine:
+        assert engine.backend.startswith("pytorch-fp16")
+        assert engine.stats.graphs == 1
 
 
 def test_first_calls(short_vggish, folder, monkeypatch):
@@ -389,6 +517,22 @@ def test_the_report_of_made_up_results(made_up):
     assert len(tables) == 4
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
+
+
+def test_the_report_names_what_stood_in(made_up):
+    """No aim of TensorRT's is reached by it."""
+    ours = next(r for r in made_up["results"] if r["contender"] == report_gpu.PRODUCT)
+    assert "No TensorRT runs" not in report.block(made_up)
+    ours |= {"contender": report_gpu.STAND_IN, "backend": "pytorch-fp16 2.11.0 on NVIDIA H100"}
+    ours |= {"graph_ms": 0.35, "network_ms": 0.33}
+    text = report.block(made_up)
+    for row in (
+        "| CNN14-Fusion FP16, 10 s, batch 1, host to host, p50 | ≤ 0.5 ms | not measured |",
+        f"| CNN14-Fusion, 10 s | {report_gpu.STAND_IN} | 0.40 (0.80) |",
+        "| pytorch-fp16 2.11.0 on NVIDIA H100 | 0.40 | 0.35 | 0.33 | 20.0 | 50.0 |",
+        f"No TensorRT runs on this machine. `{report_gpu.STAND_IN}` is the engine with PyTorch's",
+    ):
+        assert row in text, row
 
 
 def test_without_results_no_figure_is_invented(monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ from fusion_engine.parity import Certificate, certify
 from fusion_engine.parity.record import record
 from fusion_engine.parity.subject import shortest_input
 
+from ..gpu import tensorrt_missing
 from .conftest import SHORT
 
 
@@ -82,6 +83,9 @@ def test_a_plan_keeps_its_certificate(
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_plan_passes_on_its_gpu(cnn14_artifact: Path, precision, tmp_path: Path) -> None:
+    reason = tensorrt_missing()
+    if reason is not None:
+        pytest.skip(reason)
     plan = tmp_path / "small.plan"
     build(cnn14_artifact, plan, precision=precision)
     certificate = certify(plan, signals=SHORT)

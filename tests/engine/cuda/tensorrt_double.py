@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from fusion_engine.engine.network_input import LOG_MEL
 
@@ -59,6 +58,8 @@ class TensorRT:
 
 class Engine:
     def __init__(self, trt: TensorRT, plan: bytes) -> None:
+        import onnxruntime
+
         self.trt, self.session = trt, onnxruntime.InferenceSession(plan)
         (log_mel,) = self.session.get_inputs()
         self.names = ["log_mel", *(node.name for node in self.session.get_outputs())]

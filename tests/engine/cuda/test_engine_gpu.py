@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import fusion_engine as fe
-from fusion_engine.engine.devices import find_gpu
 from fusion_engine.engine.onnx import cuda_missing
-from fusion_engine.engine.tensorrt import build, installed_runtimes, library_for
+from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import export
 
 from ... import signals
+from ...gpu import tensorrt_missing
+from .torch_network import open_with_torch, write_weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
@@ -21,7 +22,7 @@ RATE = 16_000
 # Of the largest value: the kernel's FP32 spectrum and another order of sums; in half precision the
 # roundings of every layer besides.
 TOLERANCE = {"fp32": 2e-4, "fp16": 1e-2, "bf16": 8e-2}
-MODELS = {"cnn14": {"layers": [3, 6]}, "vggish": {}, "ast": {"seconds": 1.0}}
+MODELS = {"cnn14": {}, "vggish": {}, "ast": {"seconds": 1.0}}
 PLANS = [("tensorrt", p) for p in TOLERANCE] + [("tensorrt_rtx", p) for p in TOLERANCE]
 LENGTHS = (0.4, 0.77, 1.0, 1.3)
 MIB = 2**20
@@ -40,6 +41,18 @@ def artifact(tmp_path_factory):
         if not path.exists():
             export(model, path, weights="random:0", **MODELS[model])
         return path
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory):
+    """Those of the artifact, for PyTorch's network."""
+    folder = tmp_path_factory.mktemp("tensors")
+
+    def get(model):
+        path = folder / f"{model}.onnx"
+        return path if path.exists() else write_weights(path, model, **MODELS[model])
 
     return get
 
@@ -74,25 +87,23 @@ LONG = CLIPS[-1]
 
 @pytest.fixture(
     scope="module",
-    params=[("onnxruntime", "fp32"), *PLANS],
+    params=[("onnxruntime", "fp32"), ("pytorch", "fp32"), ("pytorch", "fp16"), *PLANS],
     ids=lambda param: "-".join(param),
 )
-def opened(request, artifact):
+def opened(request, artifact, tensors):
     """Opens a model on a library in a precision: ``opened("cnn14", contexts=1)``."""
     library, precision = request.param
+    reason = None
     if library == "onnxruntime":
         reason = cuda_missing("cuda")
-        if reason is not None:
-            pytest.skip(reason)
-    elif library not in installed_runtimes():
-        pytest.skip(f"{library} is not installed")
-    else:
-        try:
-            library_for(find_gpu(), library)
-        except fe.BackendError as error:
-            pytest.skip(str(error))
+    elif library != "pytorch":
+        reason = tensorrt_missing(library)
+    if reason is not None:
+        pytest.skip(reason)
 
     def get(model, **options):
+        if library == "pytorch":
+            return open_with_torch(tensors(model), precision, **options)
         path = artifact(model)
         if library == "onnxruntime":
             return fe.Engine(path, device="cuda", **options)
