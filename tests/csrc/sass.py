@@ -52,7 +52,7 @@ def tool(name: str) -> str:
 
 
 def kernels_of(module: Path, folder: Path) -> list[Kernel]:
-    """A module's or a cubin's kernels, for each architecture; what is unpacked lies in ``folder``."""
+    """A module's or a cubin's kernels for each architecture; ``folder`` is for what is unpacked."""
     cubins = [module]
     if module.suffix != ".cubin":
         command = [tool("cuobjdump"), "--extract-elf", "all", str(module.resolve())]

@@ -1,4 +1,4 @@
-"""Bounds on what the compiler made of the kernels, on every architecture that they are built for."""
+"""Bounds on what the compiler made of the kernels, on every architecture they are built for."""
 
 import shutil
 import subprocess
