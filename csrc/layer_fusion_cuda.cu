@@ -1,5 +1,6 @@
 // Layer fusion on the GPU: one launch for all layers, each input byte read once, no intermediate
-// in device memory. The algorithm is in layer_fusion_grid.h.
+// in device memory; frame features, where they are wanted, in a second launch. The algorithm is in
+// layer_fusion_grid.h and layer_fusion_lane.h.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +15,7 @@ namespace {
 // The kernel's arguments; 4 KB is the limit of every supported architecture.
 static_assert(sizeof(GridTask) <= 4096);
 
-// Computed again by every call.
+// The thread's. Computed again by every call.
 __device__ GridPlace place_of(const GridTask& task) {
 #if defined(__CUDA_ARCH__)
     unsigned block;
@@ -95,13 +96,13 @@ __global__ void __launch_bounds__(kBlockThreads)
     embedding[i] = embedding_of(state, i, dim, head);
 }
 
-}  // namespace
-
 // Of a thread: its sums, and the maxima as they were loaded.
 std::size_t total_bytes(const GridTask& task, std::int32_t layer) {
     const auto width = static_cast<std::size_t>(task.grid.layers[layer].axis.width);
     return width * (sizeof(CompensatedSum) + size_of(task.input.layers[layer].dtype));
 }
+
+}  // namespace
 
 cudaError_t launch_fusion(const GridTask& task, cudaStream_t stream) {
     const std::int64_t blocks = task.input.clips * task.grid.blocks_per_clip;
