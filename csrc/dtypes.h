@@ -3,6 +3,12 @@
 
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#include <cuda_fp16.h>
+#endif
+
+#include "host_device.h"
+
 namespace fusion_engine {
 
 enum class DType : std::int32_t { kFloat32, kFloat16, kBFloat16 };
