@@ -94,13 +94,15 @@ quick: $(VENV)/test
 slow: $(VENV)/test
 	$(PYTEST) -m slow
 
-# Native tests on a build with every CUDA kernel for every architecture.
+# Native tests on a build with every CUDA kernel for every architecture, and bounds on its machine code.
 cuda: $(VENV)/test
 ifeq ($(NVCC),)
 	@echo "no nvcc: the CUDA kernels were not compiled"
 else
 	FUSION_ENGINE_CUDA=ON $(BUILD) --no-deps --upgrade --target $(CUDA_SITE) -C build-dir=build/cuda .
-	PYTHONPATH=$(CUDA_SITE) $(BIN)/python -m pytest tests/csrc/test_core.py tests/csrc/test_hostile.py
+	$(PIP) install -q -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	PYTHONPATH=$(CUDA_SITE) $(BIN)/python -m pytest tests/csrc/test_core.py tests/csrc/test_hostile.py \
+		tests/csrc/test_sass.py
 endif
 
 # The native tests on builds that stop at a bad access, undefined behaviour or a race; CUDA's threads

@@ -11,9 +11,10 @@ namespace fusion_engine {
 
 enum class Head : std::int32_t { kMeanMax, kMean, kMax };
 
-// Frames summed plainly before the compensated sum takes them. With u = 2^-24 a block's rounding
-// error is at most (kBlockFrames - 1) u of its magnitude; blocks add only terms in u^2, reading the
-// sum and the head 3 u. So any number of frames, in any split over calls, ends within 10 u = 6e-7.
+// Frames summed plainly, at most, before the compensated sum takes them. With u = 2^-24 a block's
+// rounding error is at most (kBlockFrames - 1) u of its magnitude; blocks add only terms in u^2,
+// reading the sum and the head 3 u. So any number of frames, in any split over calls, ends within
+// 10 u = 6e-7.
 constexpr int kBlockFrames = 8;
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
@@ -27,10 +28,9 @@ FUSION_HD float larger(float current, float candidate) {
 #endif
 }
 
-struct Accumulator {
+struct alignas(8) CompensatedSum {
     float sum;
     float compensation;
-    float max;
 
     // Adds a partial sum exactly: Knuth's TwoSum, its rounding error kept in `compensation`.
     FUSION_HD void add(float partial) {
@@ -45,29 +45,25 @@ struct Accumulator {
         const float product = value * count;
         add(product);
         compensation += fmaf(value, count, -product);
-        max = larger(max, value);
     }
 
-    FUSION_HD void merge(const Accumulator& other) {
+    FUSION_HD void merge(const CompensatedSum& other) {
         add(other.sum);
         compensation += other.compensation;
-        max = larger(max, other.max);
     }
 };
 
-FUSION_HD Accumulator empty_accumulator() { return {0.0f, 0.0f, kLowest}; }
-
-FUSION_HD float embedding_of(Head head, const Accumulator& total, float count) {
+FUSION_HD float embedding_of(Head head, const CompensatedSum& total, float max, float count) {
     const float mean = (total.sum + total.compensation) / count;
     switch (head) {
         case Head::kMean:
             return mean;
         case Head::kMax:
-            return total.max;
+            return max;
         case Head::kMeanMax:
             break;
     }
-    return mean + total.max;
+    return mean + max;
 }
 
 }  // namespace fusion_engine

@@ -9,9 +9,15 @@
 #define FUSION_UNROLL _Pragma("unroll")
 // Loops whose loads should be in flight together, but not hold more registers than that.
 #define FUSION_UNROLL_8 _Pragma("unroll 8")
+// Loops whose body is a block of work: more than one in flight does not fit the registers.
+#define FUSION_NO_UNROLL _Pragma("unroll 1")
+// What is in shared memory to spare registers is read from there again.
+#define FUSION_KEEP_IN_MEMORY asm volatile("" ::: "memory")
 #else
 #define FUSION_HD inline __attribute__((always_inline))
 #define FUSION_KERNEL inline
 #define FUSION_UNROLL
 #define FUSION_UNROLL_8
+#define FUSION_NO_UNROLL
+#define FUSION_KEEP_IN_MEMORY
 #endif

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "layer_fusion_grid.h"
+#include "layer_fusion_frames.h"
 
 namespace fusion_engine {
 namespace {
@@ -25,37 +25,52 @@ struct HostBlock {
     template <class T, int V>
     void operator()() const {
         const LayerGrid& grid = task.grid.layers[layer];
-        LaneReduction<V> lanes[kBlockThreads];
-        std::int64_t counted = 0;
+        CompensatedSum sums[kBlockThreads][V];
+        LaneTotal<T, V> totals[kBlockThreads];
+        bool not_finite = false;
         for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
+            LaneTotal<T, V>& total = totals[thread];
+            total.sums = sums[thread];
+            total.stride = 1;
             const GridPlace place = place_of(task, block, thread);
-            LaneReduction<V>& lane = lanes[thread];
-            lane.clear();
-            if (place.item >= grid.items) continue;
-            counted = reduce_lane<T, V>(task, place, lane);
-            if (lane.check != 0.0f) {
-                std::atomic_ref(task.output.flags[place.clip]).fetch_or(1u << layer);
-            }
+            reduce_lane(task, [&] { return place; }, total);
+            not_finite |= total.not_finite;
+        }
+        if (not_finite) {
+            const std::int32_t clip = place_of(task, block, 0).clip;
+            std::atomic_ref(task.output.flags[clip]).fetch_or(1u << layer);
         }
         for (std::int32_t step = task.grid.time_lanes / 2; step > 0; step /= 2) {
             for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
-                if (place_of(task, block, thread).time_lane >= step) continue;
-                const LaneReduction<V>& other = lanes[thread + step * grid.adjacent];
-                for (int i = 0; i < V; ++i) lanes[thread].total[i].merge(other.total[i]);
+                if (thread / grid.adjacent % task.grid.time_lanes >= step) continue;
+                const std::int32_t other = thread + step * grid.adjacent;
+                totals[thread].merge(sums[other], totals[other].largest);
             }
         }
         for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
             const GridPlace place = place_of(task, block, thread);
             if (place.item >= grid.items || place.time_lane != 0) continue;
-            store_item(task, place, lanes[thread], counted);
+            store_item(task, place, totals[thread]);
+        }
+    }
+};
+
+struct HostFrames {
+    const GridTask& task;
+    std::int64_t block;
+
+    template <class T, int V>
+    void operator()() const {
+        for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
+            write_frames<T, V>(task, place_of(task, block, thread));
         }
     }
 };
 
 void run_block(const GridTask& task, std::int64_t block) {
     const std::int32_t layer = place_of(task, block, 0).layer;
-    HostBlock run{task, block, layer};
-    dispatch(task.input.layers[layer].dtype, task.grid.layers[layer].axis.width, run);
+    dispatch(task, layer, HostBlock{task, block, layer});
+    if (task.output.frames.data != nullptr) dispatch(task, layer, HostFrames{task, block});
 }
 
 // As double: of repeated rows the product can exceed 64 bits.

@@ -239,7 +239,8 @@ def without_barrier(number: int, test: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("test", "number"),
     [
-        ("test_fusion_is_its_host_build[whole-NHWC]", 0),
+        ("test_fusion_is_its_host_build[whole-NHWC]", 0),  # of the block
+        ("test_fusion_is_its_host_build[whole-NCHW in a warp]", 0),  # of the warp
         ("test_int16_samples", 2),
     ],
 )

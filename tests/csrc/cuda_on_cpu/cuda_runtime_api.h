@@ -15,6 +15,7 @@
 #define __device__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __align__(...)
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorInvalidValue };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
