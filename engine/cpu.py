@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..frontend import Frontend
 from ..spec import Head, Spec
-from .cut import Cut, Cutting, Piece, least_frames
+from .cut import Cut, Cutting, Piece, frames_of, least_frames
 from .fusion import FusionState
 from .network import Network
 from .runner import ClipState, Runner, RunResult, Samples, faulty_rows
@@ -47,13 +47,22 @@ class CpuRunner(Runner):
             self._pools,
             offsets=np.arange(len(clips) + 1) * len(cut.pieces),
             begins=np.array([piece.begin for piece in cut.pieces] * len(clips)),
-            counts=np.array([piece.count for piece in cut.pieces] * len(clips)),
+            counts=self._counts(clips, cut),
             head=head,
             threads=self._threads,
         )
         self._meter.amounts.append({"fusion_seconds": perf_counter() - start})
         good = not flags.any() and np.isfinite(embeddings).all()
         return embeddings, flags, () if good else faulty_rows(embeddings, flags)
+
+    def _counts(self, clips: Sequence[Samples], cut: Cut) -> NDArray[np.int64]:
+        """Steps that count, of each piece."""
+        if self.spec.masked:
+            return np.array([self.spec.steps(frames) for frames in self._frames(clips)])
+        return np.array([piece.count for piece in cut.pieces] * len(clips))
+
+    def _frames(self, clips: Sequence[Samples]) -> list[int]:
+        return [frames_of(self.spec, len(samples)) for samples in clips]
 
     def clip_state(self) -> ClipState:  # noqa: D102
         return _ClipState(self)
@@ -92,12 +101,17 @@ class CpuRunner(Runner):
     def _outputs(
         self, clips: Sequence[Samples], pieces: Sequence[Piece]
     ) -> list[NDArray[np.float32]]:
-        """Layer outputs of clips of equally many frames, clip by clip and piece by piece."""
+        """Layer outputs of clips that are cut alike, clip by clip and piece by piece."""
         start = perf_counter()
-        log_mel = self._frontend.batch([self._padded(samples) for samples in clips])
-        log_mel = self._cut(log_mel, pieces)
+        padded = [self._padded(samples) for samples in clips]
+        valid = None
+        if self.spec.masked and len(clips) > 1:
+            log_mel = self._frontend.batch(padded, frames=pieces[0].stop)
+            valid = np.array(self._frames(clips), np.int32)
+        else:
+            log_mel = self._cut(self._frontend.batch(padded), pieces)
         middle = perf_counter()
-        outputs = self._network.run(log_mel)
+        outputs = self._network.run(log_mel, valid)
         seconds = {"frontend_seconds": middle - start, "backbone_seconds": perf_counter() - middle}
         self._meter.amounts.append({"runs": 1, **seconds})
         return outputs
@@ -110,7 +124,8 @@ class CpuRunner(Runner):
     def _cut(self, log_mel: NDArray[np.float32], pieces: Sequence[Piece]) -> NDArray[np.float32]:
         """Pieces [B·P, 1, L, M] of one length of log-mel [B, 1, T, M], clip by clip."""
         frames = log_mel.shape[2]
-        if len(pieces) == 1 and pieces[0].stop <= frames:
+        # A lone clip needs no bucket.
+        if len(pieces) == 1 and (pieces[0].stop <= frames or self.spec.masked):
             return np.ascontiguousarray(log_mel[:, :, pieces[0].start : pieces[0].stop])
         shape = len(log_mel), len(pieces), pieces[0].stop - pieces[0].start, log_mel.shape[3]
         out = np.full(shape, self._padding, np.float32)

@@ -72,7 +72,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips, by their places in a list, that go through the network in one run."""
+    """Clips, by their places in a list, that go through the network in one run.
+
+    With a masked graph the cut is that of a clip as long as their bucket.
+    """
 
     rows: Sequence[int]
     cut: Cut
@@ -127,6 +130,7 @@ class Cutting:
         self.most_samples = spec.frontend.samples(self.run_frames + 1) - 1
         # A length is computed once.
         self.cut = lru_cache(_KNOWN_LENGTHS)(self._cut)
+        self._of_bucket = lru_cache(_KNOWN_LENGTHS)(self._of_frames)
 
     def _cut(self, samples: int) -> Cut | None:
         """How a clip of so many samples is cut; ``None``: it takes several runs.
@@ -137,11 +141,16 @@ class Cutting:
         frames = frames_of(self.spec, samples)
         if frames > self.run_frames:
             return None
+        if self.spec.masked:
+            return self._of_bucket(min(bucket(frames), self.run_frames))
+        return self._of_frames(frames)
+
+    def _of_frames(self, frames: int) -> Cut:
         pieces = pieces_of(self.spec, frames)
         return Cut(frames, pieces, max(1, self._pieces_per_run(pieces[0].frames) // len(pieces)))
 
     def batches(self, lengths: Sequence[int]) -> Iterator[Batch | Long | Refused]:
-        """What to do with clips of so many samples: those with equally many frames go together."""
+        """What to do with clips of so many samples: those that are cut alike go together."""
         groups: dict[int, tuple[Cut, list[int]]] = {}
         for row, samples in enumerate(lengths):
             try:
@@ -160,6 +169,17 @@ class Cutting:
     def runs(self, name: str = "clip") -> "Runs":
         """The runs of a clip of a name, of which more and more is known."""
         return Runs(self.spec, self.run_frames, name)
+
+
+def bucket(frames: int) -> int:
+    """The length that clips of a masked graph are padded to: one of four to a doubling.
+
+    At most a fifth of a run is padding, a tenth on average, and clips of a second to a minute have
+    25 lengths. Twice as many would halve the padding, and as many graphs and slots hold a GPU's
+    memory.
+    """
+    step = 1 << max(0, (frames - 1).bit_length() - 3)
+    return -(-frames // step) * step
 
 
 def least_frames(spec: Spec) -> int:

@@ -11,7 +11,9 @@ from ..errors import ArtifactError
 from ..spec import LayerSpec, Spec
 
 INPUT = "log_mel"
-_INPUT_TYPES = ("tensor(float)",)
+# Of a masked graph: how many frames of log-mel each of its inputs has.
+VALID_FRAMES = "valid_frames"
+_TYPES = {INPUT: ("tensor(float)",), VALID_FRAMES: ("tensor(int32)",)}
 _OUTPUT_TYPES = ("tensor(float)", "tensor(float16)")
 _MEND = "Export the model again with `fusion-engine export`."
 
@@ -30,13 +32,37 @@ class Network(Protocol):
     spec: Spec
     name: str
 
-    def run(self, log_mel: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(
+        self, log_mel: NDArray[np.float32], valid: NDArray[np.int32] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Layer outputs in the spec's order, for log-mel [S, 1, T, M]. Safe from many threads.
+
+        Args:
+            log_mel: see above.
+            valid: for a masked graph the frames [S] that each input has; ``None``: T.
 
         Raises:
             ArtifactError: outputs that the spec does not say.
             BackendError: the library failed, memory that ran out included.
         """
+
+
+def input_names(spec: Spec) -> list[str]:
+    """Of the graph's inputs, in their order."""
+    return [INPUT, VALID_FRAMES] if spec.masked else [INPUT]
+
+
+def fed(
+    spec: Spec, log_mel: NDArray[np.float32], valid: NDArray[np.int32] | None = None
+) -> dict[str, NDArray[Any]]:
+    """What a graph's inputs are given, by name; see ``Network.run``."""
+    if not spec.masked:
+        return {INPUT: log_mel}
+    segments, _, frames, _ = log_mel.shape
+    return {
+        INPUT: log_mel,
+        VALID_FRAMES: np.full(segments, frames, np.int32) if valid is None else valid,
+    }
 
 
 def check_graph(spec: Spec, inputs: Sequence[Any], outputs: Sequence[Any], where: str) -> None:
@@ -52,7 +78,7 @@ def check_graph(spec: Spec, inputs: Sequence[Any], outputs: Sequence[Any], where
         ArtifactError: they differ.
     """
     got = [node.name for node in inputs], [node.name for node in outputs]
-    expected = [INPUT], [layer.name for layer in spec.layers]
+    expected = input_names(spec), [layer.name for layer in spec.layers]
     if got != expected:
         raise ArtifactError(
             f"{where}: the graph has inputs {short(got[0])} and outputs {short(got[1])}, its spec "
@@ -62,7 +88,7 @@ def check_graph(spec: Spec, inputs: Sequence[Any], outputs: Sequence[Any], where
     problems = [
         f"{node.name} is {short(node.type)}, expected {' or '.join(types)}"
         for node in nodes
-        if node.type not in (types := _INPUT_TYPES if node.name == INPUT else _OUTPUT_TYPES)
+        if node.type not in (types := _TYPES.get(node.name, _OUTPUT_TYPES))
     ] or list(shape_problems(spec, {node.name: node.shape for node in nodes}))
     if problems:
         raise ArtifactError(f"{where}: the graph is not what its spec says: {problems[0]}. {_MEND}")
@@ -76,6 +102,8 @@ def shape_problems(spec: Spec, shapes: Mapping[str, Shape]) -> Iterator[str]:
     # A graph without a fixed length has one size for every clip.
     if not _fits(got, expected) or _fixed(got[0]) or (frames is None and _fixed(got[2])):
         yield f"{INPUT} is {_text(got)}, expected {_text(expected)}"
+    if spec.masked and not _fits(shapes[VALID_FRAMES], [None]):
+        yield f"{VALID_FRAMES} is {_text(shapes[VALID_FRAMES])}, expected [?]"
     for layer in spec.layers:
         sizes = [None, layer.channels, None, layer.freq][: 4 if layer.kind == "map" else 2]
         shape = shapes[layer.name]

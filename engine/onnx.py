@@ -18,7 +18,7 @@ from ..errors import ArtifactError, BackendError
 from ..spec import Spec
 from .in_place import in_place
 from .integrity import Check
-from .network import check_graph, check_outputs
+from .network import check_graph, check_outputs, fed
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +189,10 @@ class OnnxNetwork:
                 path,
             )
 
-    def run(self, log_mel: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Layer outputs in the spec's order, for log-mel [S, 1, T, M]. Safe from many threads.
+    def run(
+        self, log_mel: NDArray[np.float32], valid: NDArray[np.int32] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Layer outputs; see ``Network.run``.
 
         Raises:
             ArtifactError: outputs that the spec does not say.
@@ -199,7 +201,7 @@ class OnnxNetwork:
         onnx = self._session()
         try:
             outputs: list[NDArray[np.float32]] = onnx.session.run(
-                onnx.outputs, {"log_mel": log_mel}
+                onnx.outputs, fed(self.spec, log_mel, valid)
             )
         except Exception as error:
             raise BackendError(

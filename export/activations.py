@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.network import INPUT
+from ..engine.network import fed
 from ..engine.onnx import import_onnxruntime
 from ..errors import ExportError
+from ..spec import Spec
 
 if TYPE_CHECKING:
     import onnx
@@ -109,12 +110,13 @@ def measuring_nodes(values: Mapping[str, str]) -> bytes:
 
 
 def largest_activations(
-    path: Path, values: Mapping[str, str], inputs: Sequence[NDArray[np.float32]]
+    path: Path, spec: Spec, values: Mapping[str, str], inputs: Sequence[NDArray[np.float32]]
 ) -> dict[str, float]:
     """Run the artifact at ``path`` once more for the ranges of its inner values.
 
     Args:
         path: the artifact.
+        spec: its spec.
         values: from ``watched_values``.
         inputs: log-mel [B, 1, T, n_mels].
 
@@ -142,7 +144,7 @@ def largest_activations(
             session = runtime.InferenceSession(
                 os.fspath(copy), options, providers=["CPUExecutionProvider"]
             )
-            runs = [session.run(names, {INPUT: log_mel}) for log_mel in inputs]
+            runs = [session.run(names, fed(spec, log_mel)) for log_mel in inputs]
         except Exception as error:  # onnxruntime's own classes share no public base
             raise ExportError(f"ONNX Runtime cannot measure the activations: {error}") from error
     finally:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ def export(
     seconds: float | None = None,
     frames: int | None = None,
     token: Token | None = None,
+    ragged: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Write ``model`` as an ONNX artifact that gives the outputs of ``layers``.
@@ -67,6 +69,8 @@ def export(
             with, 1024 for the released one; give one of the two.
         token: AST's pooling of each layer: ``cls_dist_mean``, the mean of the CLS and the
             distillation token, which is its default, or ``cls``, the CLS token alone.
+        ragged: let clips of different lengths share a batch, each with its own answer: a second
+            input, ``valid_frames``, masks the rest. For CNN14's blocks.
         progress: called with a few words at the start of each step.
 
     Raises:
@@ -99,6 +103,8 @@ def export(
         except ExportError as error:
             raise ExportError(f"weights {source.source} for {backbone.name}: {error}") from None
         spec = _spec(backbone, numbers, source)
+        if ragged:
+            spec = _masked(spec)
         graph = backbone_module(backbone, backbone.fold(state), numbers)
         exact = {name: tensor.double() for name, tensor in state.items()}
         return write_artifact(
@@ -151,7 +157,7 @@ def write_artifact(
         step("checking against PyTorch in FP64")
         checks = verify(temporary, spec, reference, peer)
         step("measuring the activations")
-        activations = largest_activations(temporary, watched, verification_inputs(spec))
+        activations = largest_activations(temporary, spec, watched, verification_inputs(spec))
         target = data_path(os.path.realpath(path))
         if data is not None:
             refer_to(temporary, target.name)
@@ -171,6 +177,26 @@ def write_artifact(
                 path.unlink(missing_ok=True)  # never an old graph with new weights
             data.replace(target)
     return report
+
+
+def _masked(spec: Spec) -> Spec:
+    """The spec with a mask.
+
+    Raises:
+        ExportError: the model has no use for one, or none can be made.
+    """
+    if spec.segment is not None:
+        raise ExportError(
+            f"{spec.model} takes segments of {spec.segment.frames} frames, so that clips of any "
+            "lengths share a batch already: leave ragged out"
+        )
+    vectors = [layer.name for layer in spec.layers if layer.kind == "vector"]
+    if vectors:
+        raise ExportError(
+            f"{', '.join(vectors)} pools over the whole clip inside the graph, where a mask does "
+            "not reach: leave ragged out, or export map layers only"
+        )
+    return replace(spec, masked=True)
 
 
 def _layers(backbone: Backbone, layers: Sequence[int] | None) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from ..engine.network import INPUT
 from ..errors import ExportError
 from ..spec import METADATA_KEY, Spec
 from .foreign import foreign
+from .masking import mask_frames
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +33,8 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
     """An ONNX model of ``module``, with the spec in its metadata.
 
     The input is ``log_mel`` [batch, 1, frames, n_mels], batch dynamic, and frames as well where
-    the spec has no segments; the outputs are the spec's layers. Initializers carry the names of the
+    the spec has no segments, and ``valid_frames`` [batch] where it is masked; the outputs are the
+    spec's layers. Initializers carry the names of the
     module's parameters and buffers.
     """
     import torch
@@ -59,6 +61,8 @@ def trace_graph(module: torch.nn.Module, spec: Spec) -> onnx.ModelProto:
     model = program.model_proto
     _strip(model)
     _check_dynamic(model, sizes)
+    if spec.masked:
+        mask_frames(model)
     model.graph.name = spec.model
     model.producer_name, model.producer_version = "fusion_engine", __version__
     model.metadata_props.add(key=METADATA_KEY, value=spec.to_json())

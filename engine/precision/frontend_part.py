@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def cut_frontend_part(model: onnx.ModelProto) -> NetworkInput:
     """Cut what is between log-mel and its cast to half precision out of a typed graph.
 
-    That is a scale and an offset of each mel bin (a batch norm) and the cast; transposes stay.
-    Nothing is cut where there is more, or where a result is used twice.
+    That is a scale and an offset of each mel bin (a batch norm) and the cast; transposes and a mask
+    stay. Nothing is cut where there is more, or where a result is used twice.
 
     Args:
         model: what ``typed_model`` gave; its input takes the type of the cast.
@@ -33,17 +33,17 @@ def cut_frontend_part(model: onnx.ModelProto) -> NetworkInput:
     n_mels = source.shape.dim[-1].dim_value
     weights = {tensor.name: tensor for tensor in graph.initializer}
     scales, offsets = np.ones(n_mels), np.zeros(n_mels)
-    affine, cut, transposed = False, [], False
+    affine, cut, kept = False, [], []
     name = INPUT
     while (node := _only_reader(graph, name)) is not None:
         name = node.output[0]
-        if node.op_type == "Transpose":
-            transposed = True
+        if node.op_type == "Transpose" or _is_mask(node, weights):
+            kept.append(node)
             continue
         cut.append(node)
         if node.op_type == "Cast":
             break
-        values = None if transposed else _per_bin(node, weights, n_mels)
+        values = None if kept else _per_bin(node, weights, n_mels)
         if values is None:
             return LOG_MEL
         affine = True
@@ -61,6 +61,12 @@ def cut_frontend_part(model: onnx.ModelProto) -> NetworkInput:
         graph.node.remove(node)
     for node in graph.node:
         node.input[:] = [instead.get(value, value) for value in node.input]
+    for node in kept:
+        if node.op_type == "Where":
+            node.input[2] = f"{node.output[0]}.zero"
+            graph.initializer.append(
+                onnx.helper.make_tensor(node.input[2], source.elem_type, [], [0.0])
+            )
     read = {value for node in graph.node for value in node.input}
     for tensor in weights.values():
         if tensor.name not in read:
@@ -76,9 +82,18 @@ def cut_frontend_part(model: onnx.ModelProto) -> NetworkInput:
 
 
 def _only_reader(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
-    readers = [node for node in graph.node if name in node.input]
+    readers = [node for node in graph.node if name in node.input and node.op_type != "Shape"]
     used = len(readers) + sum(value.name == name for value in graph.output)
     return readers[0] if used == 1 else None
+
+
+def _is_mask(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    """Whether a node puts zeros in the place of some values."""
+    import onnx
+
+    if node.op_type != "Where" or node.input[2] not in weights:
+        return False
+    return not onnx.numpy_helper.to_array(weights[node.input[2]]).any()
 
 
 def _per_bin(

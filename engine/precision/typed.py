@@ -111,8 +111,10 @@ class _Writer:
         return uses
 
     def _write(self, node: onnx.NodeProto, rule: Rule) -> None:
+        # A shape is the same in every type.
+        any_type = node.op_type == "Shape" and node.input[0] not in self._weights
         inputs = [
-            self._as(name, low=rule.low) if name in self._rules.floats else name
+            self._as(name, low=rule.low) if name in self._rules.floats and not any_type else name
             for name in node.input
         ]
         node.input[:] = inputs

@@ -11,14 +11,14 @@ from typing import Any
 from ...errors import ArtifactError, BackendError
 from ...spec import LayerSpec, Spec
 from ..devices import GpuInfo, import_cuda
-from ..network import INPUT
+from ..network import INPUT, VALID_FRAMES, input_names
 from ..network_input import DType, NetworkInput
 from ..precision import Precision
 from .library import Heard, Library
 from .monitor import BuildProgress, make_monitor
 from .network_name import encode_name
 from .profile import Profile
-from .sidecar import TensorFormat, TensorInfo, Tiling
+from .sidecar import TensorFormat, TensorInfo, TensorType, Tiling
 from .targets import target_name
 from .timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 
@@ -147,10 +147,11 @@ def _set_formats(
     trt: Any, network: Any, spec: Spec, options: BuildOptions
 ) -> tuple[TensorInfo, ...]:
     """Fix types and layouts, so that whoever binds buffers knows them; read them back."""
-    dtypes: dict[Any, DType] = {
+    dtypes: dict[Any, TensorType] = {
         trt.DataType.FLOAT: "float32",
         trt.DataType.HALF: "float16",
         trt.DataType.BF16: "bfloat16",
+        trt.DataType.INT32: "int32",
     }
     low = _LOW.get(options.precision, "float32")
     formats: dict[TensorFormat, Any] = {
@@ -162,13 +163,13 @@ def _set_formats(
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     names = [tensor.name for tensor in outputs]
     expected = [layer.name for layer in spec.layers]
-    if [tensor.name for tensor in inputs] != [INPUT] or names != expected:
+    if [tensor.name for tensor in inputs] != input_names(spec) or names != expected:
         raise ArtifactError(
             f"the graph has inputs {[tensor.name for tensor in inputs]} and outputs {names}, its "
-            f"spec says {[INPUT]} and {expected}. Export the model again."
+            f"spec says {input_names(spec)} and {expected}. Export the model again."
         )
 
-    def fix(tensor: Any, mode: Any, dtype: DType, format: TensorFormat) -> TensorInfo:
+    def fix(tensor: Any, mode: Any, dtype: TensorType, format: TensorFormat) -> TensorInfo:
         tensor.allowed_formats = 1 << int(formats[format])
         if dtypes.get(tensor.dtype) != dtype:
             raise BackendError(f"{tensor.name} became {tensor.dtype}, expected {dtype}")
@@ -181,7 +182,8 @@ def _set_formats(
         )
 
     return (
-        *(fix(tensor, "input", options.network_input.dtype, "linear") for tensor in inputs),
+        fix(inputs[0], "input", options.network_input.dtype, "linear"),
+        *(fix(tensor, "input", "int32", "linear") for tensor in inputs[1:]),
         *(
             fix(tensor, "output", low, _format(layer, options))
             for tensor, layer in zip(outputs, spec.layers, strict=True)
@@ -216,7 +218,10 @@ def _configure(library: Library, builder: Any, spec: Spec, options: BuildOptions
         logger.info("timing cache: none, %s does not use one", library)
     for shapes in options.profiles:
         profile = builder.create_optimization_profile()
-        profile.set_shape(INPUT, *shapes.shapes(spec.frontend.n_mels))
+        inputs = shapes.shapes(spec.frontend.n_mels)
+        profile.set_shape(INPUT, *inputs)
+        if spec.masked:
+            profile.set_shape(VALID_FRAMES, *(shape[:1] for shape in inputs))
         config.add_optimization_profile(profile)
     return config
 

@@ -17,8 +17,8 @@ from ...artifact import file_sha256, report_path
 from ...errors import ArtifactError
 from ...spec import Spec
 from ...spec_rules import MAX_FRAMES, range_problems, sha256_problem, text_problem
-from ..network import INPUT, shape_problems
-from ..network_input import LOG_MEL, DType, NetworkInput
+from ..network import input_names, shape_problems
+from ..network_input import LOG_MEL, NetworkInput
 from .library import Runtime
 from .profile import Profile
 from .targets import RTX_DEFAULT_TARGETS
@@ -28,6 +28,7 @@ FORMAT_VERSION = 3
 _MAX_BYTES = 2**24
 
 TensorFormat = Literal["linear", "hwc8"]
+TensorType = Literal["float32", "float16", "bfloat16", "int32"]
 # TensorRT's tiling optimization levels.
 Tiling = Literal["none", "fast", "moderate", "full"]
 
@@ -50,7 +51,7 @@ class TensorInfo:
     name: str
     mode: Literal["input", "output"]
     shape: tuple[int, ...]
-    dtype: DType
+    dtype: TensorType
     format: TensorFormat
 
 
@@ -245,7 +246,7 @@ def _problems(sidecar: Sidecar) -> Iterator[str]:
     except ArtifactError as error:
         yield str(error)
     names = [tensor.name for tensor in sidecar.tensors]
-    expected = [INPUT, *(layer.name for layer in spec.layers)]
+    expected = [*input_names(spec), *(layer.name for layer in spec.layers)]
     if sorted(names) != sorted(expected):
         yield f"it has the tensors {short(names)}, its spec says {short(expected)}"
     else:

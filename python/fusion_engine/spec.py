@@ -111,7 +111,8 @@ class Spec:
         precision: type of the backbone's arithmetic.
         token: AST's token rule.
         layer_norm_eps: AST's LayerNorm epsilon.
-        masked: reserved, always ``False``.
+        masked: the graph takes ``valid_frames`` too, so that clips of different lengths share a
+            batch, each with the answer that it has alone.
         weights: where the weights came from.
         producer: the program that wrote the artifact.
         producer_version: its version.

@@ -120,8 +120,10 @@ def _texts(spec: "Spec") -> Iterator[str]:
     problem = sha256_problem("weights.sha256", spec.weights.sha256)
     if problem is not None:
         yield problem
-    if spec.masked:
-        yield "masked is True, which this version does not know"
+    if spec.masked and (spec.segment is not None or spec.frames_per_step is None):
+        yield "masked is True, of a model whose inputs have one length or no time axis"
+    if spec.masked and any(layer.kind == "vector" for layer in spec.layers):
+        yield "masked is True, and a layer is a vector, which pools over the whole input"
 
 
 def _layers(spec: "Spec") -> Iterator[str]:

@@ -122,6 +122,14 @@ def export(
             "CLS alone."
         ),
     ] = None,
+    ragged: Annotated[
+        bool,
+        typer.Option(
+            "--ragged",
+            help="CNN14: let clips of different lengths share a batch, each with the answer that "
+            "it has alone.",
+        ),
+    ] = False,
 ) -> None:
     """Export a model to an .onnx artifact.
 
@@ -164,6 +172,7 @@ def export(
             seconds=seconds,
             frames=frames,
             token=token,
+            ragged=ragged,
             progress=step,
         )
     print_message(

@@ -67,23 +67,32 @@ class Frontend:
         self._fill(log_mel, samples)
         return log_mel
 
-    def batch(self, clips: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Log-mel [B, 1, T, n_mels] of clips that have the same number of frames.
+    def batch(
+        self, clips: Sequence[NDArray[Any]], *, frames: int | None = None
+    ) -> NDArray[np.float32]:
+        """Log-mel [B, 1, T, n_mels] of clips.
+
+        Args:
+            clips: their samples.
+            frames: T, the frames after a clip's own being zeros; ``None``: all have as many.
 
         Raises:
             TypeError: as for one clip.
-            ValueError: as for one clip; no clips; clips of different frame counts.
+            ValueError: as for one clip; no clips; clips of different or of too many frames.
         """
         checked = [self._checked(clip) for clip in clips]
-        counts = sorted({_frames(self.spec, len(clip)) for clip in checked})
-        if len(counts) != 1:
+        counts = [_frames(self.spec, len(clip)) for clip in checked]
+        if frames is None and len(set(counts)) == 1:
+            frames = counts[0]
+        if frames is None or not counts or max(counts) > frames:
             raise ValueError(
                 f"a batch is one or more clips of one frame count, got {len(checked)} clips of "
-                f"{counts} frames: group them by FrontendSpec.frames"
+                f"{sorted(set(counts))} frames: group them by FrontendSpec.frames, or give frames"
             )
-        log_mel = np.empty((len(checked), 1, counts[0], self.spec.n_mels), np.float32)
+        log_mel = np.zeros((len(checked), 1, frames, self.spec.n_mels), np.float32)
+        rows = [row[:count] for row, count in zip(log_mel[:, 0], counts, strict=True)]
         run = map if self._pool is None or len(checked) == 1 else self._pool.map
-        for _ in run(self._fill, log_mel[:, 0], checked):
+        for _ in run(self._fill, rows, checked):
             pass  # raises what a thread raised
         return log_mel
 
