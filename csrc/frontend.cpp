@@ -179,6 +179,7 @@ void check_frontend_call(const FrontendParams& params, const FrontendCall& call)
     check_range("clips", call.clips, 0, kLargest);
     check_range("stride", call.stride, 1, kMaxSamples);
     check_range("frames", call.frames, 1, kMaxSamples);
+    check_range("least", call.least, 0, call.frames);
     check_range("the samples of all frames", params.samples(call.frames), 0, kMaxSamples);
     check_range("out_frames", call.out_frames, call.frames, kMaxSamples);
     const std::int64_t longest = std::max(call.stride, params.samples(call.frames));

@@ -79,8 +79,8 @@ struct FrontendTables {
 FrontendTables make_frontend_tables(const FrontendSettings& settings, const double* window,
                                     const double* filters, const float* affine);
 
-// A call. Clip b's samples begin at b * stride; a clip that is too short for `frames` frames is
-// padded with zeros on the right, and the reflection is at the end of the padded clip.
+// A call. Clip b's samples begin at b * stride; a clip that is too short for its frames is padded
+// with zeros on the right, and the reflection is at the end of the padded clip.
 struct FrontendCall {
     const void* samples;
     SampleType type;
@@ -88,9 +88,10 @@ struct FrontendCall {
     std::int64_t stride;          // samples from one clip to the next
     const std::int64_t* lengths;  // [B], null: `stride`
     std::int64_t frames;          // of every clip, from its start
-    void* out;                    // [B, out_frames, n_mels] of the tables' type
-    std::int64_t out_frames;      // rows from `frames` on become the padding
-    std::uint32_t* flags;         // [B], bit 0 is set when a sample read is not finite; null: none
+    std::int64_t least;  // 0; else a clip has as many as its samples give, from this to `frames`
+    void* out;           // [B, out_frames, n_mels] of the tables' type
+    std::int64_t out_frames;  // rows after a clip's frames become the padding
+    std::uint32_t* flags;     // [B], bit 0 is set when a sample read is not finite; null: none
 };
 
 // The CUDA algorithm built for the host: the same threads and order of sums.

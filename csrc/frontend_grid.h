@@ -83,6 +83,20 @@ struct FrameLane {
     float middle;  // lane 0: the value of bin n_fft / 4
 };
 
+// Frames of a clip.
+FUSION_HD std::int32_t frames_of(const FrontendTask& task, std::int64_t clip) {
+    const FrontendParams& params = task.params;
+    const FrontendCall& call = task.call;
+    const auto most = static_cast<std::int32_t>(call.frames);
+    if (call.least == 0) return most;
+    const auto least = static_cast<std::int32_t>(call.least);
+    const auto length =
+        static_cast<std::int32_t>(call.lengths != nullptr ? call.lengths[clip] : call.stride);
+    const std::int32_t begun = length - (params.centre != 0 ? 0 : params.win_length);
+    const std::int32_t own = begun < 0 ? 0 : 1 + begun / params.hop_length;
+    return own < least ? least : own > most ? most : own;
+}
+
 FUSION_HD float sample_value(float sample) { return sample; }
 FUSION_HD float sample_value(std::int16_t sample) {
     return static_cast<float>(sample) * (1.0f / 32768.0f);
@@ -96,8 +110,8 @@ struct alignas(2 * sizeof(Sample)) SamplePair {
 
 // Samples 2n and 2n + 1 of the frame for n = lane, lane + kLanes, ...; zeros after the window.
 template <int kPoints, class Sample>
-FUSION_HD void load_samples(const FrontendTask& task, const FramePlace& place, std::int32_t lane,
-                            Complex (&z)[kPointsPerLane]) {
+FUSION_HD void load_samples(const FrontendTask& task, const FramePlace& place, std::int32_t frames,
+                            std::int32_t lane, Complex (&z)[kPointsPerLane]) {
     constexpr int kLanes = FrontendShape<kPoints>::kLanes;
     const FrontendParams& params = task.params;
     const FrontendCall& call = task.call;
@@ -126,7 +140,7 @@ FUSION_HD void load_samples(const FrontendTask& task, const FramePlace& place, s
         return;
     }
 
-    const auto needed = static_cast<std::int32_t>(params.samples(call.frames));
+    const auto needed = static_cast<std::int32_t>(params.samples(frames));
     const std::int32_t padded = length > needed ? length : needed;
     const auto at = [&](std::int32_t index) {
         std::int32_t i = begin + index;
@@ -143,16 +157,16 @@ FUSION_HD void load_samples(const FrontendTask& task, const FramePlace& place, s
 
 // Loads a lane's samples. A frame that only fills its block computes zeros.
 template <int kPoints>
-FUSION_HD void load_frame(const FrontendTask& task, const FramePlace& place, std::int32_t lane,
-                          FrameLane& state) {
+FUSION_HD void load_frame(const FrontendTask& task, const FramePlace& place, std::int32_t frames,
+                          std::int32_t lane, FrameLane& state) {
     FUSION_UNROLL
     for (int i = 0; i < kPointsPerLane; ++i) state.z[i] = {0.0f, 0.0f};
     state.check = 0.0f;
-    if (place.frame >= task.call.frames) return;
+    if (place.frame >= frames) return;
     if (task.call.type == SampleType::kInt16) {
-        load_samples<kPoints, std::int16_t>(task, place, lane, state.z);
+        load_samples<kPoints, std::int16_t>(task, place, frames, lane, state.z);
     } else {
-        load_samples<kPoints, float>(task, place, lane, state.z);
+        load_samples<kPoints, float>(task, place, frames, lane, state.z);
         FUSION_UNROLL
         for (int i = 0; i < kPointsPerLane; ++i) {
             state.check += state.z[i].re * 0.0f + state.z[i].im * 0.0f;
@@ -327,10 +341,11 @@ FUSION_KERNEL void log_mel_frame(const FrontendTask& task, const FramePlace& pla
         if (place.frame < task.call.out_frames) store_padding<kPoints>(task, place, lane);
     };
     // All of a block or none: the larger frames' phases wait for the whole block.
-    if (place.block_frame >= task.call.frames) return group.phase(pad);
+    const std::int32_t frames = frames_of(task, place.clip);
+    if (place.block_frame >= frames) return group.phase(pad);
 
     group.phase([&](FrameLane& state, std::int32_t lane) {
-        load_frame<kPoints>(task, place, lane, state);
+        load_frame<kPoints>(task, place, frames, lane, state);
         group.report(state, place);
     });
     for (int pass = 0; params.remove_dc && pass < 2; ++pass) {
@@ -371,7 +386,7 @@ FUSION_KERNEL void log_mel_frame(const FrontendTask& task, const FramePlace& pla
         });
     }
     group.phase([&](FrameLane& state, std::int32_t lane) {
-        if (place.frame >= task.call.frames) return pad(state, lane);
+        if (place.frame >= frames) return pad(state, lane);
         store_mel<kPoints>(task, place, group.values(), lane);
     });
 }

@@ -65,9 +65,18 @@ bool load_floats(const HostClip& clip, std::int64_t count, T largest, float* tar
     return within(values + count, clip.length - count, largest) && sound;
 }
 
+void count_frames(const RaggedBuffers& ragged, std::int64_t samples, std::int64_t row) {
+    const std::int64_t begun = samples - ragged.first;
+    const std::int64_t own = begun < 0 ? 0 : 1 + begun / ragged.hop_length;
+    const std::int64_t frames = std::max(own, ragged.least);
+    ragged.valid[row] = static_cast<std::int32_t>(frames);
+    ragged.counts[row] = (frames + ragged.step_offset) / ragged.frames_per_step;
+}
+
 bool load_clip(const HostBuffers& host, const HostClip& clip, std::int64_t row, double largest) {
     const std::int64_t count = std::min(clip.length, host.stride);
     host.lengths[row] = count;
+    if (host.ragged.valid != nullptr) count_frames(host.ragged, count, row);
     if (host.type == SampleType::kInt16) {
         std::int16_t* target = static_cast<std::int16_t*>(host.samples) + row * host.stride;
         if (target != clip.samples) {

@@ -40,6 +40,18 @@ struct HostClip {
     std::int64_t length;
 };
 
+// Clips of different lengths in one batch: what a graph reads of each, and how it follows from the
+// samples.
+struct RaggedBuffers {
+    std::int32_t* valid;   // [B], frames of log-mel; null: all clips have as many
+    std::int64_t* counts;  // [B], steps
+    std::int64_t hop_length;
+    std::int64_t first;  // samples that the first frame takes
+    std::int64_t least;  // frames
+    std::int64_t frames_per_step;
+    std::int64_t step_offset;
+};
+
 // Page-locked memory that a graph reads and writes.
 struct HostBuffers {
     void* samples;  // [B, stride]
@@ -50,6 +62,7 @@ struct HostBuffers {
     std::uint32_t* flags;    // [2, B], of layer outputs and of samples; zero before a run
     const float* embedding;  // [B, D]
     std::int64_t dim;        // D
+    RaggedBuffers ragged;
 };
 
 // Which clips of a batch have no embedding.

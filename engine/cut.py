@@ -175,7 +175,7 @@ def bucket(frames: int) -> int:
     """The length that clips of a masked graph are padded to: one of four to a doubling.
 
     At most a fifth of a run is padding, a tenth on average, and clips of a second to a minute have
-    25 lengths. Twice as many would halve the padding, and as many graphs and slots hold a GPU's
+    24 lengths. Twice as many would halve the padding, and as many graphs and slots hold a GPU's
     memory.
     """
     step = 1 << max(0, (frames - 1).bit_length() - 3)

@@ -82,8 +82,8 @@ py::bytes bytes_of(const FrontendTables& frontend) {
 
 void run_cuda(const FrontendTables& frontend, Address tables, Address samples,
               const std::string& dtype, std::int64_t clips, std::int64_t stride, Address lengths,
-              std::int64_t frames, Address out, std::int64_t out_frames, Address flags,
-              Address stream) {
+              std::int64_t frames, std::int64_t least, Address out, std::int64_t out_frames,
+              Address flags, Address stream) {
     const bool int16 = is_first("dtype", dtype, "int16", "float32");
     const FrontendCall call{pointer<const void>(samples),
                             int16 ? SampleType::kInt16 : SampleType::kFloat32,
@@ -91,6 +91,7 @@ void run_cuda(const FrontendTables& frontend, Address tables, Address samples,
                             stride,
                             pointer<const std::int64_t>(lengths),
                             frames,
+                            least,
                             pointer<void>(out),
                             out_frames,
                             pointer<std::uint32_t>(flags)};
@@ -109,7 +110,8 @@ using Lengths = py::array_t<std::int64_t, py::array::c_style>;
 using Flags = py::array_t<std::uint32_t, py::array::c_style>;
 
 py::array run_host_grid(const FrontendTables& frontend, const py::array& samples,
-                        std::int64_t frames, const std::optional<Lengths>& lengths,
+                        std::int64_t frames, std::int64_t least,
+                        const std::optional<Lengths>& lengths,
                         std::optional<std::int64_t> out_frames, const std::optional<Flags>& flags) {
     const bool int16 = py::isinstance<py::array_t<std::int16_t>>(samples);
     if (!int16 && !py::isinstance<py::array_t<float>>(samples)) {
@@ -147,6 +149,7 @@ py::array run_host_grid(const FrontendTables& frontend, const py::array& samples
                       stride,
                       counted.data(),
                       frames,
+                      least,
                       nullptr,
                       out_frames.value_or(frames),
                       flags ? Flags(*flags).mutable_data() : nullptr};
@@ -182,13 +185,14 @@ void bind_frontend(py::module_& module) {
                "`stream`, in the tables' type. A clip too short for `frames` is padded with zeros.",
                py::arg("frontend"), py::kw_only(), py::arg("tables"), py::arg("samples"),
                py::arg("dtype"), py::arg("clips"), py::arg("stride"), py::arg("lengths") = 0,
-               py::arg("frames"), py::arg("out"), py::arg("out_frames"), py::arg("flags") = 0,
-               py::arg("stream") = 0);
+               py::arg("frames"), py::arg("least") = 0, py::arg("out"), py::arg("out_frames"),
+               py::arg("flags") = 0, py::arg("stream") = 0);
     module.def("log_mel_on_host_grid", &run_host_grid,
                "The log-mel by the CUDA kernel's algorithm, lane by lane on the host: for tests. "
                "BF16 comes as uint16.",
                py::arg("frontend"), py::arg("samples"), py::kw_only(), py::arg("frames"),
-               py::arg("lengths").noconvert() = py::none(), py::arg("out_frames") = py::none(),
+               py::arg("least") = 0, py::arg("lengths").noconvert() = py::none(),
+               py::arg("out_frames") = py::none(),
                py::arg("flags").noconvert() = py::none());  // a copy of flags would be lost
 }
 

@@ -143,7 +143,9 @@ constexpr std::int64_t kMostClips = 1 << 24;
 
 Program make_program(Address samples, const std::string& dtype, std::int64_t clips,
                      std::int64_t stride, Address lengths, Address flags, Address embedding,
-                     std::int64_t dim, double largest) {
+                     std::int64_t dim, double largest, Address valid, Address counts,
+                     std::int64_t hop_length, std::int64_t first, std::int64_t least,
+                     std::int64_t frames_per_step, std::int64_t step_offset) {
     if (dtype != "int16" && dtype != "float32") {
         throw py::value_error("dtype is '" + dtype + "'; expected 'int16' or 'float32'");
     }
@@ -153,6 +155,11 @@ Program make_program(Address samples, const std::string& dtype, std::int64_t cli
                               "; expected at least 1 each, and at most " +
                               std::to_string(kMostClips) + " clips");
     }
+    if ((valid == 0) != (counts == 0) || hop_length < 1 || frames_per_step < 1) {
+        throw py::value_error("valid and counts come together, and hop_length is " +
+                              std::to_string(hop_length) + " and frames_per_step is " +
+                              std::to_string(frames_per_step) + "; expected at least 1");
+    }
     const HostBuffers host{pointer<void>(samples),
                            dtype == "int16" ? SampleType::kInt16 : SampleType::kFloat32,
                            clips,
@@ -160,7 +167,9 @@ Program make_program(Address samples, const std::string& dtype, std::int64_t cli
                            pointer<std::int64_t>(lengths),
                            pointer<std::uint32_t>(flags),
                            pointer<const float>(embedding),
-                           dim};
+                           dim,
+                           {pointer<std::int32_t>(valid), pointer<std::int64_t>(counts), hop_length,
+                            first, least, frames_per_step, step_offset}};
     return {host, largest};
 }
 
@@ -186,7 +195,9 @@ void bind_program(py::module_& module) {
                         "the GIL. For one call at a time.")
         .def(py::init(&make_program), py::kw_only(), py::arg("samples"), py::arg("dtype"),
              py::arg("clips"), py::arg("stride"), py::arg("lengths"), py::arg("flags"),
-             py::arg("embedding"), py::arg("dim"), py::arg("largest"))
+             py::arg("embedding"), py::arg("dim"), py::arg("largest"), py::arg("valid") = 0,
+             py::arg("counts") = 0, py::arg("hop_length") = 1, py::arg("first") = 0,
+             py::arg("least") = 0, py::arg("frames_per_step") = 1, py::arg("step_offset") = 0)
         .def("load", &Program::load,
              "Fill the input with a batch of clips [N]; every sample is checked on its way.",
              py::arg("clips"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ... import _core
 from ...audio.arrays import MAX_SAMPLE
 from ...spec import Head
-from ..cut import Cut, Piece
+from ..cut import Cut, Piece, frames_of, least_frames
 from ..runner import RunResult, Samples, SampleType
 from .driver import Graph
 from .inputs import PinnedRows
@@ -75,11 +75,12 @@ def sample_type(clips: Sequence[Samples]) -> SampleType:
 class _Program:
     """A batch in a slot: its device memory, and what is queued there for every run.
 
-    Device memory holds the input (lengths [B] int64, ``sample_bytes`` of samples), flags [2, B]
-    uint32 of layer outputs and of samples, embeddings [B, D] float32, index arrays, log-mel, and
-    what the network asks for. The host's page-locked memory has all but the last two, and not the
-    samples either where they are in page-locked memory of the caller's. The flags
-    end the input, which clears them, and begin the output: one copy each way.
+    Device memory holds the input (lengths [B] int64, for a masked network frames [B] int32 and
+    steps [B] int64 of each clip, ``sample_bytes`` of samples), flags [2, B] uint32 of layer outputs
+    and of samples, embeddings [B, D] float32, index arrays, log-mel, and what the network asks for.
+    The host's page-locked memory has all but the last two, and not the samples either where they
+    are in page-locked memory of the caller's. The flags end the input, which clears them, and begin
+    the output: one copy each way.
     """
 
     def __init__(
@@ -97,6 +98,10 @@ class _Program:
         total = clips * key.segments
         layout = MemoryLayout()
         self._lengths = layout.add(8 * clips)
+        self._masked = model.spec.masked
+        if self._masked:
+            self._valid, self._counts = layout.add(4 * clips), layout.add(8 * clips)
+        self._head_bytes = layout.size
         if key.pinned is None:
             self._samples = layout.add(sample_bytes)
         self._flags = layout.add(8 * clips)
@@ -122,9 +127,22 @@ class _Program:
         self._view(begins, np.int64, total)[:] = [piece.begin for piece in pieces] * clips
         self._view(counts, np.int64, total)[:] = [piece.count for piece in pieces] * clips
         self._upload(self._indices, on_host - self._indices)
+        if self._masked:
+            counts = self._counts
         self._ranges = Ranges(*(self._device + offset for offset in (offsets, begins, counts)))
         # The steps of a clip that is one piece from its first step on.
-        self._whole = pieces[0].count if len(pieces) == 1 and pieces[0].begin == 0 else None
+        whole = len(pieces) == 1 and pieces[0].begin == 0 and not self._masked
+        self._whole = pieces[0].count if whole else None
+
+    def _set_lengths(self, samples: int) -> None:
+        """Say once for all runs that each clip has so many samples."""
+        clips, spec = self._key.clips, self._model.spec
+        self._view(self._lengths, np.int64, clips)[:] = samples
+        if self._masked:
+            frames = frames_of(spec, samples)
+            self._view(self._valid, np.int32, clips)[:] = frames
+            self._view(self._counts, np.int64, clips)[:] = spec.steps(frames)
+        self._upload(self._lengths, self._head_bytes)
 
     def _queue_log_mel(self, samples: int, stride: int, flags: int) -> None:
         key, model, device = self._key, self._model, self._device
@@ -136,6 +154,7 @@ class _Program:
             stride=stride,
             lengths=device + self._lengths,
             frames=key.frames,
+            least=least_frames(model.spec) if self._masked else 0,
             out=device + self._log_mel,
             out_frames=key.segments * key.length,
             flags=flags,
@@ -150,7 +169,8 @@ class _Program:
             self._device,
             self._slot.stream,
         )
-        layers = self._slot.context.enqueue(device + self._log_mel, stream)
+        valid = device + self._valid if self._masked else 0
+        layers = self._slot.context.enqueue(device + self._log_mel, stream, valid)
         kernels.fuse(
             layers,
             clips=key.clips,
@@ -186,8 +206,7 @@ class BatchProgram(_Program):
         super().__init__(pool, model, key, pieces, slot, sample_bytes=self._bytes)
         host = self._host.address
         if pinned is not None:
-            self._view(self._lengths, np.int64, key.clips)[:] = pinned.samples
-            self._upload(self._lengths, 8 * key.clips)
+            self._set_lengths(pinned.samples)
         self._native = _core.Program(
             samples=host + self._samples if pinned is None else pinned.address,
             dtype=key.dtype,
@@ -198,9 +217,26 @@ class BatchProgram(_Program):
             embedding=host + self._embedding,
             dim=model.spec.embedding_dim,
             largest=MAX_SAMPLE,
+            **self._ragged(),
         )
         self._started: Graph | None = None
         slot.stream.synchronize()
+
+    def _ragged(self) -> dict[str, int]:
+        """What native code needs to say of each clip how long it is."""
+        spec, host = self._model.spec, self._host.address
+        if not self._masked:
+            return {}
+        assert spec.frames_per_step is not None
+        return {
+            "valid": host + self._valid,
+            "counts": host + self._counts,
+            "hop_length": spec.frontend.hop_length,
+            "first": spec.frontend.samples(1),
+            "least": least_frames(spec),
+            "frames_per_step": spec.frames_per_step,
+            "step_offset": spec.step_offset,
+        }
 
     def run(self, clips: Sequence[Samples]) -> tuple[RunResult, bool]:
         """The result for clips on the host, and whether it was one graph."""
@@ -251,8 +287,8 @@ class ResidentProgram(_Program):
         self, pool: SlotPool, model: Model, key: BatchKey, pieces: Sequence[Piece], slot: Slot
     ) -> None:
         super().__init__(pool, model, key, pieces, slot, sample_bytes=0)
-        self._view(self._lengths, np.int64, key.clips)[:] = key.resident
-        self._upload(self._lengths, 8 * key.clips)
+        assert key.resident is not None
+        self._set_lengths(key.resident)
         slot.stream.synchronize()
 
     def run(self, samples: int, stride: int, embedding: int, flags: int, sample_flags: int) -> bool:

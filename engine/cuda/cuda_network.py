@@ -80,8 +80,13 @@ class Context(ABC):
         """Use this memory, aligned to 256 bytes, of the sizes that ``prepare`` said."""
 
     @abstractmethod
-    def enqueue(self, log_mel: int, stream: Stream) -> Sequence[LayerTensor]:
+    def enqueue(self, log_mel: int, stream: Stream, valid: int = 0) -> Sequence[LayerTensor]:
         """Queue a run; the layer outputs in the spec's order, until the next call.
+
+        Args:
+            log_mel: address of the network's input.
+            stream: that it is queued on.
+            valid: for a masked network the address of the int32 frames [S] of each input.
 
         Raises:
             BackendError: the library failed.

@@ -101,6 +101,7 @@ class Kernels:
         stride: int,
         lengths: int,
         frames: int,
+        least: int = 0,
         out: int,
         out_frames: int,
         flags: int,
@@ -113,6 +114,7 @@ class Kernels:
             dtype: of the samples, ``float32`` or ``int16``.
             lengths: int64 [B], samples of each clip.
             frames: of every clip; the rows after them become padding.
+            least: 0; else each clip has as many as its samples give, from so many to ``frames``.
             flags: uint32 [B], bit 0 is set when a sample is not finite.
         """
         _core.log_mel_cuda(
@@ -124,6 +126,7 @@ class Kernels:
             stride=stride,
             lengths=lengths,
             frames=frames,
+            least=least,
             out=out,
             out_frames=out_frames,
             flags=flags,

@@ -242,7 +242,10 @@ def open_run(
         try:
             log_mel = run.log_mel(samples, pieces[-1].stop, flags)
             first = model.kernels.frame_bytes * pieces[0].start
-            run.layers = slot.context.enqueue(log_mel + first, slot.stream)
+            valid = 0
+            if model.spec.masked:  # a run of one clip has no shorter ones
+                valid = run.upload(np.full(key.segments, key.frames, np.int32))
+            run.layers = slot.context.enqueue(log_mel + first, slot.stream, valid)
             yield run
         finally:
             run.close()

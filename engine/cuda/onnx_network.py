@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import ArtifactError, BackendError
 from ..cut import most_frames
-from ..network import check_outputs
+from ..network import INPUT, VALID_FRAMES, check_outputs
 from ..onnx import CUDA_PROVIDER, OnnxSession, first_line, import_onnxruntime
 from .cuda_network import Context, CudaNetwork, LayerTensor, TensorLayout
 from .driver import Cuda, Stream
@@ -113,10 +113,13 @@ class _OnnxContext(Context):
     def attach(self, addresses: Sequence[int]) -> None:
         pass
 
-    def enqueue(self, log_mel: int, stream: Stream) -> Sequence[LayerTensor]:
+    def enqueue(self, log_mel: int, stream: Stream, valid: int = 0) -> Sequence[LayerTensor]:
         kind, index = self._device
         try:
-            self._binding.bind_input("log_mel", kind, index, np.float32, self._shape, log_mel)
+            self._binding.bind_input(INPUT, kind, index, np.float32, self._shape, log_mel)
+            if self._onnx.spec.masked:
+                shape = self._shape[:1]
+                self._binding.bind_input(VALID_FRAMES, kind, index, np.int32, shape, valid)
             self._onnx.session.run_with_iobinding(self._binding, self._options)
             self._outputs = self._binding.get_outputs()
         except Exception as error:

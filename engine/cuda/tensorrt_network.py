@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import ArtifactError, AudioError, BackendError
 from ...spec import Spec
-from ..network import shape_problems
+from ..network import VALID_FRAMES, input_names, shape_problems
 from ..network_input import LOG_MEL, NetworkInput
 from ..tensorrt.library import Library
 from ..tensorrt.runtime_cache import RuntimeCache
@@ -70,7 +70,7 @@ class TensorRTNetwork(CudaNetwork):
         self._rebuild = rebuild
         self.spec, self.name, self.input = spec, str(library), network_input
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        expected = ["log_mel", *(layer.name for layer in spec.layers)]
+        expected = [*input_names(spec), *(layer.name for layer in spec.layers)]
         if sorted(names) != sorted(expected):
             raise ArtifactError(
                 f"the plan has the tensors {names}, its spec says {expected}. Build it again: "
@@ -175,6 +175,8 @@ class _TensorRTContext(Context):
                 done = self._context.set_optimization_profile_async(profile, stream.handle)
                 stream.synchronize()
             done = done and self._context.set_input_shape("log_mel", shape)
+            if self._network.spec.masked:
+                done = done and self._context.set_input_shape(VALID_FRAMES, shape[:1])
             missing = self._context.infer_shapes() if done else ["log_mel"]
             # 0 is an answer too: some networks need none.
             self._scratch = self._context.update_device_memory_size_for_shapes() if done else 0
@@ -196,8 +198,11 @@ class _TensorRTContext(Context):
             for address, layout in zip(outputs, self._layouts, strict=True)
         ]
 
-    def enqueue(self, log_mel: int, stream: Stream) -> Sequence[LayerTensor]:
+    def enqueue(self, log_mel: int, stream: Stream, valid: int = 0) -> Sequence[LayerTensor]:
         self._check(self._context.set_tensor_address("log_mel", log_mel), "address of log_mel")
+        if self._network.spec.masked:
+            taken = self._context.set_tensor_address(VALID_FRAMES, valid)
+            self._check(taken, f"address of {VALID_FRAMES}")
         with self._library.listen() as heard:
             done = self._context.execute_async_v3(stream.handle)
         if not done:

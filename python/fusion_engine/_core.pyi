@@ -50,6 +50,7 @@ def log_mel_cuda(
     stride: int,
     lengths: int = 0,
     frames: int,
+    least: int = 0,
     out: int,
     out_frames: int,
     flags: int = 0,
@@ -60,6 +61,7 @@ def log_mel_on_host_grid(
     samples: npt.NDArray[np.float32] | npt.NDArray[np.int16],
     *,
     frames: int,
+    least: int = 0,
     lengths: _Index | None = None,
     out_frames: int | None = None,
     flags: _Flags | None = None,
@@ -191,6 +193,13 @@ class Program:
         embedding: int,
         dim: int,
         largest: float,
+        valid: int = 0,
+        counts: int = 0,
+        hop_length: int = 1,
+        first: int = 0,
+        least: int = 0,
+        frames_per_step: int = 1,
+        step_offset: int = 0,
     ) -> None: ...
     def load(self, clips: Sequence[npt.NDArray[Any]]) -> None: ...
     def results(self) -> tuple[_Float, _Flags, list[int]]:

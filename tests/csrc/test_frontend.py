@@ -271,6 +271,25 @@ def test_rounding_to_half_precision(dtype: str) -> None:
     np.testing.assert_array_equal(got[0, 0], rounded(values + np.float32(0), dtype))
 
 
+@by_preset
+@pytest.mark.parametrize("signal", [signals.noise, signals.speech_like], ids=lambda f: f.__name__)
+def test_clips_of_different_lengths_have_their_own_frames(spec: FrontendSpec, signal: Any) -> None:
+    """As each alone, its end reflected where it is, and padding after it; the shortest in zeros."""
+    least, most = 7, 60
+    lengths = [spec.samples(n) + extra for n, extra in ((60, 3), (33, 0), (8, 5), (7, 0), (3, 9))]
+    clips = [signal(2.0, spec.sample_rate, seed)[:n] for seed, n in enumerate(lengths)]
+    rows, counts = stacked(clips, room=3)
+    tables = frontend_tables(spec)
+    got = _core.log_mel_on_host_grid(
+        tables, rows, lengths=counts, frames=most, least=least, out_frames=most + 4
+    )
+    for clip, row in zip(clips, got, strict=True):
+        frames = max(least, spec.frames(len(clip)))
+        alone = _core.log_mel_on_host_grid(tables, clip[None], frames=frames)
+        np.testing.assert_array_equal(row[:frames], alone[0])
+        assert (row[frames:] == padding_value(spec)).all()
+
+
 def test_a_sample_that_is_no_number_is_none_in_half_precision() -> None:
     samples = np.full((1, 1_000), np.nan, np.float32)
     for dtype in ("float16", "bfloat16"):
@@ -343,6 +362,7 @@ def test_settings_that_are_none(changes: dict[str, Any], message: str) -> None:
     [
         ({"frames": 0}, "frames is 0; expected 1 to"),
         ({"frames": 10, "out_frames": 9}, "out_frames is 9; expected 10 to"),
+        ({"frames": 10, "least": 11}, "least is 11; expected 0 to 10"),
         ({"frames": 1, "lengths": np.array([1, 2])}, r"lengths is int64 \(2,\)"),
         ({"frames": 1, "lengths": np.array([1_001])}, r"lengths\[0\] is 1001"),
         ({"frames": 1, "flags": np.zeros(2, np.uint32)}, r"flags is uint32 \(2,\)"),

@@ -153,7 +153,7 @@ def test_fusion_flags_what_is_not_finite(dtype: Any, value: float) -> None:
 
 
 def log_mel(
-    spec: FrontendSpec, clips: list[Any], out_frames: int, **options: Any
+    spec: FrontendSpec, clips: list[Any], out_frames: int, least: int = 0, **options: Any
 ) -> tuple[Array, Array]:
     """By the kernel, and by its host build; the flags of both are equal."""
     samples, lengths = stacked(clips, room=3)
@@ -165,6 +165,7 @@ def log_mel(
         tables,
         samples,
         frames=frames,
+        least=least,
         lengths=lengths,
         out_frames=out_frames,
         flags=expected_flags,
@@ -179,6 +180,7 @@ def log_mel(
         stride=samples.shape[1],
         lengths=lengths.ctypes.data,
         frames=frames,
+        least=least,
         out=got.ctypes.data,
         out_frames=out_frames,
         flags=flags.ctypes.data,
@@ -192,6 +194,14 @@ def test_the_frontend_is_its_host_build(spec: FrontendSpec) -> None:
     """A block that is not full, and rows after the last frame."""
     x = signals.speech_like(1.0, spec.sample_rate)[: spec.samples(10)]
     np.testing.assert_array_equal(*log_mel(spec, [x], out_frames=18))
+
+
+@pytest.mark.parametrize("spec", [PANNS_8K, AST], ids=lambda spec: spec.preset)
+def test_clips_of_different_lengths_are_those_of_the_host_build(spec: FrontendSpec) -> None:
+    clips = [signals.noise(1.0, spec.sample_rate, seed) for seed in range(3)]
+    clips[1], clips[2] = clips[1][: spec.samples(21) + 7], clips[2][: spec.samples(2)]
+    got, expected = log_mel(spec, clips, out_frames=spec.frames(len(clips[0])) + 3, least=5)
+    np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

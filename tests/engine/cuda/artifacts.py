@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from fusion_engine.export.masking import mask_frames
 from fusion_engine.frontend import FRONTENDS
 from fusion_engine.spec import METADATA_KEY, LayerSpec, SegmentRule, Spec, WeightsSource
 
@@ -53,6 +54,7 @@ PADDED = replace(
     min_frames=98,
     max_frames=98,
 )
+RAGGED = replace(CHUNKED, model="ragged", masked=True)
 SPECS = {spec.model: spec for spec in (CHUNKED, DROPPED, PADDED)}
 
 
@@ -125,6 +127,8 @@ def write_artifact(
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if spec.masked:
+        mask_frames(model)
     helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.save(model, path)
     return path

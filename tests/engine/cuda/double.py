@@ -328,8 +328,8 @@ class HostKernels(Kernels):
     def require(self) -> None:
         pass
 
-    def log_mel(self, *, tables, samples, dtype, clips, stride, lengths, frames, out, out_frames,
-                flags, stream):  # fmt: skip
+    def log_mel(self, *, tables, samples, dtype, clips, stride, lengths, frames, least=0, out,
+                out_frames, flags, stream):  # fmt: skip
         assert tables % 16 == out % 256 == 0
 
         def work() -> None:
@@ -338,6 +338,7 @@ class HostKernels(Kernels):
                 self._frontend,
                 view(samples, dtype, clips, stride),
                 frames=frames,
+                least=least,
                 lengths=view(lengths, np.int64, clips),
                 out_frames=out_frames,
                 flags=view(flags, np.uint32, clips),

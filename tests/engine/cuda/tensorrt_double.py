@@ -61,8 +61,9 @@ class Engine:
         import onnxruntime
 
         self.trt, self.session = trt, onnxruntime.InferenceSession(plan)
-        (log_mel,) = self.session.get_inputs()
-        self.names = ["log_mel", *(node.name for node in self.session.get_outputs())]
+        log_mel, *more = self.session.get_inputs()
+        self.inputs = ["log_mel", *(node.name for node in more)]
+        self.names = [*self.inputs, *(node.name for node in self.session.get_outputs())]
         self.num_io_tensors = len(self.names)
         _, _, frames, mels = log_mel.shape
         fixed = isinstance(frames, int)
@@ -89,7 +90,8 @@ class Engine:
         return SimpleNamespace(name=TRT_NAMES[self.trt.dtype])
 
     def get_tensor_format(self, name: str, profile: int) -> Any:
-        rank = len(self.session.get_outputs()[self.names.index(name) - 1].shape)
+        outputs = {node.name: node for node in self.session.get_outputs()}
+        rank = len(outputs[name].shape)
         return SimpleNamespace(name="HWC8" if self.trt.channels_last and rank == 4 else "LINEAR")
 
     def create_runtime_config(self) -> Any:
@@ -154,11 +156,17 @@ class Context:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if name == "valid_frames":
+            self.shapes[name] = shape
+            return True
         least, _, most = self.engine.profiles[self.active_optimization_profile]
         if not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
             return False
-        outputs = self.engine.session.run(None, {name: np.zeros((1, *shape[1:]), np.float32)})
-        names = self.engine.names[1:]
+        feed = {name: np.zeros((1, *shape[1:]), np.float32)}
+        if "valid_frames" in self.engine.inputs:
+            feed["valid_frames"] = np.full(1, shape[2], np.int32)
+        outputs = self.engine.session.run(None, feed)
+        names = self.engine.names[len(self.engine.inputs) :]
         self.shapes = {n: (shape[0], *x.shape[1:]) for n, x in zip(names, outputs, strict=True)}
         self.shapes[name] = shape
         self.addresses.clear()
@@ -200,8 +208,15 @@ class Context:
         time.sleep(trt.delay)
         view(scratch[0], np.uint8, scratch[1]).fill(0x5A)  # it is ours alone
         log_mel = view(addresses["log_mel"], DTYPES[trt.network_input.dtype], *shapes["log_mel"])
-        outputs = self.engine.session.run(None, {"log_mel": log_mel.astype(np.float32)})
-        for name, x in zip(self.engine.names[1:], outputs, strict=True):
+        feed = {"log_mel": log_mel.astype(np.float32)}
+        if "valid_frames" in addresses:
+            assert addresses["valid_frames"]
+            feed["valid_frames"] = view(
+                addresses["valid_frames"], np.int32, *shapes["valid_frames"]
+            ).copy()
+        outputs = self.engine.session.run(None, feed)
+        names = self.engine.names[len(self.engine.inputs) :]
+        for name, x in zip(names, outputs, strict=True):
             x = x.astype(DTYPES[trt.dtype])
             if trt.channels_last and x.ndim == 4:
                 x = x.transpose(0, 2, 3, 1)

@@ -157,7 +157,7 @@ class TorchContext(Context):
     def attach(self, addresses: Sequence[int]) -> None:
         pass
 
-    def enqueue(self, log_mel: int, stream: Stream) -> Sequence[LayerTensor]:
+    def enqueue(self, log_mel: int, stream: Stream, valid: int = 0) -> Sequence[LayerTensor]:
         if self._input.data_ptr() != log_mel:
             self._input = self.view(log_mel)
         with self._on(stream):
