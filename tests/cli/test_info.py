@@ -13,6 +13,7 @@ import pytest
 import fusion_engine as fe
 from fusion_engine.artifact import read_spec
 
+from ..engine.cuda.artifacts import RAGGED, write_artifact
 from .test_main import examples
 
 
@@ -248,3 +249,8 @@ def test_another_kind_of_file(cli):
 def test_a_file_without_permission(cli):
     Path("a.onnx").touch(mode=0o000)
     assert cli("info", "a.onnx").stderr == "error: a.onnx: Permission denied\n"
+
+
+def test_a_masked_artifact_says_so(cli, tmp_path):
+    result = cli("info", write_artifact(tmp_path / "ragged.onnx", RAGGED))
+    assert "clips of different lengths share a batch (valid_frames)" in result.stdout

@@ -10,6 +10,7 @@ import torch
 
 from fusion_engine import ArtifactError, ExportError
 from fusion_engine.export import export
+from fusion_engine.export.masking import mask_frames
 from fusion_engine.parity import Certificate, Signal, certify
 
 from .conftest import SHORT, Exported, edit_spec
@@ -198,3 +199,39 @@ def test_fp16_overflow(vggish: Exported, tmp_path: Path) -> None:
     layer_2 = verdicts["bf16"].comparisons[0].artifact
     assert layer_2.max_value > 1e5
     assert all(comparison.artifact.non_finite for comparison in verdicts["fp16"].comparisons[:2])
+
+
+# 288 frames: the last step that counts is at the very end, and the bucket is 320.
+STEPS = (Signal(kind="speech", seconds=2.87),)
+
+
+def masked(model: onnx.ModelProto) -> None:
+    mask_frames(model)
+    edit_spec(model, lambda spec: replace(spec, masked=True, max_frames=1_000))
+
+
+def test_a_masked_artifact(early: Exported, edited) -> None:
+    certificate = certify(edited(early.artifact, masked), weights=early.weights, signals=SHORT)
+    assert certificate, certificate.failures
+
+
+@pytest.mark.parametrize("fault", ["a mask is missing", "one frame too many"])
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_mask_that_lets_something_through(early: Exported, edited, fault, precision) -> None:
+    """Alone each clip has its answer: only a batch with a longer one shows it."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        masked(model)
+        where = [node for node in model.graph.node if node.op_type == "Where"]
+        if fault == "a mask is missing":
+            (reader,) = (n for n in model.graph.node if where[0].output[0] in n.input)
+            reader.input[0] = where[0].input[1]
+        else:
+            (mask,) = (node for node in model.graph.node if node.output[0] == "mask.1")
+            mask.op_type = "LessOrEqual"
+
+    certificate = certify(
+        edited(early.artifact, edit), weights=early.weights, signals=STEPS, precision=precision
+    )
+    assert not certificate
+    assert failed_outputs(certificate) == {"embedding"}

@@ -101,7 +101,8 @@ def _spec_fields(spec: Spec, precision: str) -> Fields:
         (
             "input",
             f"{spec.min_frames}…{spec.max_frames} frames (up to {spec.max_frames * hop:.1f} s a "
-            + longer,
+            + longer
+            + ("\nclips of different lengths share a batch (valid_frames)" if spec.masked else ""),
         ),
         ("precision", precision),
         ("weights", f"{spec.weights.source}\nSHA-256 {spec.weights.sha256}"),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .._install import install
 from .._version import __version__
 from ..artifact import file_sha256, read_spec
+from ..engine.cut import bucket, frames_of
 from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
@@ -158,7 +159,11 @@ class _Meters:
         own = self._subject.spec.frontend
         exact = self._reference.log_mel(samples, published)
         rounded = self._reference.log_mel(samples, published, fp32=True) if self._gpu else exact
-        self._compare("end_to_end", clip, got, self._pytorch(clip, exact, rounded))
+        truth = self._pytorch(clip, exact, rounded)
+        self._compare("end_to_end", clip, got, truth)
+        if self._subject.spec.masked:
+            embeddings = {precision: {EMBEDDING: x[EMBEDDING]} for precision, x in truth.items()}
+            self._compare("end_to_end", clip, self._run_beside_longer(clip, samples), embeddings)
         fits = own.n_mels == published.n_mels and own.sample_rate == published.sample_rate
         if fits and not self._published and not self._gpu:
             log_mel = self._reference.log_mel(samples, own)
@@ -200,6 +205,18 @@ class _Meters:
                 continue
             outputs |= found if isinstance(found, dict) else {name: found}
         return outputs
+
+    def _run_beside_longer(self, clip: str, samples: Samples) -> dict[str, NDArray[np.float32]]:
+        """The clip's embedding in a batch with one that is as long as their bucket."""
+        engine, spec = self._subject.engine, self._subject.spec
+        rate = self._reference.backbone.frontend.sample_rate
+        frames = min(bucket(frames_of(spec, len(samples))), spec.max_frames)
+        longer = np.resize(samples, max(len(samples), spec.frontend.samples(frames)))
+        try:
+            return {EMBEDDING: engine.embed([samples, longer], sample_rate=rate)[0]}
+        except (NumericalError, BackendError) as error:
+            self.problems.append(f"{clip}: no embedding in a batch: {error}")
+            return {}
 
     def _pytorch(
         self, clip: str, exact: NDArray[np.float32], rounded: NDArray[np.float32]

@@ -72,6 +72,10 @@ def default_signals(spec: Spec, *, least_frames: int | None = None) -> tuple[Sig
         Signal(kind="chirp", seconds=10.0),
     ]
     front = spec.frontend
+    if spec.masked:
+        # Frames that all count, in a number that is no bucket's: what comes after them shows.
+        seconds = front.samples(9 * (spec.frames_per_step or 1)) / front.sample_rate
+        signals.append(Signal(kind="noise", seconds=seconds, seed=1))
     run = spec.max_frames * front.hop_length / front.sample_rate
     if spec.segment is not None:
         several = round(2.4 * run, 2)
