@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from .._atomic import atomic_path
 from .._install import install
 from ..artifact import data_path
+from ..engine.masking import masked
 from ..engine.onnx import import_onnxruntime
 from ..errors import BackendError, ExportError
 from ..frontend import FrontendSpec
@@ -104,7 +104,7 @@ def export(
             raise ExportError(f"weights {source.source} for {backbone.name}: {error}") from None
         spec = _spec(backbone, numbers, source)
         if ragged:
-            spec = _masked(spec)
+            spec = masked(spec)
         graph = backbone_module(backbone, backbone.fold(state), numbers)
         exact = {name: tensor.double() for name, tensor in state.items()}
         return write_artifact(
@@ -177,26 +177,6 @@ def write_artifact(
                 path.unlink(missing_ok=True)  # never an old graph with new weights
             data.replace(target)
     return report
-
-
-def _masked(spec: Spec) -> Spec:
-    """The spec with a mask.
-
-    Raises:
-        ExportError: the model has no use for one, or none can be made.
-    """
-    if spec.segment is not None:
-        raise ExportError(
-            f"{spec.model} takes segments of {spec.segment.frames} frames, so that clips of any "
-            "lengths share a batch already: leave ragged out"
-        )
-    vectors = [layer.name for layer in spec.layers if layer.kind == "vector"]
-    if vectors:
-        raise ExportError(
-            f"{', '.join(vectors)} pools over the whole clip inside the graph, where a mask does "
-            "not reach: leave ragged out, or export map layers only"
-        )
-    return replace(spec, masked=True)
 
 
 def _layers(backbone: Backbone, layers: Sequence[int] | None) -> tuple[int, ...]:

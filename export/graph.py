@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
+from ..engine.masking import mask_frames
 from ..engine.network import INPUT
 from ..errors import ExportError
 from ..spec import METADATA_KEY, Spec
 from .foreign import foreign
-from .masking import mask_frames
 
 if TYPE_CHECKING:
     import onnx

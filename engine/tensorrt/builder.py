@@ -13,6 +13,7 @@ from ...artifact import read_report, read_spec
 from ...errors import ArtifactError, BackendError
 from ...spec import Spec
 from ..devices import GpuInfo, find_gpu
+from ..masking import mask_frames, masked
 from ..network_input import LOG_MEL, NetworkInput
 from ..precision import Precision, check_ranges, cut_frontend_part, typed_model
 from .monitor import BuildProgress, run_cancellable
@@ -46,6 +47,7 @@ def build(
     targets: Sequence[str] | None = None,
     linear_outputs: bool = False,
     log_mel_input: bool = False,
+    ragged: bool = False,
     typed_onnx: str | os.PathLike[str] | None = None,
     gpu: GpuInfo | None = None,
     progress: BuildProgress | None = None,
@@ -72,6 +74,8 @@ def build(
             kernel reads them without a reformat.
         log_mel_input: take log-mel in FP32; otherwise an FP16 or BF16 plan begins with its first
             convolution, and the frontend does what comes before it (see ``NetworkInput``).
+        ragged: let clips of different lengths share a batch, as an artifact of ``export`` with
+            ``ragged`` does by itself.
         typed_onnx: where to keep the typed graph of an FP16 or BF16 plan, for other tools.
         gpu: the GPU that `tensorrt` tunes for; ``None``: the first, if there is one.
         progress: called as TensorRT goes through its phases.
@@ -84,6 +88,7 @@ def build(
         BackendError: the library or its GPU is missing, the GPU that is here is none of the
             library's, or the parser or the builder failed; with their own messages.
         NumericalError: weights or activations, as recorded at export, that FP16 cannot hold.
+        ExportError: ``ragged`` of a model that has no use for it, or cannot be masked.
         FusionEngineError: a file cannot be written.
         ValueError: an option out of range, or a profile that does not fit the model.
     """
@@ -113,6 +118,9 @@ def build(
             f"{onnx}: its precision is {spec.precision}; build from the fp32 artifact that "
             "`fusion-engine export` wrote"
         )
+    add_mask = ragged and not spec.masked
+    if add_mask:
+        spec = masked(spec)
     profile = make_profile(spec, batch=batch, seconds=seconds, frames=frames)
     spec = plan_spec(spec, precision, profile.frames.max)
     encode_name(spec)  # refuses a spec that is too long before the work
@@ -134,7 +142,7 @@ def build(
         # Read once: a later export, while this works for minutes, is not what it was built from.
         data = Path(onnx).read_bytes()
         source = SourceArtifact(name=Path(onnx).name, sha256=hashlib.sha256(data).hexdigest())
-        graph = _typed_graph(onnx, data, precision)
+        graph = _typed_graph(onnx, data, precision, add_mask)
         if typed is not None:
             typed.write_bytes(graph)
         network_input = LOG_MEL
@@ -207,15 +215,21 @@ def _plan_path(plan: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _typed_graph(artifact: str | os.PathLike[str], data: bytes, precision: Precision) -> bytes:
+def _typed_graph(
+    artifact: str | os.PathLike[str], data: bytes, precision: Precision, add_mask: bool
+) -> bytes:
     """The graph of an artifact's ``data`` in the precision's types, serialized."""
     import onnx
 
-    if precision in ("fp32", "tf32"):
+    half = precision in ("fp16", "bf16")
+    if not (half or add_mask):
         return data
-    _check_activations(artifact, precision)
+    if half:
+        _check_activations(artifact, precision)
     try:
         model = onnx.load_model_from_string(data)
+        if add_mask:
+            mask_frames(model)
         typed: bytes = typed_model(model, precision).SerializeToString()
     except (KeyError, TypeError, ValueError) as error:
         # Names that lead nowhere or are no text, sizes that do not fit: what reads a graph with the

@@ -132,6 +132,8 @@ class Sidecar:
             words.append("--linear-outputs")
         if self.input == LOG_MEL and self.spec.precision in ("fp16", "bf16"):
             words.append("--log-mel-input")
+        if self.spec.masked:
+            words.append("--ragged")
         return shlex.join(words)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fusion_engine import ArtifactError, ExportError
+from fusion_engine.engine.masking import mask_frames
 from fusion_engine.export import export
-from fusion_engine.export.masking import mask_frames
 from fusion_engine.parity import Certificate, Signal, certify
 
 from .conftest import SHORT, Exported, edit_spec

@@ -130,6 +130,14 @@ def build(
             "does what an FP16 or BF16 network does before its first convolution.",
         ),
     ] = False,
+    ragged: Annotated[
+        bool,
+        typer.Option(
+            "--ragged",
+            help="CNN14: let clips of different lengths share a batch, each with the answer that "
+            "it has alone; an artifact of export --ragged does so by itself.",
+        ),
+    ] = False,
     typed_onnx: Annotated[
         Path | None,
         typer.Option(
@@ -176,6 +184,7 @@ def build(
                 targets=None if targets is None else targets.split(","),
                 linear_outputs=linear_outputs,
                 log_mel_input=log_mel_input,
+                ragged=ragged,
                 typed_onnx=typed_onnx,
                 progress=show,
             )

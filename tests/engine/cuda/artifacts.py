@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fusion_engine.export.masking import mask_frames
+from fusion_engine.engine.masking import mask_frames
 from fusion_engine.frontend import FRONTENDS
 from fusion_engine.spec import METADATA_KEY, LayerSpec, SegmentRule, Spec, WeightsSource
 

@@ -9,7 +9,7 @@ from fusion_engine.engine.network_input import NetworkInput
 from fusion_engine.engine.tensorrt import build, read_plan
 
 from ..test_ragged import clips
-from .artifacts import RAGGED, write_artifact
+from .artifacts import CHUNKED, RAGGED, write_artifact
 from .test_arrays import on_gpu
 from .test_runner import assert_close, noise, pcm
 
@@ -83,11 +83,15 @@ def test_a_shape_serves_all_lengths_of_its_bucket(open_plan, path):
 
 @pytest.mark.rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_plan_is_built(path, tmp_path, precision):
+@pytest.mark.parametrize("masked", [True, False], ids=["exported", "added"])
+def test_a_plan_is_built(tmp_path, precision, masked):
+    """Of an artifact that is masked, and of one to which the build adds it."""
+    source = write_artifact(tmp_path / "a.onnx", RAGGED if masked else CHUNKED)
     plan = tmp_path / "ragged.plan"
     sizes = {"batch": (1, 2, 4), "frames": (32, 64, 128)}
-    build(path, plan, precision=precision, effort=0, **sizes)
+    build(source, plan, precision=precision, effort=0, ragged=not masked, **sizes)
     info = read_plan(plan)
+    assert info.rebuild_command.endswith("--ragged")
     log_mel, valid, *_ = info.sidecar.tensors
     assert info.spec.masked
     assert (valid.name, valid.shape, valid.dtype) == ("valid_frames", (-1,), "int32")

@@ -6,10 +6,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from fusion_engine.engine.masking import mask_frames
 from fusion_engine.engine.network import INPUT, VALID_FRAMES
 from fusion_engine.errors import ExportError
 from fusion_engine.export import export
-from fusion_engine.export.masking import mask_frames
 from fusion_engine.spec import METADATA_KEY, Spec
 
 MELS = 8

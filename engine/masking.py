@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine.network import INPUT, VALID_FRAMES
 from ..errors import ExportError
+from ..spec import Spec
+from .network import INPUT, VALID_FRAMES
 
 if TYPE_CHECKING:
     import onnx
@@ -31,6 +33,26 @@ _ELEMENTWISE = frozenset(
     )
 )
 _TIME = 2  # the axis, of [B, C, T, F]
+
+
+def masked(spec: Spec) -> Spec:
+    """The spec of a graph with the mask.
+
+    Raises:
+        ExportError: the model has no use for one, or none can be made.
+    """
+    if spec.segment is not None:
+        raise ExportError(
+            f"{spec.model} takes segments of {spec.segment.frames} frames, so that clips of any "
+            "lengths share a batch already: leave ragged out"
+        )
+    vectors = [layer.name for layer in spec.layers if layer.kind == "vector"]
+    if vectors:
+        raise ExportError(
+            f"{', '.join(vectors)} pools over the whole clip inside the graph, where a mask does "
+            "not reach: leave ragged out, or export map layers only"
+        )
+    return replace(spec, masked=True)
 
 
 def mask_frames(model: onnx.ModelProto) -> None:
@@ -182,5 +204,5 @@ def _refusal(node: onnx.NodeProto) -> ExportError:
     return ExportError(
         f"clips of different lengths cannot share a batch of this model: its {node.op_type} that "
         f"gives {node.output[0]} is no convolution that keeps the length, no pooling without "
-        "overlap and not elementwise. Export it without ragged"
+        "overlap and not elementwise. Leave ragged out"
     )
