@@ -115,10 +115,11 @@ def serving(
             raise BackendError(_why(serve) or f"Ray Serve does not start: {error}") from error
         yield lambda seconds: int(handle.drain.remote(seconds).result(timeout_s=seconds + 10))
     finally:
-        serve.delete(APP)
-        # A cluster of this process ends with it.
-        if ours and address is not None:
-            serve.shutdown()
+        # A cluster of this process ends as a whole, so that nobody is told 404 on the way.
+        if address is not None:
+            serve.delete(APP)
+            if ours:
+                serve.shutdown()
 
 
 def _serve_runs(ray: Any) -> bool:
