@@ -1,6 +1,7 @@
 """What is refused before a service starts, and what Ray Serve is told."""
 
 import importlib.util
+import socket
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import typer
 import fusion_engine as fe
 from fusion_engine.serve import Batching, Limits, application
 from fusion_engine.serve.library import import_serve
+from fusion_engine.serve.server import check_free
 
 from ..cli.in_process import run_command
 
@@ -116,3 +118,15 @@ def test_options_that_do_not_go_together(options, message, cnn14_artifact, tmp_p
     (tmp_path / "broken.yaml").write_text("a: [\n")
     with pytest.raises(typer.BadParameter, match=message):
         run_command("serve", cnn14_artifact, *options)
+
+
+def test_a_port_that_is_taken(cnn14_artifact):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(fe.FusionEngineError, match=f"127.0.0.1:{port}.*in use.*--port"):
+            run_command("serve", cnn14_artifact, "--port", str(port))
+    check_free("127.0.0.1", port)
+    with pytest.raises(fe.FusionEngineError, match=r"cannot listen on 192\.0\.2\.77"):
+        check_free("192.0.2.77", port)

@@ -15,6 +15,8 @@ import pytest
 import requests
 
 import fusion_engine as fe
+from benchmarks import cases_serve
+from benchmarks.harness import WrongAnswerError
 
 from ..signals import noise
 from .audio import RATE, uri, wav
@@ -111,6 +113,24 @@ def test_nobody_else_reaches_rays_own_ports(service):
             with pytest.raises(grpc.RpcError) as caught:
                 ASGIServiceStub(channel).HandleRequest(RequestMetadata(), timeout=PATIENCE)
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_the_benchmark_compares_before_it_times(
+    service, cnn14_artifact, two_layers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cases_serve, "FILES", 4)
+    monkeypatch.setattr(cases_serve, "REQUESTS", 8)
+    monkeypatch.setattr(cases_serve, "WARMUP", 2)
+    paths = cases_serve.make_files(tmp_path)
+    found = cases_serve.compare(service, cnn14_artifact, paths, 2)
+    assert found.keys() == {
+        f"{who}_{what}"
+        for who in ("served", "direct")
+        for what in ("per_second", "p50_ms", "p99_ms")
+    }
+    assert min(found.values()) > 0
+    with pytest.raises(WrongAnswerError):
+        cases_serve.compare(service, two_layers, paths, 2)
 
 
 class Client(threading.Thread):

@@ -123,7 +123,7 @@ def serve(
       curl -F file=@call.wav http://127.0.0.1:8080/v1/embeddings
     """
     from ..serve import Batching, Limits, application
-    from ..serve.server import connected, serving
+    from ..serve.server import check_free, connected, serving
 
     check_weights(artifact, weights)
     scaling = _autoscaling(min_replicas, max_replicas, autoscaling)
@@ -147,6 +147,8 @@ def serve(
     )
     # No wait at all is still a turn of the event loop.
     batching = Batching(clips=max_batch, wait_seconds=max(batch_wait, 0.001) / 1e3)
+    if address is None:
+        check_free(host, port)
     path = find_artifact(artifact, weights)
     with connected(address) as nodes:
         on_gpu = device == "cuda" or (device == "auto" and any(node.gpus for node in nodes))

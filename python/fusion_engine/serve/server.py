@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,27 @@ class Node:
 
     cpus: int
     gpus: int
+
+
+def check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before Ray is started.
+
+    Raises:
+        FusionEngineError: it is another program's, or none of this machine.
+    """
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As the proxy does: connections that have ended are not in the way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise FusionEngineError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; give another --port or "
+            "--host"
+        ) from error
 
 
 @contextmanager
@@ -99,20 +121,16 @@ def serving(
     # Whoever started Serve ends it.
     ours = not _serve_runs(ray)
     try:
-        if ours:
-            serve.start(
-                http_options={
-                    "host": host,
-                    "port": port,
-                    "request_timeout_s": timeout + _PROXY_SECONDS,
-                }
-            )
-        else:
+        if not ours:
             _check_address(serve, host, port)
+        http = {"host": host, "port": port, "request_timeout_s": timeout + _PROXY_SECONDS}
         try:
+            if ours:
+                serve.start(http_options=http)
             handle = serve.run(application, name=APP, route_prefix="/")
         except Exception as error:
-            raise BackendError(_why(serve) or f"Ray Serve does not start: {error}") from error
+            reason = _why(serve) or str(error).strip().rpartition("\n")[2]
+            raise BackendError(f"Ray Serve does not start: {reason}") from error
         yield lambda seconds: int(handle.drain.remote(seconds).result(timeout_s=seconds + 10))
     finally:
         # A cluster of this process ends as a whole, so that nobody is told 404 on the way.
@@ -156,5 +174,5 @@ def _why(serve: Any) -> str | None:
     for deployment in app.deployments.values():
         lines = deployment.message.strip().splitlines()
         if deployment.status != "HEALTHY" and lines:
-            return f"a replica does not start: {lines[-1]}"
+            return f"a replica failed: {lines[-1]}"
     return None
