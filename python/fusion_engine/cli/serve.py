@@ -118,7 +118,7 @@ def serve(
     Examples:
       fusion-engine serve cnn14_3_6.onnx
       fusion-engine serve cnn14_3_6.onnx --replicas 4 --threads 2 --port 8080
-      fusion-engine serve cnn14_3_6.plan --device cuda --min-replicas 1 --max-replicas 8
+      fusion-engine serve cnn14_3_6.plan --device cuda --max-replicas 8
       fusion-engine serve /data/cnn14_3_6.onnx --address auto --host 0.0.0.0
       curl -F file=@call.wav http://127.0.0.1:8080/v1/embeddings
     """
