@@ -19,6 +19,15 @@ from ..signals import noise
 from .audio import RATE, wav
 
 
+def recordings_open():
+    """What is held of recordings, in this process."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(link.readlink()))
+    return [name for name in found if "recording" in name]
+
+
 def decode(data, *, most=60.0, seconds=60.0):
     return asyncio.run(Decoder(RATE, seconds, 1).decode(data, most, "input[2]"))
 
@@ -87,11 +96,19 @@ def test_a_bomb_is_decoded_up_to_the_limit(tmp_path):
     assert len(decode(wav(1.0), most=1.0)) == RATE
 
 
-@pytest.mark.heavy
-def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
+@pytest.fixture
+def hanging(tmp_path, monkeypatch):
+    """A decoder that hangs on recordings of ``BAD_RATE``."""
     monkeypatch.setattr(isolated, "_PROGRAM", program(tmp_path, HANGS))
     monkeypatch.setattr(isolated, "_idle", workers := [])
+    yield
+    for worker in workers:
+        worker.end()
 
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("hanging")
+def test_a_decoder_that_hangs_is_ended():
     async def main():
         decoder = Decoder(RATE, 1.0, 2)
         return await asyncio.gather(
@@ -103,28 +120,24 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     hung, healthy = asyncio.run(main())
     assert (hung.status, hung.code) == (504, "decode_timeout")
     assert len(healthy) == RATE
-    for worker in workers:
-        worker.end()
 
 
-def recordings_open():
-    found = []
-    for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found.append(str(link.readlink()))
-    return [name for name in found if "recording" in name]
-
-
+@pytest.mark.heavy
+@pytest.mark.usefixtures("hanging")
 def test_a_request_that_is_given_up_ends_its_decoding():
     async def main():
-        task = asyncio.create_task(Decoder(RATE, 60.0, 1).decode(wav(50.0), 60.0, "input"))
-        await asyncio.sleep(0.01)
+        decoder = Decoder(RATE, 1_000.0, 1)
+        task = asyncio.create_task(decoder.decode(wav(rate=BAD_RATE), 60.0, "input"))
+        while not recordings_open():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(main())
-    deadline = time.monotonic() + 60
+    # Far sooner than the 30 s that a decoder has for a block.
+    deadline = time.monotonic() + 20
     while recordings_open() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not recordings_open()

@@ -132,3 +132,21 @@ def test_errors_of_the_engine(embedder, monkeypatch, raised, status, code):
     (reply,), (error,) = answers(embedder, {"input": uri(wav())})
     assert (reply.status, error["error"]["code"]) == (status, code)
     assert (reply.retry_after is not None) == (status == 503)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(cnn14_artifact):
+    embedder = Embedder(
+        str(cnn14_artifact),
+        "cnn14_1",
+        device="cuda",
+        threads=1,
+        limits=Limits(),
+        batching=Batching(clips=4, wait_seconds=0.05),
+    )
+    _, found = answers(embedder, *({"input": one} for one in recordings()))
+    with fe.Engine(cnn14_artifact, device="cuda") as engine:
+        for answer, (seed, seconds) in zip(found, enumerate(LENGTHS), strict=True):
+            expected = engine.embed(noise(seconds, RATE, seed))
+            got = np.array(answer["data"][0]["embedding"], np.float32)
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
