@@ -259,5 +259,7 @@ def test_what_is_under_way_is_answered_before_it_stops(service, recordings):
 
 
 def alive(family):
-    listed = subprocess.run(["ps", "-eo", "pid="], capture_output=True, text=True, check=True)
-    return {int(pid) for pid in listed.stdout.split()} & family.keys()
+    """Those of these processes that are there, and no zombies whom nobody waits for."""
+    listed = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True)
+    found = [line.split() for line in listed.stdout.splitlines()]
+    return {int(pid) for pid, state in found if state[0] != "Z"} & family.keys()
