@@ -19,6 +19,7 @@ LIBRARIES = (
     "panns-inference",
     "soundfile",
     "soxr",
+    "ray",
 )
 
 GPU_LIBRARIES = (

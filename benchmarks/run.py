@@ -17,6 +17,7 @@ from benchmarks import (
     cases_gpu,
     cases_host,
     cases_probe,
+    cases_serve,
     machine,
     report_gpu,
 )
@@ -30,6 +31,7 @@ SUITES = {
     "corpus": cases_corpus,
     "gpu": cases_gpu,
     "host": cases_host,
+    "serve": cases_serve,
 }
 # They take long, and are written after every case.
 KEPT = ("gpu", "corpus")

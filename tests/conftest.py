@@ -29,7 +29,15 @@ hypothesis.settings.load_profile("untimed")
 # Where the workers of a run find what one of them made.
 SHARED = "FUSION_ENGINE_TESTS_SHARED"
 # Fixtures that are a whole model's, a wheel or a cluster.
-HEAVY = {"cnn14_all", "cnn14_fusion", "vggish_all", "ast_second", "layer_study", "dist", "cluster"}
+HEAVY = {
+    "cnn14_all",
+    "cnn14_fusion",
+    "vggish_all",
+    "ast_second",
+    "layer_study",
+    "dist",
+    "cluster",
+} | {"service"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
