@@ -19,7 +19,18 @@ from .conftest import command, write_clip
 
 pytestmark = pytest.mark.heavy
 
-COMMANDS = ["export", "build", "embed", "serve", "info", "parity", "models", "doctor", "triton", "probe"]
+COMMANDS = [
+    "export",
+    "build",
+    "embed",
+    "serve",
+    "info",
+    "parity",
+    "models",
+    "doctor",
+    "triton",
+    "probe",
+]
 GROUP = typer.main.get_command(app)
 
 
