@@ -1,6 +1,7 @@
 """One clip of any length, run by run: long clips, frame features, and layer outputs.
 
-Device memory is that of one run, and between runs what the clip has added up. Never captured.
+Device memory is that of the runs under way, and between runs what the clip has added up. Never
+captured. Runs follow one another on the device; the host waits where it reads a result.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from .cuda_network import LayerTensor
 from .driver import Memory, Stream
 from .kernels import FrameFeatures, Ranges, State
 from .model import Model
-from .slots import MemoryLayout, Slot, SlotPool
+from .slots import ALIGNMENT, MemoryLayout, Slot, SlotPool
 
 NEGATIVE_INFINITY = 0xFF800000  # the bits of a float32
 
@@ -51,6 +52,7 @@ class Pass:
 
     def __init__(self, model: Model, pool: SlotPool) -> None:
         self._model, self._pool = model, pool
+        self._done: Any = None  # the event after which the sums hold all runs so far
         dim = model.spec.embedding_dim
         layout = MemoryLayout()
         total, rest, peak, self._embedding = (layout.add(4 * dim) for _ in range(4))
@@ -78,6 +80,8 @@ class Pass:
             [0, len(pieces), *(p.begin for p in pieces), *(p.count for p in pieces), 0], np.int64
         )
         with open_run(self._model, self._pool, samples, pieces, self.flags) as run:
+            if self._done is not None:
+                self._model.cuda.wait(run.stream.handle, self._done)
             offsets = run.upload(ranges)
             begins = offsets + 16
             counts = begins + 8 * len(pieces)
@@ -94,6 +98,7 @@ class Pass:
             )
             if frames is not None and features is not None:
                 run.download(frames, features.address)
+            self._done = self._model.cuda.record(run.stream)
 
     def layer_outputs(self, samples: Samples, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
         """Layer outputs of a run on the host; nothing is added."""
@@ -129,8 +134,10 @@ class Pass:
 
     @contextmanager
     def _stream(self) -> Iterator[Stream]:
-        """A stream whose work is done at the end."""
+        """A stream that has waited for all runs, and whose work is done at the end."""
         stream = self._model.cuda.stream()
+        if self._done is not None:
+            self._model.cuda.wait(stream.handle, self._done)
         try:
             yield stream
         finally:
@@ -152,7 +159,6 @@ class Run:
         self._model, self._pool, self.stream = model, pool, stream
         self._what = what
         self._memory: list[Memory] = []
-        self._sources: list[NDArray[np.generic]] = []
 
     def allocate(self, size: int) -> int:
         """Address of memory that lives as long as the run."""
@@ -160,10 +166,9 @@ class Run:
         return self._memory[-1].address
 
     def upload(self, values: NDArray[np.generic]) -> int:
-        """Address of a copy of ``values``."""
+        """Address of a copy of ``values``, which are not page-locked: they have been read then."""
         address = self.allocate(max(values.nbytes, 1))
         self._model.cuda.copy(address, values.ctypes.data, values.nbytes, self.stream)
-        self._sources.append(values)
         return address
 
     def download(self, target: NDArray[np.generic], source: int) -> None:
@@ -171,8 +176,13 @@ class Run:
         self._model.cuda.copy(target.ctypes.data, source, target.nbytes, self.stream)
         self.stream.synchronize()
 
-    def log_mel(self, samples: Samples | DeviceSamples, rows: int, flags: int) -> int:
-        """Address of ``rows`` frames of log-mel, of which padding are those that there are not."""
+    def network_input(
+        self, samples: Samples | DeviceSamples, first: int, stop: int, flags: int
+    ) -> int:
+        """Address of frames ``first`` to ``stop`` of log-mel; those that there are not are padding.
+
+        It is aligned as a network wants it: what is computed of the frames before lies before it.
+        """
         model = self._model
         if not isinstance(samples, DeviceSamples):
             dtype = sample_type([samples])
@@ -180,7 +190,8 @@ class Run:
             samples = DeviceSamples(self.upload(host), len(host), dtype)
         if samples.ready is not None:
             model.cuda.wait(self.stream.handle, samples.ready)
-        out = self.allocate(rows * model.kernels.frame_bytes)
+        before = first * model.kernels.frame_bytes
+        out = self.allocate(ALIGNMENT + stop * model.kernels.frame_bytes) + -before % ALIGNMENT
         model.kernels.log_mel(
             tables=model.tables.address,
             samples=samples.address,
@@ -188,13 +199,13 @@ class Run:
             clips=1,
             stride=samples.count,
             lengths=self.upload(np.array([samples.count], np.int64)),
-            frames=min(rows, frames_of(model.spec, samples.count)),
+            frames=min(stop, frames_of(model.spec, samples.count)),
             out=out,
-            out_frames=rows,
+            out_frames=stop,
             flags=flags + 4,
             stream=self.stream,
         )
-        return out
+        return out + before
 
     def layer_outputs(self) -> list[NDArray[np.float32]]:
         """Its outputs on the host."""
@@ -206,8 +217,7 @@ class Run:
         return outputs
 
     def close(self) -> None:
-        """Wait for its work, and free its memory."""
-        self.stream.synchronize()
+        """Free its memory, once its work is done."""
         for memory in self._memory:
             memory.close(self.stream)
 
@@ -220,7 +230,7 @@ def open_run(
     pieces: Sequence[Piece],
     flags: int,
 ) -> Iterator[Run]:
-    """A run over pieces that follow one another, queued; it is done when the block is left.
+    """A run over pieces that follow one another, queued.
 
     Args:
         samples: whose log-mel the pieces are of.
@@ -240,12 +250,11 @@ def open_run(
     with pool.lease(key, bind) as slot:
         run = Run(model, pool, slot.stream, what)
         try:
-            log_mel = run.log_mel(samples, pieces[-1].stop, flags)
-            first = model.kernels.frame_bytes * pieces[0].start
+            log_mel = run.network_input(samples, pieces[0].start, pieces[-1].stop, flags)
             valid = 0
             if model.spec.masked:  # a run of one clip has no shorter ones
                 valid = run.upload(np.full(key.segments, key.frames, np.int32))
-            run.layers = slot.context.enqueue(log_mel + first, slot.stream, valid)
+            run.layers = slot.context.enqueue(log_mel, slot.stream, valid)
             yield run
         finally:
             run.close()

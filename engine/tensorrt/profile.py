@@ -1,9 +1,10 @@
 """The ranges of input shapes that a plan takes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...spec import Spec
+from ..cut import bucket
 
 DEFAULT_BATCH = (1, 8, 32)
 _OPT_SECONDS, _MAX_SECONDS = 10.0, 60.0
@@ -129,6 +130,8 @@ def make_profile(
             f"{_length(spec, spec.max_frames)} in one run. Export it with a larger --seconds, or "
             "ask for less"
         )
+    if spec.masked:  # clips of that length run at their bucket's
+        lengths = replace(lengths, opt=min(bucket(lengths.opt), lengths.max))
     return Profile(batch=sizes, frames=lengths)
 
 

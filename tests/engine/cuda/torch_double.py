@@ -31,7 +31,7 @@ class HostTorchContext(TorchContext):
 
     _network: HostTorchNetwork
 
-    def enqueue(self, log_mel: int, stream: Stream) -> Sequence[LayerTensor]:
+    def enqueue(self, log_mel: int, stream: Stream, valid: int = 0) -> Sequence[LayerTensor]:
         tensors = super().enqueue(log_mel, stream)
         outputs, x = self._outputs, self._input
 

@@ -8,6 +8,7 @@ from fusion_engine.engine.tensorrt.profile import make_profile, profiles_of
 from fusion_engine.frontend.frontend_spec import FRONTENDS
 from fusion_engine.spec import SegmentRule
 
+from ..cuda.artifacts import RAGGED
 from .test_network_name import spec
 
 VGGISH = spec(
@@ -90,3 +91,10 @@ def test_the_length_named_as_enough_is_enough():
     with pytest.raises(ValueError, match=r"at least 98 frames \(1 s\)"):
         make_profile(short, seconds=(0.9, 2, 3))
     assert make_profile(short, seconds=(1, 2, 3)).frames.min == 98
+
+
+def test_a_masked_plan_is_tuned_for_the_bucket_of_the_most_common_length():
+    """Which is what clips of that length run at: the static profile is then theirs."""
+    frames = make_profile(RAGGED, frames=(32, 301, 600)).frames
+    assert frames.triple == (32, 320, 600)
+    assert make_profile(RAGGED, frames=(32, 590, 600)).frames.triple == (32, 600, 600)
