@@ -34,6 +34,8 @@ NEEDS = {
     "esc50": "a data set",
     "probe report": "results",
     "ray": "a cluster; tests/ray has one",
+    "serve": "a service that does not end; tests/serve has one",
+    "openai": "a service",
     "tritonclient": "a server",
 }
 SLOW = ("parity", "certify", "export_module")
