@@ -25,7 +25,9 @@ RATE = CHUNKED.frontend.sample_rate
 # One run takes 64 clips of 10 s.
 WIDE = replace(CHUNKED, max_frames=1_200)
 PROFILE = ((1, 1, 32, 64), (1, 1, 1_001, 64), (64, 1, 1_200, 64))
-OURS, PEER = "fusion_engine", "checked first, in NumPy"
+OURS = "fusion_engine"
+CHECKED, COPIED, ONE_BY_ONE = "checked first, in NumPy", "an ordinary array", "one run at a time"
+Audio = NDArray[Any] | list[NDArray[Any]]
 # Calls until the shape has its graph.
 RECORDING_CALLS = 3
 
@@ -39,11 +41,55 @@ def cases() -> tuple[Case, ...]:
         Case(
             "host-10s-b64", "host's CPU time, 64 clips of 10 s", partial(warm, 64, 10, np.float32)
         ),
+        Case(
+            "host-10s-list64",
+            "the same, a list of arrays",
+            partial(warm, 64, 10, np.float32, given=separate),
+        ),
+        Case(
+            "host-10s-b64-input",
+            "the same, in an array of `engine.input`",
+            partial(warm, 64, 10, np.float32, given=pinned, name=COPIED),
+        ),
+        Case(
+            "host-1s-list256",
+            "a list of 256 arrays of 1 s, in four runs",
+            partial(warm, 256, 1, np.float32, given=separate, name=ONE_BY_ONE),
+        ),
     )
 
 
-def warm(batch: int, seconds: int, dtype: type, folder: Path) -> list[PeerComparison]:
-    """A warm call, against one whose samples are checked before, on the way of all audio."""
+def plain(engine: Engine, clips: NDArray[Any]) -> Audio:
+    """An array [N] or [B, N]."""
+    return clips[0] if len(clips) == 1 else clips
+
+
+def separate(engine: Engine, clips: NDArray[Any]) -> Audio:
+    """An array for each clip."""
+    return [clip.copy() for clip in clips]
+
+
+def pinned(engine: Engine, clips: NDArray[Any]) -> Audio:
+    """The engine's own page-locked array."""
+    array = engine.input(len(clips), clips.shape[1] / RATE)
+    array[:] = clips
+    return array
+
+
+def warm(
+    batch: int,
+    seconds: int,
+    dtype: type,
+    folder: Path,
+    *,
+    given: Callable[[Engine, NDArray[Any]], Audio] = plain,
+    name: str = CHECKED,
+) -> list[PeerComparison]:
+    """A warm call of what ``given`` makes, against another way to the same embeddings.
+
+    The peer's samples are checked before, on the way of all audio; or, by its name, they are an
+    ordinary array, or its engine has one context.
+    """
     import pytest
 
     from tests.engine.cuda.engines import open_as_plan, put_double_in_place
@@ -52,7 +98,6 @@ def warm(batch: int, seconds: int, dtype: type, folder: Path) -> list[PeerCompar
     clips = np.stack([signals.noise(seconds, RATE, seed) for seed in range(batch)])
     if dtype is np.int16:
         clips = np.round(clips * 32_767).astype(np.int16)
-    audio = clips[0] if batch == 1 else clips
     path = folder / "wide.onnx"
     if not path.exists():
         write_artifact(path, WIDE)
@@ -60,33 +105,36 @@ def warm(batch: int, seconds: int, dtype: type, folder: Path) -> list[PeerCompar
         machine = put_double_in_place(patch)
         # A peer without a graph would time the double's network.
         ours, peer = (
-            open_as_plan(path, folder, TensorRT(machine, profiles=[PROFILE]), patch)
-            for _ in range(2)
+            open_as_plan(
+                path, folder, TensorRT(machine, profiles=[PROFILE]), patch, contexts=contexts
+            )
+            for contexts in (2, 1 if name == ONE_BY_ONE else 2)
         )
-    peer._runner.checks_samples = False  # type: ignore[attr-defined]
+    if name == CHECKED:
+        peer._runner.checks_samples = False
+    peer_audio = plain(peer, clips) if name == COPIED else given(peer, clips)
+    both = {OURS: (ours, given(ours, clips)), name: (peer, peer_audio)}
 
     def check() -> AnswerCheck:
         for _ in range(RECORDING_CALLS):
-            got, expected = ours.embed(audio), peer.embed(audio)
+            got, expected = (engine.embed(audio) for engine, audio in both.values())
         return AnswerCheck("largest difference", float(np.abs(got - expected).max()), 0.0)
 
     def figures() -> dict[str, Any]:
         calls = {
-            name: python_calls(partial(engine.embed, audio))
-            for name, engine in ((OURS, ours), (PEER, peer))
+            who: python_calls(partial(engine.embed, audio)) for who, (engine, audio) in both.items()
         }
-        for engine in (ours, peer):
+        for engine, _ in both.values():
             engine.close()
         return {"python_calls": calls}
 
     contenders = (
-        Contender(name, partial(cpu_sampler, engine, audio))
-        for name, engine in ((OURS, ours), (PEER, peer))
+        Contender(who, partial(cpu_sampler, engine, audio)) for who, (engine, audio) in both.items()
     )
     return [PeerComparison(*contenders, check, figures)]
 
 
-def cpu_sampler(engine: Engine, audio: NDArray[Any]) -> Sampler:
+def cpu_sampler(engine: Engine, audio: Audio) -> Sampler:
     """CPU time of this thread in a warm call, in seconds, with the GPU's part left out."""
     leave_out_the_gpu(engine)
     engine.embed(audio)

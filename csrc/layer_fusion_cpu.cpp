@@ -38,7 +38,8 @@ struct HostBlock {
         }
         if (not_finite) {
             const std::int32_t clip = place_of(task, block, 0).clip;
-            std::atomic_ref(task.output.flags[clip]).fetch_or(1u << layer);
+            std::atomic_ref(task.output.flags[clip])
+                .fetch_or(1u << layer, std::memory_order_relaxed);
         }
         for (std::int32_t step = task.grid.time_lanes / 2; step > 0; step /= 2) {
             for (std::int32_t thread = 0; thread < kBlockThreads; ++thread) {
@@ -93,7 +94,8 @@ void fuse_cpu(const FusionInput& input, const FusionOutput& output, int threads,
     const std::int64_t blocks = input.clips * task.grid.blocks_per_clip;
     std::atomic<std::int64_t> next{0};
     const auto work = [&] {
-        for (std::int64_t block = next++; block < blocks; block = next++) run_block(task, block);
+        const auto following = [&] { return next.fetch_add(1, std::memory_order_relaxed); };
+        for (auto block = following(); block < blocks; block = following()) run_block(task, block);
     };
     const std::int64_t most = std::clamp<std::int64_t>(blocks, 1, threads);
     const auto workers = std::clamp(bytes / kBytesPerThread, 1.0, static_cast<double>(most));

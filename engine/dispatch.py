@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _core
 from ..audio import Channel
 from ..audio.arrays import batch_rows, check_samples
 from ..errors import AudioError, FusionEngineError
 from ..spec import Head
 from .clips import Event, batches, clip_names, clips_of
-from .cut import Batch, Long
+from .cut import Batch, Long, Refused
 from .long_clip import LongClip
 from .recording import Clip, Item, LongClips
 from .runner import Runner, RunResult, Samples, fault
@@ -111,6 +112,45 @@ class Dispatcher:
         )
         result: NDArray[np.float32] = embeddings[0] if single else embeddings
         return result
+
+    def embed_list(
+        self, clips: Sequence[Any], sample_rate: int | None, head: Head
+    ) -> NDArray[np.float32] | None:
+        """The same for a list of arrays [N] of any lengths, each of which one run takes.
+
+        Returns:
+            ``None``: it takes the way of all audio.
+        """
+        runner = self.runner
+        own = sample_rate is None or (type(sample_rate) is int and sample_rate == self._rate)
+        if not (own and runner.checks_samples):
+            return None
+        lengths = _core.clip_lengths(clips)
+        if not lengths or max(lengths) > runner.cutting.most_samples:
+            return None
+        names = clip_names(len(clips))
+        out = np.empty((len(clips), runner.spec.embedding_dim), np.float32)
+        errors: dict[int, FusionEngineError] = {}
+
+        def put(part: Batch, result: RunResult) -> None:
+            embeddings, flags, faulty = result
+            out[part.rows] = embeddings
+            for index in faulty:
+                row = part.rows[index]
+                errors[row] = self._fault(clips[row], flags[index], embeddings[index], names[row])
+
+        with runner.call(), _InFlight(runner, head, put) as runs:
+            for part in runner.cutting.batches(lengths):
+                if isinstance(part, Refused):
+                    errors[part.row] = part.error
+                elif isinstance(part, Batch):
+                    runs.add(part, [clips[row] for row in part.rows])
+        if errors:
+            raise errors[min(errors)]
+        self._meter.amounts.append(
+            {"clips": len(clips), "audio_seconds": sum(lengths) / self._rate}
+        )
+        return out
 
     def embed(self, clips: Sequence[Clip], head: Head) -> list[Result]:
         """Embeddings or errors of clips of any lengths, in their order."""

@@ -278,6 +278,10 @@ class Engine:
             embedding = dispatcher.embed_array(audio, sample_rate, head)
             if embedding is not None:
                 return embedding
+        elif type(audio) in (list, tuple):
+            embedding = dispatcher.embed_list(audio, sample_rate, head)
+            if embedding is not None:
+                return embedding
         elif is_on_gpu(audio):
             if sample_rate not in (None, self.sample_rate):
                 raise ValueError(

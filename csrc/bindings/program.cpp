@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,24 +34,45 @@ Driver make_driver(Address push, Address pop, Address launch, Address synchroniz
             function<decltype(Driver::error_name)>(error_name, "cuGetErrorName")};
 }
 
+std::optional<ClipType> clip_type(const py::array& samples) {
+    if (py::isinstance<py::array_t<float>>(samples)) return ClipType::kFloat32;
+    if (py::isinstance<py::array_t<std::int16_t>>(samples)) return ClipType::kInt16;
+    if (py::isinstance<py::array_t<double>>(samples)) return ClipType::kFloat64;
+    return std::nullopt;
+}
+
+// Lengths of clips, if each is an array [N], N > 0, that a program takes as it is.
+std::optional<std::vector<std::int64_t>> clip_lengths(const py::sequence& clips) {
+    constexpr int kWanted = py::array::c_style | kAligned;
+    std::vector<std::int64_t> lengths;
+    for (std::size_t i = 0, count = clips.size(); i < count; ++i) {
+        const py::object clip = clips[i];
+        // A subclass may mean something else by its items: masked arrays do.
+        if (Py_TYPE(clip.ptr()) != py::detail::npy_api::get().PyArray_Type_) return std::nullopt;
+        const auto samples = py::reinterpret_borrow<py::array>(clip);
+        if (samples.ndim() != 1 || samples.shape(0) == 0 ||
+            (samples.flags() & kWanted) != kWanted || !clip_type(samples)) {
+            return std::nullopt;
+        }
+        lengths.push_back(samples.shape(0));
+    }
+    return lengths;
+}
+
 HostClip host_clip(const py::array& samples, SampleType wanted) {
-    const bool int16 = py::isinstance<py::array_t<std::int16_t>>(samples);
-    const bool float32 = !int16 && py::isinstance<py::array_t<float>>(samples);
-    if (!int16 && !float32 && !py::isinstance<py::array_t<double>>(samples)) {
+    const std::optional<ClipType> type = clip_type(samples);
+    if (!type) {
         throw py::type_error("samples is " + describe(samples) +
                              "; expected float32, float64 or int16");
     }
-    if (wanted == SampleType::kInt16 && !int16) {
+    if (wanted == SampleType::kInt16 && *type != ClipType::kInt16) {
         throw py::type_error("samples is " + describe(samples) + "; expected int16");
     }
     if (samples.ndim() != 1 || (samples.flags() & py::array::c_style) == 0) {
         throw py::value_error("samples is " + describe(samples) + "; expected [N], contiguous");
     }
     check_aligned(samples, "samples");
-    const ClipType type = int16     ? ClipType::kInt16
-                          : float32 ? ClipType::kFloat32
-                                    : ClipType::kFloat64;
-    return {samples.data(), type, samples.shape(0)};
+    return {samples.data(), *type, samples.shape(0)};
 }
 
 // One batch: the buffers of its graph, and what its last samples were like. For one call at a time.
@@ -209,6 +231,11 @@ void bind_program(py::module_& module) {
         .def("finish", &Program::finish, "Wait for the graph; `results`.", py::arg("graph"))
         .def("run", &Program::run, "`load`, the graph, `results`.", py::arg("clips"),
              py::arg("graph"));
+
+    module.def("clip_lengths", &clip_lengths,
+               "Lengths of clips, each an array [N] that a `Program` takes as it is; None: one is "
+               "not.",
+               py::arg("clips"));
 }
 
 }  // namespace fusion_engine

@@ -211,3 +211,6 @@ class Program:
         self, clips: Sequence[npt.NDArray[Any]], graph: GraphLaunch
     ) -> tuple[_Float, _Flags, list[int]]:
         """``load``, the graph, ``results``."""
+
+def clip_lengths(clips: Sequence[Any]) -> list[int] | None:
+    """Lengths of clips [N] that a ``Program`` takes as they are; ``None``: one is not."""

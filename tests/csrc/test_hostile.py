@@ -215,6 +215,7 @@ CALLS = {
     },
     "cuda_architectures": dict,
     "Driver": driver,
+    "clip_lengths": lambda: {"clips": [np.zeros(3, np.float32), np.zeros(2, np.int16)]},
     "GraphLaunch": lambda: {
         "driver": _core.Driver(**driver()),
         "context": 0,

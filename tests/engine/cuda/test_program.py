@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import UserList
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,62 @@ def test_a_warm_call_is_few_python_calls(warm, make, rate, clips):
     warm.embed(x, sample_rate=rate)
     sys.setprofile(None)
     assert len(called) <= (12 if clips is None else 13), called
+
+
+@pytest.mark.parametrize("seconds", [[1.0] * 64, [0.5, 1.0] * 32])
+def test_a_list_is_few_python_calls(warm, seconds):
+    """However many clips it has: a few more for each batch."""
+    clips = [noise(length, seed) for seed, length in enumerate(seconds)]
+    expected = warm.embed(UserList(clips))  # which goes the way of all audio
+    for _ in range(3):
+        assert np.array_equal(warm.embed(clips), expected)
+    called = []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_globals.get("__name__", "").startswith("fusion_engine."):
+            called.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    warm.embed(clips)
+    sys.setprofile(None)
+    batches = called.count("BatchProgram.start")
+    assert batches >= 2
+    assert len(called) <= 15 + 20 * batches, called
+
+
+def test_lengths_of_lists_that_go_the_short_way():
+    good = [floats(3), np.zeros(2, np.int16), np.zeros(5), floats(7).copy()]
+    assert _core.clip_lengths(good) == [3, 2, 5, 7]
+    assert _core.clip_lengths(tuple(good)) == [3, 2, 5, 7]
+    assert _core.clip_lengths([]) == []
+    for other in (
+        np.ma.MaskedArray(floats(3)),
+        floats(6)[::2],
+        floats(6).reshape(2, 3),
+        floats(0),
+        np.float32(1),
+        np.zeros(3, ">f4"),
+        np.zeros(3, np.float16),
+        np.zeros(13, np.uint8)[1:].view(np.float32),
+        [0.0, 1.0],
+        "clip.wav",
+        torch.zeros(3),
+        None,
+    ):
+        assert _core.clip_lengths([floats(3), other]) is None
+
+
+def test_the_error_of_a_list_is_that_of_its_first_bad_clip(warm):
+    """Of three lengths, whose batches end in another order than the list's."""
+    clips = [noise(length, seed) for seed, length in enumerate([0.5, 1.0, 0.7, 1.0, 0.5])]
+    expected = warm.embed(clips)
+    clips[3][7] = np.nan
+    clips[4][9] = np.inf
+    for _ in range(3):
+        with pytest.raises(fe.AudioError, match="clip 3: sample 7 is nan"):
+            warm.embed(clips)
+    clips[3][7] = clips[4][9] = 0.25
+    assert np.array_equal(warm.embed(clips)[:3], expected[:3])
 
 
 def test_the_short_way_gives_what_the_long_way_gives(warm):
