@@ -18,7 +18,7 @@ from ..errors import ArtifactError, BackendError
 from ..spec import Spec
 from .in_place import in_place
 from .integrity import Check
-from .network import check_graph, check_outputs, fed
+from .network import INPUT, check_graph, check_outputs, fed
 
 logger = logging.getLogger(__name__)
 
@@ -199,10 +199,9 @@ class OnnxNetwork:
             BackendError: the library failed, memory that ran out included.
         """
         onnx = self._session()
+        feed = fed(self.spec, log_mel, valid) if self.spec.masked else {INPUT: log_mel}
         try:
-            outputs: list[NDArray[np.float32]] = onnx.session.run(
-                onnx.outputs, fed(self.spec, log_mel, valid)
-            )
+            outputs: list[NDArray[np.float32]] = onnx.session.run(onnx.outputs, feed)
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime failed on log-mel {list(log_mel.shape)}: {first_line(error)}"

@@ -136,7 +136,24 @@ def test_every_field_is_required_and_no_other_is_taken():
         ({"frontend": replace(SPEC.frontend, n_fft=1023)}, "n_fft is 1023, expected an even"),
         ({"frontend": replace(SPEC.frontend, hop_length=1)}, "at least n_fft / 256"),
         ({"frontend": replace(SPEC.frontend, f_min=7999.5)}, r"mel range 7999\.5…8000\.0 Hz"),
-        ({"masked": True}, "masked is True"),
+        (
+            {
+                "masked": True,
+                "layers": (LayerSpec(number=7, kind="vector", channels=2048),),
+                "embedding_dim": 2048,
+            },
+            "masked is True, and a layer is a vector",
+        ),
+        (
+            {
+                "masked": True,
+                "segment": SegmentRule(frames=96, last="drop"),
+                "chunk_margin": None,
+                "min_frames": 96,
+                "max_frames": 96,
+            },
+            "masked is True, of a model whose inputs have one length",
+        ),
         ({"weights": WeightsSource(source="x", sha256="z" * 64)}, "expected 64 hexadecimal"),
     ],
 )
