@@ -12,19 +12,20 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import requests
-import soundfile
 from numpy.typing import NDArray
 
 from fusion_engine import Engine
 from tests import signals
-from tests.serve.running import Service
 
 from .cases_cpu import RATE, exported
 from .harness import Case, Measurement, Skipped, WrongAnswerError
 from .machine import usable_cores
+
+if TYPE_CHECKING:
+    from tests.serve.running import Service
 
 THREADS = usable_cores()
 LAYERS = (3, 6)
@@ -58,6 +59,8 @@ def serve(clients: int, folder: Path) -> list[Measurement | Skipped]:
 def make_files(folder: Path) -> list[Path]:
     """Recordings in 16 bits, of all lengths in turn."""
     paths = [folder / f"serve-{number}.wav" for number in range(FILES)]
+    import soundfile
+
     for number, path in enumerate(paths):
         clip = signals.speech_like(SECONDS[number % len(SECONDS)], RATE, number)
         soundfile.write(path, clip, RATE)
@@ -67,6 +70,8 @@ def make_files(folder: Path) -> list[Path]:
 def measure(artifact: Path, paths: Sequence[Path], clients: int) -> dict[str, float]:
     """The figures of ``compare``, of a service that is started for it."""
     with tempfile.TemporaryDirectory(prefix="fe-", ignore_cleanup_errors=True) as folder:
+        from tests.serve.running import Service
+
         service = Service(artifact, folder, "--replicas", 1, "--threads", THREADS)
         try:
             service.wait_until_ready(1)
@@ -76,7 +81,7 @@ def measure(artifact: Path, paths: Sequence[Path], clients: int) -> dict[str, fl
 
 
 def compare(
-    service: Service, artifact: Path, paths: Sequence[Path], clients: int
+    service: "Service", artifact: Path, paths: Sequence[Path], clients: int
 ) -> dict[str, float]:
     """Requests a second and latencies of both.
 
@@ -88,6 +93,8 @@ def compare(
 
     def ask(path: Path) -> Embedding:
         if not hasattr(local, "session"):
+            import requests
+
             local.session = requests.Session()
         response = local.session.post(
             f"{service.address}/v1/embeddings",

@@ -1,6 +1,7 @@
 """From checked clips to runs and back to each clip's place: equal clips together, several runs in
 flight where the runner takes them, long clips by themselves."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from .. import _core
 from ..audio import Channel
 from ..audio.arrays import batch_rows, check_samples
-from ..errors import AudioError, FusionEngineError
+from ..errors import AudioError, BackendError, FusionEngineError
 from ..spec import Head
-from .clips import Event, batches, clip_names, clips_of
+from .clips import End, Event, batches, clip_names, clips_of, read
 from .cut import Batch, Long, Refused
 from .long_clip import LongClip
 from .recording import Clip, Item, LongClips
@@ -24,6 +25,10 @@ from .windows import Windows
 
 Result = NDArray[np.float32] | FusionEngineError
 Events = Generator[tuple[Event, Result | None], None, None]
+
+# Clips that are decoded or resampled are grouped within so many seconds of audio, so that the
+# memory for a long list of files does not grow with the list.
+BATCH_SECONDS = 120.0
 
 # Types of samples that the GPU takes.
 _AS_THEY_ARE = (np.dtype(np.float32), np.dtype(np.int16))
@@ -49,7 +54,7 @@ class Dispatcher:
         windows: Windows | None = None,
         channel: Channel = "mix",
         partial: bool = False,
-        batch_seconds: float,
+        batch_seconds: float | None = None,
         check: bool = True,
     ) -> Events:
         """What comes of items: each clip with its embedding or error, and each item's end.
@@ -57,7 +62,7 @@ class Dispatcher:
         Args:
             items, windows, channel, partial, check: as ``clips_of``.
             head: pooling over time.
-            batch_seconds: of audio that are grouped.
+            batch_seconds: of audio that are grouped; ``None``: ``BATCH_SECONDS``.
         """
         long = LongClips(
             self.runner.cutting.most_samples, lambda name: LongClip(self.runner, self._meter, name)
@@ -72,7 +77,7 @@ class Dispatcher:
             check=check,
         )
         with closing(clips):
-            for batch in batches(clips, batch_seconds * self._rate):
+            for batch in batches(clips, (batch_seconds or BATCH_SECONDS) * self._rate):
                 batch_clips = [event for event in batch if isinstance(event, Clip)]
                 found = iter(self.embed(batch_clips, head))
                 for event in batch:
@@ -151,6 +156,28 @@ class Dispatcher:
             {"clips": len(clips), "audio_seconds": sum(lengths) / self._rate}
         )
         return out
+
+    def embed_audio(self, audio: Any, sample_rate: int | None, head: Head) -> NDArray[np.float32]:
+        """Whatever ``Engine.embed`` takes from the host."""
+        given = read(audio, source_rate=sample_rate, sample_rate=self._rate)
+        out = np.empty((len(given.items), self.runner.spec.embedding_dim), np.float32)
+        done = 0
+        most = math.inf if given.held else None
+        check = not self.runner.checks_samples
+        events = self.events(given.items, head, batch_seconds=most, check=check)
+        with self.runner.call(), closing(events):
+            for event, result in events:
+                if isinstance(event, Clip):
+                    if isinstance(result, FusionEngineError):
+                        raise result
+                    out[done] = result
+                    done += 1
+                elif isinstance(event, End) and event.error is not None:
+                    raise event.error
+        if done != len(out):
+            # A row that nobody wrote holds whatever its memory held before.
+            raise BackendError(f"{done} of {len(out)} clips were read: no embeddings")
+        return out[0] if given.single else out
 
     def embed(self, clips: Sequence[Clip], head: Head) -> list[Result]:
         """Embeddings or errors of clips of any lengths, in their order."""

@@ -6,7 +6,6 @@ import weakref
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 from .._cpus import usable_cpus
 from .._forking import never_free, watch_forks
 from ..audio import Channel
-from ..errors import ArtifactError, BackendError, FusionEngineError
+from ..errors import ArtifactError, BackendError
 from ..named import named_artifact
 from ..spec import HEADS, Head, Spec
 from .background import Background
-from .clips import Embedded, End, read, read_clip
+from .clips import Embedded, End, read_clip
 from .cuda.arrays import DeviceArray, OnDevice, is_on_gpu
 from .cut import Run
 from .dispatch import Dispatcher, Events
@@ -31,10 +30,6 @@ from .recording import Clip, Item
 from .runner import Runner, not_finite
 from .stats import EngineStats, Meter
 from .windows import Tail, Windows
-
-# Clips that are decoded or resampled are grouped within so many seconds of audio, so that the
-# memory for a long list of files does not grow with the list.
-BATCH_SECONDS = 120.0
 
 # One clip [N], a batch [B, N], or a list of clips.
 HostAudio = NDArray[Any] | str | os.PathLike[str] | Sequence[NDArray[Any] | str | os.PathLike[str]]
@@ -289,26 +284,7 @@ class Engine:
                     f"expected samples at {self.sample_rate} Hz"
                 )
             return runner.embed_on_device(audio, head)
-        given = read(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
-        out = np.empty((len(given.items), self.embedding_dim), np.float32)
-        done = 0
-        most = math.inf if given.held else BATCH_SECONDS
-        events = dispatcher.events(
-            given.items, head, batch_seconds=most, check=not runner.checks_samples
-        )
-        with runner.call(), closing(events):
-            for event, result in events:
-                if isinstance(event, Clip):
-                    if isinstance(result, FusionEngineError):
-                        raise result
-                    out[done] = result
-                    done += 1
-                elif isinstance(event, End) and event.error is not None:
-                    raise event.error
-        if done != len(out):
-            # A row that nobody wrote holds whatever its memory held before.
-            raise BackendError(f"{done} of {len(out)} clips were read: no embeddings")
-        return out[0] if given.single else out
+        return dispatcher.embed_audio(audio, sample_rate, head)
 
     def embed_async(
         self, audio: Any, *, sample_rate: int | None = None, head: Head | None = None
@@ -458,7 +434,6 @@ class Engine:
             windows=windows,
             channel=channel,
             partial=partial,
-            batch_seconds=BATCH_SECONDS,
         )
 
     def embed_frames(self, audio: Any, *, sample_rate: int | None = None) -> NDArray[np.float32]:

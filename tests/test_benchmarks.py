@@ -370,7 +370,7 @@ def test_the_host_suite_times_a_warm_call_alone(tmp_path):
     (record,) = harness.run_case(case, tmp_path, 1)
     assert record["check"] == {"measure": "largest difference", "error": 0.0, "tolerance": 0.0}
     calls = record["python_calls"]
-    assert 0 < calls[cases_host.OURS] <= 12 < calls[cases_host.PEER]
+    assert 0 < calls[cases_host.OURS] <= 12 < calls[cases_host.CHECKED]
 
 
 def test_the_host_suites_page_has_its_markers():

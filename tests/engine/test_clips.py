@@ -255,7 +255,7 @@ paths = {paths}
 ahead.Decoding = lambda path, rate, **options: (
     (str(path) == paths[0] or proceed.wait()) and decoding(path, rate, **options)
 )
-fe.engine.engine.BATCH_SECONDS = 0.1
+fe.engine.dispatch.BATCH_SECONDS = 0.1
 box = [engine.embed_stream([(path, path) for path in paths], window=0.1)]
 gc.disable()
 next(box[0])

@@ -128,7 +128,7 @@ def test_a_clip_has_the_same_bits_in_any_company(deep):
 
 
 def test_a_list_longer_than_a_window_keeps_its_order(small, monkeypatch):
-    monkeypatch.setattr("fusion_engine.engine.engine.BATCH_SECONDS", 2.0)
+    monkeypatch.setattr("fusion_engine.engine.dispatch.BATCH_SECONDS", 2.0)
     many = clips(20)
     together = small.embed(many, sample_rate=RATE // 2)
     for got, clip in zip(together, many, strict=True):

@@ -3,8 +3,6 @@
 import base64
 import io
 
-import soundfile
-
 from .. import signals
 
 RATE = 16_000
@@ -12,6 +10,8 @@ RATE = 16_000
 
 def wav(seconds=1.0, seed=0, rate=RATE, make=signals.noise):
     """A file's bytes, in float32, so that its samples are those that were made."""
+    import soundfile  # a bare machine collects what needs none
+
     file = io.BytesIO()
     soundfile.write(file, make(seconds, rate, seed), rate, format="WAV", subtype="FLOAT")
     return file.getvalue()

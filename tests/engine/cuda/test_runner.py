@@ -164,7 +164,7 @@ def test_a_batch_beyond_the_profile_is_split(open_plan, on_cpu):
 
 def test_what_the_caller_holds_is_one_run(open_plan, monkeypatch):
     """However much audio it is: a window bounds what has to be decoded."""
-    monkeypatch.setattr("fusion_engine.engine.engine.BATCH_SECONDS", 2.0)
+    monkeypatch.setattr("fusion_engine.engine.dispatch.BATCH_SECONDS", 2.0)
     batch = np.stack([noise(1.0, seed) for seed in range(8)])
     with open_plan("chunked") as engine:
         for clips in (batch, list(batch)):
