@@ -58,9 +58,9 @@ def serve(clients: int, folder: Path) -> list[Measurement | Skipped]:
 
 def make_files(folder: Path) -> list[Path]:
     """Recordings in 16 bits, of all lengths in turn."""
-    paths = [folder / f"serve-{number}.wav" for number in range(FILES)]
     import soundfile
 
+    paths = [folder / f"serve-{number}.wav" for number in range(FILES)]
     for number, path in enumerate(paths):
         clip = signals.speech_like(SECONDS[number % len(SECONDS)], RATE, number)
         soundfile.write(path, clip, RATE)
