@@ -373,6 +373,14 @@ def test_the_host_suite_times_a_warm_call_alone(tmp_path):
     assert 0 < calls[cases_host.OURS] <= 12 < calls[cases_host.CHECKED]
 
 
+@pytest.mark.parametrize("given", [cases_host.separate, cases_host.pinned])
+@pytest.mark.parametrize("name", [cases_host.CHECKED, cases_host.COPIED, cases_host.ONE_BY_ONE])
+def test_the_host_suites_other_ways_give_the_same(given, name, tmp_path):
+    (pair,) = cases_host.warm(3, 1, np.float32, tmp_path, given=given, name=name)
+    assert pair.check() == harness.AnswerCheck("largest difference", 0.0, 0.0)
+    assert list(pair.figures()["python_calls"]) == [cases_host.OURS, name]
+
+
 def test_the_host_suites_page_has_its_markers():
     described = {"suite": "host", "pairs": 1, "date": "", "results": []}
     described["machine"] = machine.describe_host(1)
