@@ -15,23 +15,10 @@ from .network import INPUT, VALID_FRAMES
 if TYPE_CHECKING:
     import onnx
 
-_ELEMENTWISE = frozenset(
-    (
-        *(
-            "Abs",
-            "Add",
-            "Clip",
-            "Div",
-            "Elu",
-            "Erf",
-            "Gelu",
-            "HardSigmoid",
-            "HardSwish",
-            "Identity",
-        ),
-        *("LeakyRelu", "Mul", "Neg", "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sub", "Tanh"),
-    )
-)
+_ELEMENTWISE = (
+    {"Abs", "Add", "Clip", "Div", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity"}
+    | {"LeakyRelu", "Mul", "Neg", "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sub", "Tanh"}
+)  # fmt: skip
 _TIME = 2  # the axis, of [B, C, T, F]
 
 
@@ -76,7 +63,6 @@ def mask_frames(model: onnx.ModelProto) -> None:
 class _Masker:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
-        self._weights = {tensor.name for tensor in model.graph.initializer}
         # By what the frames of log-mel were divided to give those of a value.
         self._levels = {INPUT: 1}
         self._masks: dict[int, str] = {}

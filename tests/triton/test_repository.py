@@ -17,7 +17,7 @@ from fusion_engine.engine.tensorrt import build
 from fusion_engine.triton import write_repository
 
 from .. import signals
-from ..engine.cuda.artifacts import SPECS, write_artifact
+from ..engine.cuda.artifacts import RAGGED, SPECS, write_artifact
 from ..engine.cuda.double import GPU
 from ..engine.cuda.engines import put_double_in_place
 from ..engine.cuda.test_arrays import on_gpu
@@ -169,6 +169,17 @@ def test_the_network_alone(artifact, tmp_path):
         for size, dim in zip(output.shape[1:], tensor.dims, strict=True):
             assert dim in (-1, size)
     assert {path.name for path in (model / "1").iterdir()} == {"model.onnx"}
+
+
+def test_the_frames_of_each_clip_are_one_number(tmp_path):
+    """Of a masked network: [B] in the graph, [B, 1] in a request."""
+    artifact = write_artifact(tmp_path / "ragged.onnx", RAGGED)
+    _, model = write_repository(artifact, tmp_path / "models", network=True)
+    log_mel, valid = config_of(model).input
+    assert (log_mel.name, list(log_mel.dims)) == ("log_mel", [1, -1, 64])
+    assert (valid.name, valid.data_type) == ("valid_frames", model_config_pb2.TYPE_INT32)
+    assert (list(valid.dims), valid.HasField("reshape")) == ([1], True)
+    assert not valid.reshape.shape
 
 
 @pytest.mark.rtx

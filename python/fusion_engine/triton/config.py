@@ -98,7 +98,9 @@ def _head(name: str, runs_on: str, max_batch: int) -> list[str]:
 
 def _tensor(kind: str, tensor: Tensor, *more: str) -> list[str]:
     dims = ", ".join(map(str, tensor.dims))
-    fields = [f'name: "{tensor.name}"', f"data_type: {tensor.type}", f"dims: [ {dims} ]", *more]
+    # A number for each clip: Triton knows no tensor without dimensions.
+    shape = f"dims: [ {dims} ]" if dims else "dims: [ 1 ] reshape { shape: [ ] }"
+    fields = [f'name: "{tensor.name}"', f"data_type: {tensor.type}", shape, *more]
     return [f"{kind} {{ {' '.join(fields)} }}"]
 
 

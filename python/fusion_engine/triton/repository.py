@@ -21,7 +21,12 @@ from fusion_engine.triton.backend import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
 '''
-_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16"}
+_TYPES = {
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "int32": "TYPE_INT32",
+}
 
 
 def write_repository(
