@@ -506,7 +506,7 @@ def open_writer(
             yield writer
         sync(temporary)
         if suffix == ".csv":
-            _write_text(_spec_beside(path), spec.to_json())
+            _write_text(spec_beside(path), spec.to_json())
             _write_text(_job_beside(path), job)
 
 
@@ -520,7 +520,8 @@ def _write_text(path: Path, text: str | None) -> None:
         sync(temporary)
 
 
-def _spec_beside(path: Path) -> Path:
+def spec_beside(path: Path) -> Path:
+    """The file that holds a CSV table's spec."""
     return Path(f"{path}.spec.json")
 
 
@@ -556,7 +557,7 @@ def read_job(path: str | os.PathLike[str]) -> str | None:
 def written_beside(path: str | os.PathLike[str]) -> list[Path]:
     """The files that an output is written to, itself first; not all of them always."""
     path = Path(path)
-    beside = [_spec_beside(path), _job_beside(path)] if path.suffix.lower() == ".csv" else []
+    beside = [spec_beside(path), _job_beside(path)] if path.suffix.lower() == ".csv" else []
     return [path, *beside, _errors(path)]
 
 

@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fusion_engine import FusionEngineError, table_reader
+from fusion_engine.output import Row, open_writer
+from fusion_engine.table_reader import open_table
+
+from .test_output import DIM, PATHS, SPEC
+
+RNG = np.random.default_rng(3)
+EMBEDDINGS = RNG.standard_normal((len(PATHS), DIM)).astype(np.float32)
+KINDS = [
+    (".parquet", "float32"),
+    (".parquet", "float16"),
+    (".npz", "float32"),
+    (".npz", "float16"),
+    (".csv", "float32"),
+]
+
+
+def rows(*, channels=False):
+    return [
+        Row(path=path, start=n / 3, end=n + 1.0, channel=n % 2 if channels else None, duration=9.0)
+        for n, path in enumerate(PATHS)
+    ]
+
+
+def write(path, *, embeddings=EMBEDDINGS, dtype="float32", channels=False, spec=SPEC):
+    with open_writer(path, spec, channels=channels, dtype=dtype) as writer:
+        if len(embeddings):
+            writer.write(rows(channels=channels)[: len(embeddings)], embeddings)
+    return path
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize(("suffix", "dtype"), KINDS)
+def test_what_was_written_is_read(suffix, dtype, channels, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_reader, "_BLOCK_BYTES", 4 * 4 * DIM)
+    table = open_table(write(tmp_path / f"x{suffix}", dtype=dtype, channels=channels))
+    assert table.rows.paths == PATHS
+    np.testing.assert_array_equal(table.rows.start, np.arange(len(PATHS)) / 3)
+    np.testing.assert_array_equal(table.rows.end, np.arange(len(PATHS)) + 1.0)
+    if channels:
+        np.testing.assert_array_equal(table.rows.channels, np.arange(len(PATHS)) % 2)
+    else:
+        assert table.rows.channels is None
+    assert table.spec == SPEC
+    assert table.space == SPEC.space
+    assert (table.dim, table.dtype) == (DIM, dtype)
+    blocks = [block.copy() for block in table.blocks()]
+    if suffix != ".csv":  # read by the megabyte of text
+        assert max(map(len, blocks)) <= table.block_rows == 16 // table.dtype.itemsize
+    assert {block.dtype for block in blocks} == {np.dtype(dtype)}
+    np.testing.assert_array_equal(np.concatenate(blocks), EMBEDDINGS.astype(dtype))
+
+
+def test_a_folder_of_parts_is_one_table(tmp_path):
+    write(tmp_path / "part-000000.parquet")
+    write(tmp_path / "part-000001.parquet", embeddings=EMBEDDINGS[:2])
+    table = open_table(tmp_path)
+    assert table.rows.paths == PATHS + PATHS[:2]
+    np.testing.assert_array_equal(
+        np.concatenate(list(table.blocks())), np.concatenate([EMBEDDINGS, EMBEDDINGS[:2]])
+    )
+
+
+def test_parts_of_two_spaces_are_refused(tmp_path):
+    write(tmp_path / "part-000000.parquet")
+    write(tmp_path / "part-000001.parquet", spec=replace(SPEC, frames_per_step=16))
+    with pytest.raises(FusionEngineError, match=r"part-000001.parquet: .* another embedding space"):
+        open_table(tmp_path)
+
+
+def test_a_table_without_a_spec(tmp_path):
+    table = pq.read_table(write(tmp_path / "x.parquet"))
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "y.parquet")
+    bare = open_table(tmp_path / "y.parquet")
+    assert (bare.spec, bare.space) == (None, None)
+    np.testing.assert_array_equal(np.concatenate(list(bare.blocks())), EMBEDDINGS)
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), KINDS)
+def test_a_value_that_is_not_finite_is_named(suffix, dtype, tmp_path):
+    embeddings = EMBEDDINGS.copy()
+    embeddings[4, 7] = np.nan
+    path = write(tmp_path / f"x{suffix}", embeddings=embeddings, dtype=dtype)
+    with pytest.raises(FusionEngineError, match=r"embedding of row 4 .* is not finite"):
+        list(open_table(path).blocks())
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".csv"])
+def test_a_table_without_rows(suffix, tmp_path):
+    path = write(tmp_path / f"x{suffix}", embeddings=EMBEDDINGS[:0])
+    with pytest.raises(FusionEngineError, match="has no rows"):
+        open_table(path)
+    (tmp_path / f"x{suffix}.errors.jsonl").touch()
+    with pytest.raises(FusionEngineError, match=r"no rows; the reasons .*errors\.jsonl"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".csv", ".txt"])
+def test_what_is_no_table(suffix, tmp_path):
+    path = tmp_path / f"x{suffix}"
+    with pytest.raises(FusionEngineError, match="no such table"):
+        open_table(path)
+    path.write_bytes(b"PK\3\4 something else")
+    with pytest.raises(FusionEngineError, match=r"x\..*not a table that `fusion-engine embed`"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_a_table_that_was_cut(suffix, tmp_path):
+    path = write(tmp_path / f"x{suffix}")
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(FusionEngineError, match="not a table"):
+        list(open_table(path).blocks())
+
+
+def test_a_damaged_page_is_found(tmp_path):
+    path = write(tmp_path / "x.parquet")
+    data = path.read_bytes()
+    at = data.index(EMBEDDINGS[2].tobytes())
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(FusionEngineError, match="not a table"):
+        list(open_table(path).blocks())
+
+
+def test_lists_of_any_size_are_refused(tmp_path):
+    columns = {"path": ["a"], "start": [0.0], "end": [1.0], "embedding": [[1.0, 2.0]]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(FusionEngineError, match="expected a list of one fixed size"):
+        open_table(tmp_path / "x.parquet")
