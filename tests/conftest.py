@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,16 @@ def shared() -> Shared:
         return folder
 
     return get
+
+
+@pytest.fixture(autouse=True)
+def _log_level_is_put_back() -> Iterator[None]:
+    """The command line sets it; what is left set hides records from the tests that come after."""
+    yield
+    logger = logging.getLogger("fusion_engine")
+    level = logger.level
+    logger.setLevel(logging.NOTSET)
+    assert level == logging.NOTSET, "a test left the level set; see cli/in_process.py"
 
 
 @pytest.fixture(autouse=True)

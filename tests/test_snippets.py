@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from fusion_engine.cli import app
 
 from . import signals
+from .cli.in_process import state_kept
 from .exports import exported
 from .test_package import find_command
 
@@ -112,7 +113,8 @@ def folder(shared, tmp_path_factory):
 @pytest.mark.parametrize("line", runnable(cases(commands)))
 def test_commands_run(line, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+    with state_kept():
+        result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
     assert result.exit_code == 0, result.output
 
 
