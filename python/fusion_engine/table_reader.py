@@ -201,7 +201,7 @@ class _Csv(TableReader):
         self.rows = Rows(paths=paths, start=start, end=end, channels=channels)
         if spec_beside(path).exists():
             self.spec = _spec(spec_beside(path).read_text("utf-8"))
-            self.space = self.spec and self.spec.space
+            self.space = None if self.spec is None else self.spec.space
 
     def _batches(self, columns: list[str]) -> Iterator[Any]:
         import pyarrow as pa
