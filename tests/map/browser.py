@@ -8,7 +8,6 @@ import signal
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
 

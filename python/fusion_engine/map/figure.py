@@ -1,16 +1,24 @@
 """The map as a picture for a paper."""
 
+import logging
 import os
+import re
+import warnings
 from pathlib import Path
 
 from .._atomic import atomic_path
 from .._install import install
+from .._words import listed
 from ..errors import BackendError
 from .groups import LIGHT, OTHER_LIGHT, Groups
 from .projection import Projection
 
 _INCHES = (6.0, 4.4)
 _DPI = 300
+# What matplotlib says of a letter that it draws as a box.
+_GLYPH = re.compile(r"Glyph (\d+) ")
+
+_log = logging.getLogger(__name__)
 
 
 def draw_figure(path: str | os.PathLike[str], projection: Projection, groups: Groups) -> None:
@@ -73,12 +81,20 @@ def draw_figure(path: str | os.PathLike[str], projection: Projection, groups: Gr
             markerscale=(24.0 / size) ** 0.5,
         )
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             figure.savefig(
                 temporary,
                 dpi=_DPI,
                 metadata=metadata.get(Path(path).suffix.lower(), {"Software": None}),
             )
+    lacking = {int(found[1]) for w in caught if (found := _GLYPH.match(str(w.message)))}
+    if lacking:
+        _log.warning(
+            "the font lacks letters of the legend: %s; name one that has them as font.family in a "
+            "matplotlibrc",
+            listed(sorted(lacking), chr),
+        )
 
 
 def _shown(name: str) -> str:
