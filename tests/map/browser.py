@@ -18,9 +18,9 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--autoplay-policy=no-user-gesture-required", "--hide-scrollbars"),
     *("--force-device-scale-factor=1", "--remote-debugging-pipe"),
+    # WebGL without a GPU.
+    *("--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
 ]
-WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-NO_WEBGL = ["--disable-gpu", "--disable-3d-apis"]
 MODIFIERS = {"alt": 1, "ctrl": 2, "meta": 4, "shift": 8}
 # What a key press types, where that is not the key's name.
 TEXT = {"Enter": "\r", "Space": " "}
@@ -33,18 +33,18 @@ def find_chromium():
 
 
 class Browser:
-    """One page in a browser of its own; everything that it complains about is kept.
+    """One page in a browser of its own; all that it complains about is kept.
 
     Attributes:
         complaints: console errors and warnings, exceptions, and violations of the page's policy.
-        requests: every URL that was asked for, but for the page's own blobs.
+        requests: every URL that was asked for, but for what is in the page itself.
     """
 
-    def __init__(self, folder, *, flags=WEBGL, size=(1200, 800)):
+    def __init__(self, folder, *, size=(1200, 800)):
         self.downloads = Path(folder) / "downloads"
         self.complaints, self.requests = [], []
-        self._folder, self._flags, self._size = Path(folder), flags, size
-        self._events, self._answers, self._number = [], Queue(), 0
+        self._folder, self._size = Path(folder), size
+        self._answers, self._number, self._session = Queue(), 0, None
 
     def __enter__(self):
         out_read, self._write = os.pipe()
@@ -59,7 +59,7 @@ class Browser:
         profile = f"--user-data-dir={self._folder / 'profile'}"
         window = f"--window-size={self._size[0]},{self._size[1]}"
         self._process = subprocess.Popen(
-            [find_chromium(), *FLAGS, *self._flags, profile, window, "about:blank"],
+            [find_chromium(), *FLAGS, profile, window, "about:blank"],
             preexec_fn=ends,
             close_fds=False,
             stdout=subprocess.DEVNULL,
@@ -69,14 +69,13 @@ class Browser:
         os.close(out_read)
         os.close(in_write)
         threading.Thread(target=self._receive, daemon=True).start()
-        self._session = None
         target = next(
             info["targetId"]
             for info in self.call("Target.getTargets")["targetInfos"]
             if info["type"] == "page"
         )
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
+        answer = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = answer["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
             self.call(f"{domain}.enable")
         self.downloads.mkdir(exist_ok=True)
@@ -111,7 +110,9 @@ class Browser:
             if issue["code"] == "ContentSecurityPolicyIssue":
                 self.complaints.append(issue)
         elif method == "Network.requestWillBeSent":
-            self.requests.append(params["request"]["url"])
+            url = params["request"]["url"]
+            if not url.startswith(("blob:", "data:")):
+                self.requests.append(url)
 
     def call(self, method, **params):
         self._number += 1
@@ -216,7 +217,7 @@ class Browser:
         self.call("Input.insertText", text=text)
 
     def emulate(self, **features):
-        """For example ``prefers_color_scheme="dark"``."""
+        """For example ``prefers_color_scheme="dark"``; none: what was emulated ends."""
         self.call(
             "Emulation.setEmulatedMedia",
             features=[{"name": n.replace("_", "-"), "value": v} for n, v in features.items()],
@@ -238,11 +239,12 @@ class Browser:
         Path(path).write_bytes(base64.b64decode(shot["data"]))
 
     def downloaded(self):
-        """The content of the one file that was downloaded."""
+        """The bytes of the one file that was downloaded, which is taken away."""
         end = time.monotonic() + WAIT
         while time.monotonic() < end:
-            files = [p for p in self.downloads.iterdir() if p.suffix != ".crdownload"]
-            if files and (content := files[0].read_bytes()):
-                return content.decode()
-            time.sleep(0.05)
+            for file in self.downloads.iterdir():
+                if file.suffix == ".csv" and (content := file.read_bytes()):
+                    file.unlink()
+                    return content
+            time.sleep(0.02)
         raise TimeoutError("nothing was downloaded")
