@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def points(folder):
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("browser")) as browser:
-        browser.resize(1200, 800)
+        browser.resize(1000, 640)
         yield browser
 
 
@@ -85,9 +86,21 @@ def browser(started):
     assert {url.partition(":")[0] for url in started.requests} <= {"file"}
 
 
+def show(browser, page):
+    """The page as when it was opened, which costs a second of compiling shaders."""
+    if browser.js("location.href") != page.as_uri():
+        browser.open(page)
+    browser.emulate(prefers_reduced_motion="reduce")
+    browser.js("document.activeElement.blur()")
+    browser.key("Escape")
+    browser.key("0")
+    browser.js("document.getElementById('close').click()")
+    browser.emulate()
+
+
 @pytest.fixture
 def birds(browser, folder):
-    browser.open(folder / "birds.html")
+    show(browser, folder / "birds.html")
     return browser
 
 
@@ -160,8 +173,8 @@ def test_a_point_shows_its_clip(birds, points):
 def test_a_click_plays_the_clip(browser, points, folder, tmp_path, page):
     shown = folder / f"{page}.html"
     if page == "embedded":  # the page is all that there is
-        shown = shutil.copy(shown, tmp_path / "alone.html")
-    browser.open(shown)
+        shown = Path(shutil.copy(shown, tmp_path / "alone.html"))
+    show(browser, shown)
     browser.click_at(*at(browser, points[6]))
     browser.wait("document.getElementById('player').checkVisibility()")
     assert browser.text("#player-name") == "jay 1.wav"
@@ -179,15 +192,6 @@ def test_a_click_plays_the_clip(browser, points, folder, tmp_path, page):
     assert not browser.visible("#player")
 
 
-def test_a_recording_that_is_not_there(browser, folder):
-    browser.open(folder / "many.html")
-    browser.click("#list .row")
-    browser.wait("document.getElementById('player-error').checkVisibility()")
-    assert "in/00000.wav: the file is not where this page looks for it" in browser.text("#player")
-    assert [entry.get("source") for entry in browser.complaints] in ([], ["network"])
-    browser.complaints.clear()
-
-
 @pytest.mark.parametrize("by_button", [True, False])
 def test_a_lasso_makes_a_list(birds, points, by_button, tmp_path):
     if by_button:
@@ -201,7 +205,7 @@ def test_a_lasso_makes_a_list(birds, points, by_button, tmp_path):
     (tmp_path / "list.csv").write_bytes(content)
     assert [tuple(part)[:3] for part in read_list(tmp_path / "list.csv")] == [
         (part, START[row], START[row] + 0.25)
-        for row, part in ((row, type(tmp_path)(PATHS[row])) for row in range(4, 8))
+        for row, part in ((row, Path(PATHS[row])) for row in range(4, 8))
     ]
     assert {row["folder"] for row in rows_of(content)} == {"jay"}
     birds.click("#clear")
@@ -295,7 +299,8 @@ def test_the_map_by_keys(birds):
     assert heading(birds) == ("Selected", "12")
 
 
-def test_every_control_has_a_name_and_is_reached_by_tab(birds):
+def test_every_control_has_a_name_and_is_reached_by_tab(birds, folder):
+    birds.open(folder / "birds.html")  # where Tab begins at the start
     reached = []
     for _ in range(12):
         birds.key("Tab")
@@ -324,8 +329,60 @@ def test_dark(birds, points, tmp_path):
     assert_coloured(picture(birds, tmp_path), birds, points, LIGHT)
 
 
+def test_the_policy_holds(birds):
+    """What came into the page all the same would not run, and reach nobody."""
+    birds.js(
+        "document.body.append(Object.assign(document.createElement('script'),"
+        "{textContent: 'window.hit = 1'}))"
+    )
+    assert birds.js("window.hit") is None
+    fetch = "fetch('https://127.0.0.1/').then(() => 'sent', () => 'refused')"
+    assert birds.js(fetch) == "refused"
+    image = "new Promise((r) => { const i = new Image(); i.onload = i.onerror = (e) => r(e.type);"
+    assert birds.js(f"{image} i.src = 'https://127.0.0.1/x.png'; }})") == "error"
+    assert str(birds.complaints).count("Content Security Policy") >= 3
+    birds.complaints.clear()
+    birds.requests.clear()  # those that it refused
+
+
+def test_a_narrow_window(birds, points):
+    try:
+        birds.resize(390, 800)
+        assert birds.js("document.documentElement.scrollWidth") == 390
+        left, top, width, height = birds.box("#canvas")
+        assert (left, width) == (0, 390)
+        assert birds.box("#side")[1] >= top + height
+        birds.wait("true")
+        birds.frames(8)
+        birds.drag(around(birds, points[:4]), shift=True)
+        birds.wait("document.getElementById('number').innerText === '4'")
+        assert listed(birds) == ["owl 1.wav"] * 4
+    finally:
+        birds.resize(1000, 640)
+
+
+def test_a_recording_that_is_not_there(browser, folder):
+    show(browser, folder / "many.html")
+    browser.click("#list .row")
+    browser.wait("document.getElementById('player-error').checkVisibility()")
+    assert "in/00000.wav: the file is not where this page looks for it" in browser.text("#player")
+    assert [entry.get("source") for entry in browser.complaints] in ([], ["network"])
+    browser.complaints.clear()
+
+
+def test_a_long_list_has_few_elements(browser, folder):
+    show(browser, folder / "many.html")
+    assert heading(browser) == ("All clips", "5,000")
+    assert len(listed(browser)) < 40
+    browser.js("document.getElementById('list').focus()")
+    browser.key("End")
+    browser.wait("document.querySelector('#list [aria-selected=true]') !== null")
+    assert browser.text("#list .row[aria-selected=true] .name") == "04999.wav"
+    assert len(listed(browser)) < 40
+
+
 def test_hostile_names_are_text(browser, folder):
-    browser.open(folder / "hostile.html")
+    show(browser, folder / "hostile.html")
     shown = browser.js("[...document.querySelectorAll('#list .row')].map(e => e.title)")
     assert len(shown) == len(HOSTILE)
     for text, path in zip(shown, HOSTILE, strict=True):
@@ -349,27 +406,11 @@ def test_a_hostile_name_is_played(browser, folder):
         file = folder / os.fsencode(name).decode("utf-8", "surrogateescape")
         file.parent.mkdir(exist_ok=True)
         shutil.copy(folder / "in/owl/owl 1.wav", file)
-    browser.open(folder / "hostile.html")
+    show(browser, folder / "hostile.html")
     for row in [n for n, name in enumerate(HOSTILE) if name in names]:
         browser.js(f"document.getElementById('row-{row}').click()")
         browser.wait("audio.readyState >= 2")
         assert not browser.visible("#player-error")
-
-
-def test_the_policy_holds(birds):
-    """What came into the page all the same would not run, and reach nobody."""
-    birds.js(
-        "document.body.append(Object.assign(document.createElement('script'),"
-        "{textContent: 'window.hit = 1'}))"
-    )
-    assert birds.js("window.hit") is None
-    fetch = "fetch('https://127.0.0.1/').then(() => 'sent', () => 'refused')"
-    assert birds.js(fetch) == "refused"
-    image = "new Promise((r) => { const i = new Image(); i.onload = i.onerror = (e) => r(e.type);"
-    assert birds.js(f"{image} i.src = 'https://127.0.0.1/x.png'; }})") == "error"
-    assert str(birds.complaints).count("Content Security Policy") >= 3
-    birds.complaints.clear()
-    birds.requests.clear()  # those that it refused
 
 
 def test_without_webgl(browser, folder):
@@ -389,30 +430,3 @@ def test_without_webgl(browser, folder):
     browser.wait("audio.readyState >= 2")
     browser.click("#download")
     assert len(rows_of(browser.downloaded())) == 4
-
-
-def test_a_long_list_has_few_elements(browser, folder):
-    browser.open(folder / "many.html")
-    assert heading(browser) == ("All clips", "5,000")
-    assert len(listed(browser)) < 40
-    browser.js("document.getElementById('list').focus()")
-    browser.key("End")
-    browser.wait("document.querySelector('#list [aria-selected=true]') !== null")
-    assert browser.text("#list .row[aria-selected=true] .name") == "04999.wav"
-    assert len(listed(browser)) < 40
-
-
-def test_a_narrow_window(birds, points):
-    try:
-        birds.resize(390, 800)
-        assert birds.js("document.documentElement.scrollWidth") == 390
-        left, top, width, height = birds.box("#canvas")
-        assert (left, width) == (0, 390)
-        assert birds.box("#side")[1] >= top + height
-        birds.wait("true")
-        birds.frames(8)
-        birds.drag(around(birds, points[:4]), shift=True)
-        birds.wait("document.getElementById('number').innerText === '4'")
-        assert listed(birds) == ["owl 1.wav"] * 4
-    finally:
-        birds.resize(1200, 800)
