@@ -1,6 +1,6 @@
 import * as data from "./data.js";
 import { createList } from "./list.js";
-import { applyTheme, createPlot, opacity, pan, pointSize, wholeView, zoom } from "./plot.js";
+import { applyTheme, createPlot, opacity, pan, sizes, wholeView, zoom } from "./plot.js";
 import code from "./regl-code.js";
 
 const $ = (id) => document.getElementById(id);
@@ -217,7 +217,7 @@ async function start() {
     return;
   }
   plot = made.plot;
-  plot.set({ pointSize: pointSize(data.count), opacity: opacity(data.count) });
+  plot.set({ ...sizes(data.count), opacity: opacity(data.count) });
   theme();
   plot.subscribe("pointover", (row) => {
     point(row);

@@ -33,7 +33,6 @@ export function createPlot(canvas, code) {
     deselectOnDblClick: false,
     deselectOnEscape: false,
     spatialIndexUseWorker: false,
-    pointOutlineWidth: 2,
     opacityInactiveMax: 1,
     opacityInactiveScale: 0.12,
   });
@@ -46,8 +45,11 @@ export function createPlot(canvas, code) {
   return { plot, buffer };
 }
 
-// Of a few points large, of many small, in CSS pixels.
-export const pointSize = (count) => Math.max(2.5, Math.min(14, 60 / count ** 0.25));
+// Of a few points large, of many small, in CSS pixels; those that are selected have an outline.
+export function sizes(count) {
+  const pointSize = Math.max(2.5, Math.min(14, 60 / count ** 0.25));
+  return { pointSize, pointSizeSelected: pointSize / 5, pointOutlineWidth: Math.min(2, pointSize / 4) };
+}
 
 export const opacity = (count) => Math.max(0.35, Math.min(0.95, 3.2 / count ** 0.2));
 

@@ -31,8 +31,8 @@ def map_table(
     method: Annotated[
         Literal["auto", "umap", "pca"],
         typer.Option(
-            help="UMAP of 50 principal components, or the first two of them; UMAP where it is "
-            "installed and there are 16 rows or more."
+            help="umap: of the 50 leading principal components; pca: the first two; auto: UMAP "
+            "where it is installed and there are 16 rows or more."
         ),
     ] = "auto",
     colour_by: Annotated[
@@ -76,9 +76,9 @@ def map_table(
 
     \b
     Examples:
-      fusion-engine map embeddings.parquet -o map.html
-      fusion-engine map embeddings.parquet -o map.html --colour-by species --labels birds.csv
-      fusion-engine map embeddings.parquet -o map.png --method pca
+      fusion-engine map clips.npz -o map.html
+      fusion-engine map clips.npz -o map.html --colour-by kind --labels kinds.csv
+      fusion-engine map clips.npz -o map.png --method pca
     """
     if (labels is None) != (colour_by == "folder"):
         raise typer.BadParameter("--colour-by COLUMN and --labels FILE go together")
