@@ -123,6 +123,8 @@ def test_the_sdist_is_whole(dist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "CMakeLists.txt", "csrc/bindings/module.cpp"} <= names
     assert {"tests/test_package.py", "examples/demo.py", "examples/bell.wav"} <= names
+    assert "web/build.mjs" in names
+    assert not [name for name in names if "node_modules" in name]
     assert not [name for name in names if name.endswith((".so", ".onnx", ".pth", ".pyc"))]
 
 

@@ -117,6 +117,18 @@ def test_recordings_of_a_table_with_channels(tmp_path):
     assert np.frombuffer(base64.b64decode(data["file"]), "<u4").tolist() == [0, 0, 1]
 
 
+def test_what_a_row_costs(tmp_path):
+    """As `docs/map.md` has it."""
+    sizes = []
+    for rows in (3000, 6000):
+        values = np.random.default_rng(0).standard_normal((rows, 3))
+        table = write_table(tmp_path / "t.npz", ["a.wav"] * rows, values)
+        draw_map(table, tmp_path / "map.html", method="pca")
+        sizes.append((tmp_path / "map.html").stat().st_size)
+    assert 38.5 < (sizes[1] - sizes[0]) / 3000 < 39.5
+    assert sizes[0] - 39 * 3000 < 350_000
+
+
 def test_the_same_table_gives_the_same_bytes(tmp_path):
     table = write_table(tmp_path / "t.parquet", HOSTILE, EMBEDDINGS)
     pages = [tmp_path / f"{n}.html" for n in range(2)]
