@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from .._install import install
 from .._words import counted
 from ._app import app, check_writable, output_path, phase_bars, print_message
 
@@ -84,7 +85,8 @@ def map_table(
         raise typer.BadParameter("--colour-by COLUMN and --labels FILE go together")
     if embed_audio and output.suffix.lower() != ".html":
         raise typer.BadParameter("--embed-audio is for an .html page")
-    from ..map.draw import draw_map
+    from ..map import draw_map
+    from ..map.projection import UMAP_NEIGHBOURS
     from ..table_reader import open_table
 
     reader = open_table(table)
@@ -105,9 +107,7 @@ def map_table(
         f"{output}: {counted(done.rows, 'point')} in {counted(done.groups, 'colour group')} by "
         f"{colour_by}; {done.text}"
     )
-    if done.method == "pca" and method == "auto" and done.rows > 15:
-        from .._install import install
-
+    if done.method == "pca" and method == "auto" and done.rows > UMAP_NEIGHBOURS:
         print_message(f"UMAP shows more of the neighbourhoods: {install('map')}")
     if done.unlabelled:
         print_message(f"{counted(done.unlabelled, 'row')} without a label in {labels}")
