@@ -14,7 +14,7 @@ from fusion_engine.map.groups import LIGHT
 from .tables import HOSTILE, write_table
 
 CORNERS = np.repeat([[1, 1], [-1, 1], [-1, -1]], 4, axis=0) * [3.0, 1.0]
-PATHS = [f"{group}/{n}.wav" for group in ("left", "$x^2", "_right") for n in range(4)]
+PATHS = [f"{group}/{n}.wav" for group in ("left", "$x$", "_right") for n in range(4)]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_names_in_the_legend(table, tmp_path):
         draw_map(table, tmp_path / "map.svg", method="pca")
     text = (tmp_path / "map.svg").read_text(encoding="utf-8")
     shown = re.findall(r"<text[^>]*>([^<]*)</text>", text)
-    assert {"$x^2 (4)", "left (4)", "\u200b_right (4)", "folder", "PC 1", "PC 2"} <= set(shown)
+    assert {"$x$ (4)", "left (4)", "\u200b_right (4)", "folder", "PC 1", "PC 2"} <= set(shown)
 
 
 def test_hostile_names(tmp_path, caplog):
