@@ -138,8 +138,8 @@ def picture(browser, tmp_path):
 
 
 def assert_coloured(image, browser, points, palette):
-    """Each bird's points have its colour, over the map's own."""
-    for row, point in enumerate(points):
+    """Each bird's points have its colour."""
+    for row, point in points.items():
         x, y = (round(value) for value in at(browser, point))
         near = image[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(axis=0)
         number = sorted(BIRDS).index(BIRDS[row // 4])
@@ -152,7 +152,7 @@ def test_points_are_where_they_belong(birds, points, tmp_path):
     assert birds.text("#title") == "birds.parquet"
     assert birds.text("#made").startswith("12 clips · 2-d embeddings, cnn14_16k · PCA, the first")
     assert heading(birds) == ("All clips", "12")
-    assert_coloured(picture(birds, tmp_path), birds, points, LIGHT)
+    assert_coloured(picture(birds, tmp_path), birds, dict(enumerate(points)), LIGHT)
 
 
 def test_a_point_shows_its_clip(birds, points):
@@ -200,6 +200,8 @@ def test_a_lasso_makes_a_list(birds, points, by_button, tmp_path):
     birds.wait("document.getElementById('heading').innerText === 'Selected'")
     assert heading(birds) == ("Selected", "4")
     assert listed(birds) == ["jay 1.wav"] * 4
+    selected = {row: points[row] for row in range(4, 8)}
+    assert_coloured(picture(birds, tmp_path), birds, selected, LIGHT)
     birds.click("#download")
     content = birds.downloaded()
     (tmp_path / "list.csv").write_bytes(content)
@@ -322,11 +324,11 @@ def test_dark(birds, points, tmp_path):
     image = picture(birds, tmp_path)
     left, top, *_ = map(int, birds.box("#canvas"))
     np.testing.assert_allclose(image[top + 100, left + 20] * 255, [17, 20, 24], atol=1)
-    assert_coloured(image, birds, points, DARK)
+    assert_coloured(image, birds, dict(enumerate(points)), DARK)
     assert birds.js("document.getElementById('theme').ariaLabel") == "Light colours"
     birds.click("#theme")
     assert birds.js(page) == "rgb(255, 255, 255)"
-    assert_coloured(picture(birds, tmp_path), birds, points, LIGHT)
+    assert_coloured(picture(birds, tmp_path), birds, dict(enumerate(points)), LIGHT)
 
 
 def test_the_policy_holds(birds):

@@ -47,7 +47,7 @@ def test_links_lead_to_hostile_names(tmp_path):
 
 def test_links_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recordings = Recordings.of(["in/a.wav", "../b.wav", "/abs/c.wav", "x:y/d.wav"], ".")
+    recordings = Recordings.of(["in/a.wav", "../b.wav", "/abs/c.wav", "x:y/%41 #?/d.wav"], ".")
     expected = [
         tmp_path / "in/a.wav",
         tmp_path.parent / "b.wav",
