@@ -52,7 +52,7 @@ def test_links_from_another_folder(tmp_path, monkeypatch):
         tmp_path / "in/a.wav",
         tmp_path.parent / "b.wav",
         "/abs/c.wav",
-        tmp_path / "x:y/d.wav",
+        tmp_path / "x:y/%41 #?/d.wav",
     ]
     assert list(targets(recordings, tmp_path / "m.html")) == list(map(os.fsencode, expected))
     assert recordings.links("m.html")["hrefs"][0] == "./in/"
