@@ -94,8 +94,9 @@ function licences() {
 // Of all that the bundle is made of: a test compares it with the sources.
 function digest() {
   const hash = createHash("sha256");
-  for (const file of readdirSync("src").sort()) hash.update(readFileSync(join("src", file)));
-  return hash.update(readFileSync("package-lock.json")).digest("hex");
+  const sources = readdirSync("src").sort().map((file) => join("src", file));
+  for (const file of [...sources, "build.mjs", "package-lock.json"]) hash.update(readFileSync(file));
+  return hash.digest("hex");
 }
 
 if (process.argv.includes("--record")) await record();
