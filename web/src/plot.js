@@ -73,9 +73,10 @@ export function applyTheme(plot, palette, style) {
   const named = (name) => style.getPropertyValue(name).trim();
   plot.set({
     backgroundColor: named("--map"),
+    // As many of each, or the library takes the first for all.
     pointColor: palette,
     pointColorActive: palette,
-    pointColorHover: named("--strong"),
+    pointColorHover: palette.map(() => named("--strong")),
     lassoColor: named("--accent"),
   });
 }
