@@ -161,10 +161,8 @@ def test_a_point_shows_its_clip(birds, points, tmp_path):
         birds.move(*at(birds, points[row]))
         bird, start = BIRDS[row // 4], START[row]
         times = f"0:{start:04.1f} – 0:{start + 0.5:04.1f}"
-        lines = [f"{bird} 1.wav", f"in/{bird}/", times, bird]
-        birds.wait(
-            f"document.getElementById('card').innerText === {json.dumps(chr(10).join(lines))}"
-        )
+        shown = json.dumps(f"{bird} 1.wav\nin/{bird}/\n{times}\n{bird}")
+        birds.wait(f"document.getElementById('card').innerText === {shown}")
         x, y = map(round, at(birds, points[row]))
         assert picture(birds, tmp_path)[y, x].max() == 0
     birds.move(*at(birds, (0, -1)))
