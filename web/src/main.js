@@ -1,5 +1,6 @@
 import * as data from "./data.js";
 import { createList } from "./list.js";
+import { createPlayer } from "./player.js";
 import { applyTheme, createPlot, opacity, pan, sizes, wholeView, zoom } from "./plot.js";
 import code from "./regl-code.js";
 
@@ -11,7 +12,6 @@ const hidden = new Set(); // colours that are switched off
 let lasso = null; // rows in the lasso, or null
 let rows = []; // what the list holds, ascending
 let hovered = null;
-let played = null;
 let plot = null;
 let moved = false; // whether the view is the reader's own
 
@@ -32,16 +32,18 @@ const swatch = (colour) => {
   return element;
 };
 
+const player = createPlayer(() => list.refresh());
+
 const list = createList($("list"), {
   fill(element, row) {
-    element.classList.toggle("played", row === played);
+    element.classList.toggle("played", row === player.played());
     const where = document.createElement("span");
     where.className = "where";
     where.append(part("folder", data.shown(data.folder(row))), part("times", data.times(row)));
     element.append(swatch(data.colour[row]), part("name", data.shown(data.name(row))), where);
     element.title = data.shown(data.path(row));
   },
-  act: play,
+  act: player.play,
   see: point,
 });
 
@@ -101,7 +103,7 @@ function download() {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// ---- the card of a point, and the player ----
+// ---- the card of a point ----
 
 function point(row) {
   hovered = row;
@@ -127,32 +129,6 @@ function place() {
   card.style.left = `${Math.max(8, left)}px`;
   card.style.top = `${Math.max(8, Math.min(at[1] + 14, height - card.offsetHeight - 8))}px`;
 }
-
-function play(row) {
-  played = row;
-  const audio = $("audio");
-  $("player").hidden = false;
-  $("player-name").textContent = data.shown(data.name(row));
-  $("player-times").textContent = data.times(row);
-  $("player-error").hidden = true;
-  audio.hidden = false;
-  audio.src = `${data.link(row)}#t=${data.start[row]},${data.end[row]}`;
-  audio.play().catch(() => {}); // its event says what was wrong
-  list.refresh();
-}
-
-$("audio").addEventListener("error", () => {
-  $("audio").hidden = true;
-  $("player-error").hidden = false;
-  $("player-path").textContent = data.shown(data.path(played));
-});
-
-$("close").addEventListener("click", () => {
-  $("audio").pause();
-  $("player").hidden = true;
-  played = null;
-  list.refresh();
-});
 
 // ---- legend ----
 
@@ -265,7 +241,7 @@ function click([row]) {
   plot.select(narrowed() ? rows : [], { preventEvent: true });
   if (row === undefined) return;
   list.reveal(row);
-  play(row);
+  player.play(row);
 }
 
 // ---- keys and buttons ----
