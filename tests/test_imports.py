@@ -78,6 +78,7 @@ def test_modules_do_not_import_in_a_circle():
             ["cli", "probe", "parity", "job", "ray", "serve", "engine.engine", "engine.cuda"],
         ),
         ("serve", ["cli", "probe", "parity", "export", "job", "ray", "engine.cuda"]),
+        ("map", ["cli", "job", "ray", "serve", "export", "parity", "probe", "engine.engine"]),
         ("audio", ["engine", "export", "spec", "frontend", "cli"]),
         ("frontend", ["engine", "export", "audio", "spec", "cli"]),
     ],

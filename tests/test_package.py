@@ -83,7 +83,7 @@ def sources():
     return {
         f"fusion_engine/{prefix}{path.relative_to(ROOT / folder)}"
         for prefix, folder in parts.items()
-        for suffix in ("*.py", "*.pyi", "*.json", "py.typed")
+        for suffix in ("*.py", "*.pyi", "*.json", "py.typed", "assets/*")
         for path in (ROOT / folder).rglob(suffix)
     }
 
@@ -97,7 +97,9 @@ def test_what_the_wheel_holds(wheel):
     for expected in ("export/__init__.py", "engine/__init__.py", "py.typed", "_core.pyi"):
         assert f"fusion_engine/{expected}" in names
     info = {name.partition(".dist-info/")[2] for name in names} - {""}
-    assert info == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    licences = {"LICENSE", "python/fusion_engine/map/assets/licences.txt"}
+    files = {"METADATA", "WHEEL", "RECORD", "entry_points.txt"}
+    assert info == files | {f"licenses/{path}" for path in licences}
 
 
 def test_the_metadata(wheel):
@@ -107,7 +109,7 @@ def test_the_metadata(wheel):
         (name,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
         assert "fusion-engine = fusion_engine.__main__:main" in archive.read(name).decode()
     assert metadata["Version"] == fe.__version__
-    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-Expression"] == "Apache-2.0 AND MIT AND ISC"
     always = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     needed = {re.match(r"[\w.-]+", line).group().lower() for line in always}
     assert {"numpy", "onnx", "soundfile", "soxr", "pyarrow", "pooch", "typer", "rich"} <= needed
@@ -121,6 +123,8 @@ def test_the_sdist_is_whole(dist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "CMakeLists.txt", "csrc/bindings/module.cpp"} <= names
     assert {"tests/test_package.py", "examples/demo.py", "examples/bell.wav"} <= names
+    assert "web/build.mjs" in names
+    assert not [name for name in names if "node_modules" in name]
     assert not [name for name in names if name.endswith((".so", ".onnx", ".pth", ".pyc"))]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import typer
@@ -18,6 +19,7 @@ from fusion_engine.cli import app
 from . import signals
 from .cli.in_process import state_kept
 from .exports import exported
+from .map.tables import write_table
 from .test_package import find_command
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +108,9 @@ def folder(shared, tmp_path_factory):
         soundfile.write(folder / name, clip, rate)
     soundfile.write(folder / "day.wav", signals.speech_like(12.0, 16_000), 16_000)
     (folder / "files.txt").write_text("recordings/a.wav\nclip.wav\n")
+    paths = ["recordings/a.wav", "recordings/inner/b.wav", "clip.wav"]
+    write_table(folder / "clips.parquet", paths, np.eye(3))
+    (folder / "kinds.csv").write_text("path,kind\nrecordings/a.wav,bell\n")
     return folder
 
 

@@ -23,6 +23,7 @@ COMMANDS = [
     "export",
     "build",
     "embed",
+    "map",
     "serve",
     "info",
     "parity",
