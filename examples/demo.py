@@ -1,57 +1,54 @@
-"""Export CNN14-Fusion, embed the clips beside this file, and compare them."""
+"""A first look at fusion_engine: the clips beside this file, from audio to a search and a map."""
 
+import shlex
+import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-import fusion_engine as fe
-from fusion_engine.export import export
+from fusion_engine import WeightsError
+from fusion_engine.weights import pretrained_path
 
-CLIPS = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in {".wav", ".flac"})
+ROOT = Path(__file__).resolve().parents[1]
+OUT = Path("build/demo")
+ARTIFACT, TABLE, MAP = OUT / "cnn14_3_6.onnx", OUT / "clips.parquet", OUT / "map.html"
 
-console = Console(width=None if sys.stdout.isatty() else 110)
+console = Console(highlight=False)
 
 
-def export_cnn14(folder: Path) -> Path:
-    """CNN14-Fusion with the pretrained weights, or with random ones where they cannot be had."""
-    artifact = folder / "cnn14_3_6.onnx"
-    console.print("Exporting CNN14 with layers 3 and 6, pretrained weights (PANNs, 330 MB) …")
+def find_weights() -> str:
+    """The published weights, or random ones where they cannot be had."""
     try:
-        report = export("cnn14", artifact, layers=[3, 6], weights="pretrained")
-    except fe.WeightsError as error:
-        console.print(f"\n[bold yellow]{'!' * 80}[/]")
-        console.print("[bold yellow]The pretrained weights cannot be had here:[/]")
-        console.print(str(error), markup=False)
+        pretrained_path("cnn14_16k")
+        return "pretrained"
+    except WeightsError:
         console.print(
-            "[bold yellow]Going on with seeded RANDOM weights: everything runs as it would, but "
-            "the similarities below mean little.[/]"
+            "The published weights (330 MB, from zenodo.org) cannot be had here: random ones stand "
+            "in, and which clips are alike means little.",
+            style="yellow",
         )
-        console.print(f"[bold yellow]{'!' * 80}[/]\n")
-        report = export("cnn14", artifact, layers=[3, 6], weights="random:0")
-    console.print(
-        f"Exported in {report.seconds:.1f} s, {report.bytes / 1e6:.0f} MB; largest error against "
-        f"PyTorch {max(report.max_error.values()):.1e}"
-    )
-    return artifact
+        return "random:0"
+
+
+def run(*arguments: str | Path) -> None:
+    """Type a command."""
+    words = [str(argument) for argument in arguments]
+    console.print(f"\n$ fusion-engine {shlex.join(words)}", style="bold", markup=False)
+    subprocess.run([sys.executable, "-m", "fusion_engine", *words], cwd=ROOT, check=True)
 
 
 def main() -> None:
-    """Show the cosine similarities of the example clips' embeddings."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine = fe.Engine(export_cnn14(Path(folder)))
-        console.print(f"Embedding {len(CLIPS)} clips on {engine.device}, {engine.backend}")
-        embeddings = engine.embed(CLIPS)
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    similarity = unit @ unit.T
-    names = [path.stem for path in CLIPS]
-    table = Table("", *names, title=f"Cosine similarity of the {engine.embedding_dim}-d embeddings")
-    for name, row in zip(names, similarity, strict=True):
-        table.add_row(name, *(f"{value:.3f}" for value in row))
-    console.print(table)
+    """Export, embed, search, and draw a map."""
+    weights = find_weights()
+    (ROOT / OUT).mkdir(parents=True, exist_ok=True)
+    run("export", "cnn14", "--layers", "3", "6", "--weights", weights, "-o", ARTIFACT)
+    TABLE_PATH = ROOT / TABLE
+    TABLE_PATH.unlink(missing_ok=True)
+    run("embed", ARTIFACT, "examples", "-o", TABLE)
+    run("search", TABLE, "examples/speech_man.wav", "--engine", ARTIFACT, "-k", "3")
+    run("map", TABLE, "-o", MAP, "--embed-audio")
+    console.print(f"\nOpen {(ROOT / MAP).as_uri()} in a browser.", style="green", soft_wrap=True)
 
 
 if __name__ == "__main__":

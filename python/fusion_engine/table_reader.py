@@ -29,7 +29,7 @@ class Rows:
         paths: of the recordings, as the table has them.
         start: [n] float64, s.
         end: [n] float64, s.
-        channels: [n] int32, from 0; ``None``: the recordings were mixed down.
+        channels: [n] int32, from 1; ``None``: the recordings were mixed down.
     """
 
     paths: list[str]
