@@ -77,6 +77,18 @@ class EmbeddingColumn:
                 first = stop
         return taken
 
+    def checksums(self) -> bytes | None:
+        """Of all pages, as the files hold them; ``None``: some have none."""
+        if not self.takes:
+            return None
+        found = list[bytes]()
+        for file, _, chunk in self._groups:
+            for page in plain_pages(_mapped(file), chunk):
+                if page.checksum is None:
+                    return None
+                found.append(page.checksum.to_bytes(4, "little"))
+        return b"".join(found)
+
     def _plain(self, file: Path, chunk: Any) -> Iterator[NDArray[Any]]:
         data = _mapped(file)
         page: Page

@@ -36,14 +36,15 @@ class Page:
 
     Attributes:
         count: of the values.
+        checksum: CRC-32 of the page, as its header has it; ``None``: it has none.
     """
 
     count: int
+    checksum: int | None
     _data: mmap
     _start: int
     _size: int
     _levels: int
-    _crc: int | None
 
     def values(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         """[count]; a view of the file.
@@ -53,9 +54,9 @@ class Page:
         """
         if self._levels + self.count * dtype.itemsize != self._size:
             raise ValueError("a page holds nulls, or its size is wrong")
-        if self._crc is not None:
+        if self.checksum is not None:
             body = memoryview(self._data)[self._start : self._start + self._size]
-            if zlib.crc32(body) != self._crc:
+            if zlib.crc32(body) != self.checksum:
                 raise ValueError("a page's checksum is another one")
         return np.frombuffer(self._data, dtype, self.count, self._start + self._levels)
 
@@ -98,7 +99,7 @@ def _page(data: mmap, start: int, header: dict[int, Any]) -> Page:
         raise ValueError(f"a page is of kind {kind}, expected data")
     if encoding != _PLAIN or count < 1:
         raise ValueError(f"a page has {count} values in encoding {encoding}, expected plain ones")
-    return Page(count, data, start, size, levels, None if crc is None else crc & 0xFFFFFFFF)
+    return Page(count, None if crc is None else crc & 0xFFFFFFFF, data, start, size, levels)
 
 
 def _struct(data: mmap, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:

@@ -23,6 +23,8 @@ COMMANDS = [
     "export",
     "build",
     "embed",
+    "search",
+    "index",
     "serve",
     "info",
     "parity",
