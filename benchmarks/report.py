@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report_corpus, report_gpu
+from benchmarks import report_corpus, report_gpu, report_search
 from benchmarks.report_gpu import digits
 from fusion_engine._atomic import atomic_path
 
@@ -18,6 +18,7 @@ RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 CORPUS = HERE.parent / "docs" / "corpus.md"
 GPU = HERE.parent / "docs" / "gpu.md"
+SEARCH = HERE.parent / "docs" / "search.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +64,8 @@ def pages(report: dict[str, Any]) -> dict[Path, str]:
     """What each page shows of a report."""
     if report["suite"] == "host":
         return {GPU: block(report)}
+    if report["suite"] == "search":
+        return {SEARCH: block(report)}
     shown = {README: block(report)}
     if report["suite"] == "corpus":
         shown[CORPUS] = report_corpus.summary(report)
@@ -87,7 +90,8 @@ def block(report: dict[str, Any]) -> str:
     """The table, and under it what it was measured on."""
     if report["suite"] == "gpu":
         return report_gpu.block(report)
-    rows = report_corpus.table if report["suite"] == "corpus" else table
+    tables = {"corpus": report_corpus.table, "search": report_search.table}
+    rows = tables.get(report["suite"], table)
     return f"{rows(report['results'])}\n{footnote(report)}\n"
 
 

@@ -106,6 +106,14 @@ def folder(shared, tmp_path_factory):
         soundfile.write(folder / name, clip, rate)
     soundfile.write(folder / "day.wav", signals.speech_like(12.0, 16_000), 16_000)
     (folder / "files.txt").write_text("recordings/a.wav\nclip.wav\n")
+    # What docs/search.md searches.
+    for line in (
+        "embed cnn14_3_6.onnx clip.wav day.wav recordings -o sounds.parquet",
+        "embed cnn14_3_6.onnx day.wav --window 5 --hop 2.5 -o day.parquet",
+        "index day.parquet -o day.usearch",
+    ):
+        command = [sys.executable, "-m", "fusion_engine", *line.split()]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
 
 

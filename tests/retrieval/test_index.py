@@ -11,7 +11,7 @@ import pytest
 
 import fusion_engine as fe
 from fusion_engine.output import Row
-from fusion_engine.retrieval import build, build_index
+from fusion_engine.retrieval import build, build_index, open_index
 from fusion_engine.retrieval.index import read_info
 from fusion_engine.table_reader import open_table
 
@@ -260,3 +260,14 @@ def test_vectors_stay_on_disk(table):
     fe.search(opened, np.ones((2, DIM)), 5, index="x.usearch")
     assert len(taken) == 2
     assert max(taken) <= 11
+
+
+def test_an_index_that_is_open(table):
+    build_index(table, "x.usearch")
+    opened = open_table(table)
+    index = open_index("x.usearch", opened)
+    expected = fe.search(table, ["row:#3", "row:#9"], index="x.usearch")
+    assert fe.search(opened, ["row:#3", "row:#9"], index=index) == expected
+    for other, metric in ((open_table(table), "cosine"), (opened, "l2")):
+        with pytest.raises(ValueError, match=r"the index was opened for x.parquet and the metric"):
+            fe.search(other, "row:#3", index=index, metric=metric)

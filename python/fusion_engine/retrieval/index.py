@@ -70,27 +70,32 @@ class IndexInfo:
 
 
 class Index:
-    """An index that was built or opened, and its table."""
+    """An index and its table; made by ``open_index``.
+
+    Attributes:
+        table: whose rows it finds.
+        metric: what it is for.
+    """
 
     def __init__(
         self, graph: Any, table: TableReader, metric: Metric, expansion_search: int
     ) -> None:
-        self._graph, self._table, self._metric = graph, table, metric
+        self._graph, self.table, self.metric = graph, table, metric
         self._expansion_search = expansion_search
 
     def nearest(
         self, queries: NDArray[np.float64], k: int, *, leave_out: NDArray[np.intp]
     ) -> list[Nearest]:
         """As ``exact.nearest``, of the rows that the graph leads to."""
-        scorer = Scorer(queries, self._metric)
+        scorer = Scorer(queries, self.metric)
         # Twice as many as are wanted: in FP16 near ones may change places.
-        count = min(2 * k + 1, len(self._table.rows))
+        count = min(2 * k + 1, len(self.table.rows))
         self._graph.expansion_search = max(self._expansion_search, count)
         found = []
-        for number, vector in enumerate(as_kept(queries, self._metric)):
+        for number, vector in enumerate(as_kept(queries, self.metric)):
             keys = self._graph.search(vector, count, threads=1).keys.astype(np.intp)
             rows = np.unique(keys[keys != leave_out[number]])
-            scores = scorer.exact(number, self._table.take(rows))
+            scores = scorer.exact(number, self.table.take(rows))
             first = np.lexsort((rows, -scores))[:k]
             found.append(Nearest(rows[first], scores[first]))
         return found

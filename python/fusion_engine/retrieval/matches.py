@@ -16,6 +16,7 @@ from .queries import Audio, Query, TableRow, open_engine, parse_query, vectors_o
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from .index import Index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ def search(
     *,
     metric: Metric = "cosine",
     engine: "Engine | str | os.PathLike[str] | None" = None,
-    index: str | os.PathLike[str] | None = None,
+    index: "Index | str | os.PathLike[str] | None" = None,
     include_self: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[list[Match]]:
@@ -66,8 +67,9 @@ def search(
         metric: ``cosine`` or ``l2``.
         engine: for queries that are audio: an ``Engine``, or the artifact that made the table,
             which then runs with the table's head and normalisation. Channels are mixed down.
-        index: what ``build_index`` wrote for this table: approximate, of millions of rows at once.
-            What it finds is compared exactly.
+        index: what ``build_index`` wrote for this table, or that opened by ``open_index``, which
+            is worth it for many calls. It is fast, and may miss a row; what it finds is compared
+            exactly.
         include_self: whether a query that is a row of the table may find itself.
         progress: called with a number of rows when they were searched.
 
@@ -106,9 +108,8 @@ def search(
     if index is None:
         found = nearest(opened, vectors, k, metric, leave_out=leave_out, progress=progress)
     else:
-        from .index import open_index
-
-        found = open_index(index, opened, metric).nearest(vectors, k, leave_out=leave_out)
+        graph = _index(index, opened, metric)
+        found = graph.nearest(vectors, k, leave_out=leave_out)
     return [_matches(near, opened, metric) for near in found]
 
 
@@ -121,6 +122,19 @@ def _embed(
         return vectors_of(queries, table, None)
     with open_engine(engine, table) as opened:
         return vectors_of(queries, table, opened)
+
+
+def _index(index: "Index | str | os.PathLike[str]", table: TableReader, metric: Metric) -> "Index":
+    from .index import Index, open_index
+
+    if not isinstance(index, Index):
+        return open_index(index, table, metric)
+    if index.metric != metric or index.table is not table:
+        raise ValueError(
+            f"the index was opened for {index.table.path} and the metric {index.metric}, expected "
+            f"{table.path}, as it was opened there, and {metric}"
+        )
+    return index
 
 
 def _items(queries: Any) -> list[Any]:
