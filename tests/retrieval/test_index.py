@@ -3,6 +3,7 @@
 import builtins
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,3 +272,14 @@ def test_an_index_that_is_open(table):
     for other, metric in ((open_table(table), "cosine"), (opened, "l2")):
         with pytest.raises(ValueError, match=r"the index was opened for x.parquet and the metric"):
             fe.search(other, "row:#3", index=index, metric=metric)
+
+
+def test_many_threads_share_one(table):
+    build_index(table, "x.usearch")
+    opened = open_table(table)
+    index = open_index("x.usearch", opened)
+    queries = clustered(40, DIM, seed=1)
+    expected = [fe.search(opened, query, 5, index=index) for query in queries]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda query: fe.search(opened, query, 5, index=index), queries))
+    assert found == expected

@@ -1,6 +1,7 @@
 """``fusion-engine search``."""
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -92,7 +93,9 @@ def search(
             except ValueError as error:
                 raise typer.BadParameter(str(error)) from None
             stack.enter_context(embedding)
-        advance = stack.enter_context(progress_bar("Searching", len(opened.rows)))
+        advance: Callable[[int], None] = lambda rows: None  # noqa: E731 - an index takes no time
+        if index is None:
+            advance = stack.enter_context(progress_bar("Searching", len(opened.rows)))
         try:
             found = search_table(
                 opened,

@@ -8,6 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class IndexInfo:
 
 
 class Index:
-    """An index and its table; made by ``open_index``.
+    """An index and its table; made by ``open_index``, and for many threads.
 
     Attributes:
         table: whose rows it finds.
@@ -82,6 +83,7 @@ class Index:
     ) -> None:
         self._graph, self.table, self.metric = graph, table, metric
         self._expansion_search = expansion_search
+        self._lock = Lock()  # the library has room for so many searches at once, and then fails
 
     def nearest(
         self, queries: NDArray[np.float64], k: int, *, leave_out: NDArray[np.intp]
@@ -90,10 +92,11 @@ class Index:
         scorer = Scorer(queries, self.metric)
         # Twice as many as are wanted: in FP16 near ones may change places.
         count = min(2 * k + 1, len(self.table.rows))
-        self._graph.expansion_search = max(self._expansion_search, count)
         found = []
         for number, vector in enumerate(as_kept(queries, self.metric)):
-            keys = self._graph.search(vector, count, threads=1).keys.astype(np.intp)
+            with self._lock:
+                self._graph.expansion_search = max(self._expansion_search, count)
+                keys = self._graph.search(vector, count, threads=1).keys.astype(np.intp)
             rows = np.unique(keys[keys != leave_out[number]])
             scores = scorer.exact(number, self.table.take(rows))
             first = np.lexsort((rows, -scores))[:k]
