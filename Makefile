@@ -5,7 +5,7 @@
 # `make docs` builds the documents' site.
 # `make sanitize-cpu` runs the native tests under sanitizers.
 # On a machine with an NVIDIA GPU and nvcc, `make gpu` tests what needs them, `make sanitize` looks
-# for bad memory accesses and races, and `make bench-gpu` fills the README's table.
+# for bad memory accesses and races, and `make bench-gpu` fills the table of docs/benchmarks.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

@@ -16,9 +16,9 @@ from fusion_engine._atomic import atomic_path
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
+BENCHMARKS = HERE.parent / "docs" / "benchmarks.md"
 CORPUS = HERE.parent / "docs" / "corpus.md"
 GPU = HERE.parent / "docs" / "gpu.md"
-SEARCH = HERE.parent / "docs" / "search.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="JSON",
         help="what run.py wrote; all of benchmarks/results if absent",
     )
-    parser.add_argument("--readme", action="store_true", help="update README.md and docs in place")
+    parser.add_argument("--readme", action="store_true", help="update the pages in place")
     arguments = parser.parse_args(argv)
     reports = [json.loads(path.read_text()) for path in arguments.results] or committed()
     if not arguments.readme:
@@ -64,12 +64,17 @@ def pages(report: dict[str, Any]) -> dict[Path, str]:
     """What each page shows of a report."""
     if report["suite"] == "host":
         return {GPU: block(report)}
-    if report["suite"] == "search":
-        return {SEARCH: block(report)}
-    shown = {README: block(report)}
+    shown = {BENCHMARKS: block(report)}
+    if report["suite"] == "cpu":
+        shown[README] = block(report | {"results": headline(report)})
     if report["suite"] == "corpus":
         shown[CORPUS] = report_corpus.summary(report)
     return shown
+
+
+def headline(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons that README shows: one clip of 10 s."""
+    return [record for record in report["results"] if record["title"] == "embed 10 s, batch 1"]
 
 
 def with_block(text: str, suite: str, content: str) -> str:

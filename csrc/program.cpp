@@ -10,30 +10,9 @@
 namespace fusion_engine {
 namespace {
 
-void check(const Driver& driver, int error, const char* what) {
-    if (error == 0) return;
-    const char* name = nullptr;
-    driver.error_name(error, &name);
-    throw std::runtime_error(std::string(what) + " failed: " +
-                             (name != nullptr ? name : "error " + std::to_string(error)));
-}
-
-// The context of the calling thread for as long as this lives.
-class CurrentContext {
-  public:
-    CurrentContext(const Driver& driver, void* context) : driver_(driver) {
-        check(driver, driver.push_context(context), "taking the GPU");
-    }
-    ~CurrentContext() {
-        void* popped = nullptr;
-        driver_.pop_context(&popped);
-    }
-    CurrentContext(const CurrentContext&) = delete;
-    CurrentContext& operator=(const CurrentContext&) = delete;
-
-  private:
-    const Driver& driver_;
-};
+// Of samples on their way to the device: long enough for the bus, short enough that the first is
+// soon under way.
+constexpr std::int64_t kPieceBytes = 2 << 20;
 
 // Whether all values are within ±largest; NaN is not. Without a branch, so that it is vectorised.
 template <class T>
@@ -73,21 +52,24 @@ void count_frames(const RaggedBuffers& ragged, std::int64_t samples, std::int64_
     ragged.counts[row] = (frames + ragged.step_offset) / ragged.frames_per_step;
 }
 
-bool load_clip(const HostBuffers& host, const HostClip& clip, std::int64_t row, double largest) {
-    const std::int64_t count = std::min(clip.length, host.stride);
-    host.lengths[row] = count;
-    if (host.ragged.valid != nullptr) count_frames(host.ragged, count, row);
+std::int64_t sample_bytes(const HostBuffers& host) {
+    return host.type == SampleType::kInt16 ? sizeof(std::int16_t) : sizeof(float);
+}
+
+bool sound(const HostClip& clip, double largest) {
+    return clip.type == ClipType::kInt16 || within(static_cast<const float*>(clip.samples),
+                                                   clip.length, static_cast<float>(largest));
+}
+
+// Copies a clip to its row; whether it is sound.
+bool stage(const HostBuffers& host, const HostClip& clip, std::int64_t row, double largest) {
+    const std::int64_t count = host.lengths[row];
     if (host.type == SampleType::kInt16) {
-        std::int16_t* target = static_cast<std::int16_t*>(host.samples) + row * host.stride;
-        if (target != clip.samples) {
-            std::memcpy(target, clip.samples, static_cast<std::size_t>(count) * sizeof *target);
-        }
+        std::memcpy(static_cast<std::int16_t*>(host.samples) + row * host.stride, clip.samples,
+                    static_cast<std::size_t>(count) * sizeof(std::int16_t));
         return true;
     }
     float* target = static_cast<float*>(host.samples) + row * host.stride;
-    if (target == clip.samples) {  // written there by the caller
-        return within(target, clip.length, static_cast<float>(largest));
-    }
     switch (clip.type) {
         case ClipType::kFloat32:
             return load_floats(clip, count, static_cast<float>(largest), target);
@@ -105,29 +87,64 @@ bool load_clip(const HostBuffers& host, const HostClip& clip, std::int64_t row, 
 
 }  // namespace
 
-void GraphLaunch::launch() const {
-    const CurrentContext current(driver, context);
-    check(driver, driver.launch_graph(graph, stream), "launching the graph");
+void Stream::check(int error, const char* what) const {
+    if (error == 0) return;
+    const char* name = nullptr;
+    driver_.error_name(error, &name);
+    throw std::runtime_error(std::string(what) + " failed: " +
+                             (name != nullptr ? name : "error " + std::to_string(error)));
 }
 
-void GraphLaunch::wait() const {
-    const CurrentContext current(driver, context);
-    check(driver, driver.synchronize_stream(stream), "running the graph");
+void Stream::copy(std::uintptr_t target, const void* source, std::int64_t bytes) const {
+    check(driver_.copy_to_device(target, source, static_cast<std::size_t>(bytes), handle_),
+          "copying to the GPU");
 }
 
-void GraphLaunch::run() const {
-    const CurrentContext current(driver, context);
-    check(driver, driver.launch_graph(graph, stream), "launching the graph");
-    check(driver, driver.synchronize_stream(stream), "running the graph");
+void Stream::launch(void* graph) const {
+    check(driver_.launch_graph(graph, handle_), "launching the graph");
 }
 
-void load_clips(const HostBuffers& host, const std::vector<HostClip>& clips, double largest,
-                Faulty& faulty) {
+void Stream::synchronize() const {
+    check(driver_.synchronize_stream(handle_), "running the graph");
+}
+
+Stream::Current::Current(const Stream& stream) : driver_(stream.driver_) {
+    stream.check(driver_.push_context(stream.context_), "taking the GPU");
+}
+
+Stream::Current::~Current() {
+    void* popped = nullptr;
+    driver_.pop_context(&popped);
+}
+
+void load_clips(const HostBuffers& host, const Stream& stream, const std::vector<HostClip>& clips,
+                bool in_place, double largest, Faulty& faulty) {
     for (std::int64_t row = 0; row < host.clips; ++row) {
-        const auto index = static_cast<std::size_t>(row);
-        faulty[index] = !load_clip(host, clips[index], row, largest);
+        const std::int64_t length = clips[static_cast<std::size_t>(row)].length;
+        host.lengths[row] = std::min(length, host.stride);
+        if (host.ragged.valid != nullptr) count_frames(host.ragged, host.lengths[row], row);
     }
     std::fill_n(host.flags, 2 * host.clips, 0u);
+    const char* const input = reinterpret_cast<const char*>(host.flags);
+    const std::int64_t head = static_cast<const char*>(host.samples) - input;
+    const std::int64_t row_bytes = host.stride * sample_bytes(host);
+    if (in_place) stream.copy(host.device, input, head);
+    std::int64_t sent = 0;
+    for (std::int64_t row = 0; row < host.clips; ++row) {
+        const auto index = static_cast<std::size_t>(row);
+        const std::int64_t end = head + (row + 1) * row_bytes;
+        if (in_place) {
+            stream.copy(host.device + static_cast<std::uintptr_t>(end - row_bytes),
+                        clips[index].samples, host.lengths[row] * sample_bytes(host));
+            faulty[index] = !sound(clips[index], largest);
+            continue;
+        }
+        faulty[index] = !stage(host, clips[index], row, largest);
+        if (end - sent >= kPieceBytes || row + 1 == host.clips) {
+            stream.copy(host.device + static_cast<std::uintptr_t>(sent), input + sent, end - sent);
+            sent = end;
+        }
+    }
 }
 
 void store_results(const HostBuffers& host, float* embedding, std::uint32_t* flags,

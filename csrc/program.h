@@ -1,7 +1,8 @@
-// The host's side of a run that is one CUDA graph: samples into page-locked memory, a launch, a
-// wait, results out. Nothing here is linked to CUDA: the driver's functions come as addresses.
+// The host's side of a run that is one CUDA graph: samples to the device, a launch, a wait, results
+// out. Nothing here is linked to CUDA: the driver's functions come as addresses.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -13,22 +14,41 @@ namespace fusion_engine {
 struct Driver {
     int (*push_context)(void* context);
     int (*pop_context)(void** context);
+    int (*copy_to_device)(std::uintptr_t target, const void* source, std::size_t bytes,
+                          void* stream);
     int (*launch_graph)(void* graph, void* stream);
     int (*synchronize_stream)(void* stream);
     int (*error_name)(int error, const char** name);
 };
 
-// A graph on the stream that it was recorded on.
-struct GraphLaunch {
-    Driver driver;
-    void* context;
-    void* graph;
-    void* stream;
+// A stream of one GPU. Its calls throw std::runtime_error with the driver's name of the error.
+class Stream {
+  public:
+    Stream(const Driver& driver, void* context, void* handle)
+        : driver_(driver), context_(context), handle_(handle) {}
 
-    // Throw std::runtime_error with the driver's name of the error.
-    void launch() const;
-    void wait() const;
-    void run() const;  // both
+    void copy(std::uintptr_t target, const void* source, std::int64_t bytes) const;
+    void launch(void* graph) const;
+    void synchronize() const;
+
+    // The stream's GPU is the calling thread's for as long as this lives.
+    class Current {
+      public:
+        explicit Current(const Stream& stream);
+        ~Current();
+        Current(const Current&) = delete;
+        Current& operator=(const Current&) = delete;
+
+      private:
+        const Driver& driver_;
+    };
+
+  private:
+    void check(int error, const char* what) const;
+
+    Driver driver_;
+    void* context_;
+    void* handle_;
 };
 
 enum class ClipType : std::int32_t { kFloat32, kFloat64, kInt16 };
@@ -52,14 +72,16 @@ struct RaggedBuffers {
     std::int64_t step_offset;
 };
 
-// Page-locked memory that a graph reads and writes.
+// Page-locked memory that goes to the device before a run, and that a run writes. From `flags` to
+// the end of `samples` it is as it is on the device, from `device` on.
 struct HostBuffers {
-    void* samples;  // [B, stride]
+    std::uint32_t* flags;   // [2, B], of layer outputs and of samples; zero before a run
+    std::int64_t* lengths;  // [B]
+    void* samples;          // [B, stride]
+    std::uintptr_t device;
     SampleType type;
     std::int64_t clips;      // B
     std::int64_t stride;     // the most samples of a clip that are read
-    std::int64_t* lengths;   // [B]
-    std::uint32_t* flags;    // [2, B], of layer outputs and of samples; zero before a run
     const float* embedding;  // [B, D]
     std::int64_t dim;        // D
     RaggedBuffers ragged;
@@ -68,11 +90,12 @@ struct HostBuffers {
 // Which clips of a batch have no embedding.
 using Faulty = std::vector<bool>;
 
-// Fills samples, lengths and flags in one pass, in which every sample is checked. A clip with one
-// that is not finite, or beyond `largest`, is faulty, and runs all the same. One that is in its
-// place already is not copied.
-void load_clips(const HostBuffers& host, const std::vector<HostClip>& clips, double largest,
-                Faulty& faulty);
+// Sends a batch to the device, in a few pieces that are on their way while the next is copied to
+// page-locked memory. Every sample is read once, and checked: a clip with one that is not finite,
+// or beyond `largest`, is faulty, and runs all the same. Clips that are `in_place`, of the buffers'
+// type in page-locked memory of the caller's, are not copied on the host. Within `Stream::Current`.
+void load_clips(const HostBuffers& host, const Stream& stream, const std::vector<HostClip>& clips,
+                bool in_place, double largest, Faulty& faulty);
 
 // Copies the embeddings [B, D] and the flags [B] of layer outputs. A clip with a flag, or with a
 // value that is not finite, is faulty.

@@ -314,10 +314,10 @@ class Engine:
     def input(
         self, batch: int, seconds: float, *, dtype: Literal["float32", "int16"] = "float32"
     ) -> NDArray[Any]:
-        """An array to write clips into, which a GPU reads where it is: nothing is copied before.
+        """An array to write clips into, which goes to a GPU from where it is: no copy before.
 
-        On a CPU it is an ordinary array. Each such array that is embedded holds buffers of its own
-        on the GPU, so that a service keeps a few and writes into them again and again.
+        On a CPU it is an ordinary array. Page-locked memory is scarce: a service keeps a few such
+        arrays and writes into them again and again.
 
         Args:
             batch: B.
@@ -326,7 +326,7 @@ class Engine:
 
         Returns:
             Zeros [B, N] in page-locked memory, which lives as long as the array and its views. Give
-            ``embed`` it or its first rows.
+            ``embed`` it, or contiguous clips in it.
 
         Raises:
             BackendError: the engine was closed, or memory ran out.

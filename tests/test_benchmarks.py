@@ -477,26 +477,26 @@ def test_the_pages_show_the_committed_results():
 
 
 def test_the_report_puts_the_table_between_the_markers(tmp_path, monkeypatch, capsys):
-    readme = tmp_path / "README.md"
-    monkeypatch.setattr(report, "README", readme)
+    page = tmp_path / "benchmarks.md"
+    monkeypatch.setattr(report, "BENCHMARKS", page)
     records = list(harness.run_case(toy_case(), tmp_path, 3))
     results = tmp_path / "toy.json"
     described = {"suite": "toy", "date": "2022-08-29", "pairs": 3, "results": records}
     results.write_text(json.dumps({**described, "machine": machine.describe_host(2)}))
 
-    readme.write_text("before\n<!-- benchmarks:toy -->\nold\n<!-- /benchmarks:toy -->\nafter\n")
+    page.write_text("before\n<!-- benchmarks:toy -->\nold\n<!-- /benchmarks:toy -->\nafter\n")
     assert report.main(["--readme", str(results)]) == 0
-    written = readme.read_text()
+    written = page.read_text()
     assert written.startswith("before\n<!-- benchmarks:toy -->\n| case |")
     assert written.endswith("\n<!-- /benchmarks:toy -->\nafter\n")
     assert "| a toy | 2.00 | peer | 4.00 | **2.00×** (1.50–3.00) |" in written
     assert "| a toy |  | other | not run | not installed |" in written
     assert "old" not in written
 
-    readme.write_text("no markers\n")
+    page.write_text("no markers\n")
     assert report.main(["--readme", str(results)]) == 1
     assert "<!-- benchmarks:toy -->" in capsys.readouterr().err
-    assert readme.read_text() == "no markers\n"
+    assert page.read_text() == "no markers\n"
     assert report.main([str(results)]) == 0
     assert "**2.00×**" in capsys.readouterr().out
 

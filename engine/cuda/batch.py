@@ -1,5 +1,5 @@
 """Everyday clips: one run for a batch of clips that are cut alike, from its second time on as one
-CUDA graph: samples in, log-mel, network, layer fusion, embeddings out."""
+CUDA graph: log-mel, network, layer fusion, embeddings out. Samples are sent before it."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +14,6 @@ from ...audio.arrays import MAX_SAMPLE
 from ...spec import Head
 from ..cut import Cut, Piece, frames_of, least_frames
 from ..runner import RunResult, Samples, SampleType
-from .driver import Graph
-from .inputs import PinnedRows
 from .kernels import Ranges
 from .model import Model
 from .slots import MemoryLayout, Slot, SlotPool
@@ -36,8 +34,6 @@ class BatchKey(NamedTuple):
         head: pooling over time.
         resident: samples of each clip of a batch that is in device memory, and whose results stay
             there; ``None``: samples come from the host, and results go there.
-        pinned: where on the host the clips are, if they are read there; ``None``: they are copied
-            into memory of the slot first.
     """
 
     clips: int
@@ -47,24 +43,17 @@ class BatchKey(NamedTuple):
     dtype: SampleType
     head: Head
     resident: int | None = None
-    pinned: PinnedRows | None = None
 
 
 def batch_key(
-    clips: int,
-    cut: Cut,
-    *,
-    dtype: SampleType,
-    head: Head,
-    resident: int | None = None,
-    pinned: PinnedRows | None = None,
+    clips: int, cut: Cut, *, dtype: SampleType, head: Head, resident: int | None = None
 ) -> BatchKey:
     """The key of a batch of clips that are cut alike."""
     # What comes after the last piece is dropped, and what is missing in it is padding.
     first, last = cut.pieces[0], cut.pieces[-1]
     frames = min(cut.frames, last.stop)
     length = first.stop - first.start
-    return BatchKey(clips, frames, len(cut.pieces), length, dtype, head, resident, pinned)
+    return BatchKey(clips, frames, len(cut.pieces), length, dtype, head, resident)
 
 
 def sample_type(clips: Sequence[Samples]) -> SampleType:
@@ -75,12 +64,11 @@ def sample_type(clips: Sequence[Samples]) -> SampleType:
 class _Program:
     """A batch in a slot: its device memory, and what is queued there for every run.
 
-    Device memory holds the input (lengths [B] int64, for a masked network frames [B] int32 and
-    steps [B] int64 of each clip, ``sample_bytes`` of samples), flags [2, B] uint32 of layer outputs
-    and of samples, embeddings [B, D] float32, index arrays, log-mel, and what the network asks for.
-    The host's page-locked memory has all but the last two, and not the samples either where they
-    are in page-locked memory of the caller's. The flags end the input, which clears them, and begin
-    the output: one copy each way.
+    Device memory holds index arrays, embeddings [B, D] float32, flags [2, B] uint32 of layer
+    outputs and of samples, lengths [B] int64, for a masked network frames [B] int32 and steps [B]
+    int64 of each clip, ``sample_bytes`` of samples, log-mel, and what the network asks for; the
+    host's page-locked memory has all but the last two. From the flags on it is input, which clears
+    them; embeddings and flags are output.
     """
 
     def __init__(
@@ -97,22 +85,17 @@ class _Program:
         dim, clips = model.spec.embedding_dim, key.clips
         total = clips * key.segments
         layout = MemoryLayout()
+        offsets, begins, counts = (layout.add(8 * n) for n in (clips + 1, total, total))
+        indices = layout.size
+        self._embedding, self._flags = layout.add(4 * clips * dim), layout.add(8 * clips)
+        self._output_bytes = layout.size - self._embedding
         self._lengths = layout.add(8 * clips)
         self._masked = model.spec.masked
         if self._masked:
             self._valid, self._counts = layout.add(4 * clips), layout.add(8 * clips)
-        self._head_bytes = layout.size
-        if key.pinned is None:
-            self._samples = layout.add(sample_bytes)
-        self._flags = layout.add(8 * clips)
-        self._input_bytes = layout.size
-        self._embedding = layout.add(4 * clips * dim)
-        self._output_bytes = layout.size - self._flags
-        self._indices = layout.size
-        offsets, begins, counts = (layout.add(8 * n) for n in (clips + 1, total, total))
+        self._length_bytes = layout.size - self._lengths
+        self._samples = layout.add(sample_bytes)
         on_host = layout.size
-        if key.pinned is not None:
-            self._samples = layout.add(sample_bytes)
         self._log_mel = layout.add(total * key.length * model.kernels.frame_bytes)
         with_context = [
             layout.add(size) for size in slot.context.prepare(total, key.length, slot.stream)
@@ -126,7 +109,7 @@ class _Program:
         self._view(offsets, np.int64, clips + 1)[:] = np.arange(clips + 1) * len(pieces)
         self._view(begins, np.int64, total)[:] = [piece.begin for piece in pieces] * clips
         self._view(counts, np.int64, total)[:] = [piece.count for piece in pieces] * clips
-        self._upload(self._indices, on_host - self._indices)
+        self._upload(0, indices)
         if self._masked:
             counts = self._counts
         self._ranges = Ranges(*(self._device + offset for offset in (offsets, begins, counts)))
@@ -142,7 +125,7 @@ class _Program:
             frames = frames_of(spec, samples)
             self._view(self._valid, np.int32, clips)[:] = frames
             self._view(self._counts, np.int64, clips)[:] = spec.steps(frames)
-        self._upload(self._lengths, self._head_bytes)
+        self._upload(self._lengths, self._length_bytes)
 
     def _queue_log_mel(self, samples: int, stride: int, flags: int) -> None:
         key, model, device = self._key, self._model, self._device
@@ -200,27 +183,30 @@ class BatchProgram(_Program):
         front = model.spec.frontend
         # As many samples as give no further frame, in whole 16 bytes.
         most = front.samples(key.frames) + front.hop_length - 1
-        pinned = key.pinned
-        self.stride = -(-most // 8) * 8 if pinned is None else pinned.samples
-        self._bytes = np.dtype(key.dtype).itemsize * key.clips * self.stride
-        super().__init__(pool, model, key, pieces, slot, sample_bytes=self._bytes)
-        host = self._host.address
-        if pinned is not None:
-            self._set_lengths(pinned.samples)
-        self._native = _core.Program(
-            samples=host + self._samples if pinned is None else pinned.address,
+        self.stride = -(-most // 8) * 8
+        size = np.dtype(key.dtype).itemsize * key.clips * self.stride
+        super().__init__(pool, model, key, pieces, slot, sample_bytes=size)
+        self._native = self.native(model.cuda.native(slot.stream))
+        self._graph = False  # whether what was started is one
+        slot.stream.synchronize()
+
+    def native(self, stream: _core.Stream) -> _core.Program:
+        """What brings samples to the device and results back, on a stream."""
+        host, key = self._host.address, self._key
+        return _core.Program(
+            stream,
+            device=self._device + self._flags,
+            samples=host + self._samples,
             dtype=key.dtype,
             clips=key.clips,
             stride=self.stride,
             lengths=host + self._lengths,
             flags=host + self._flags,
             embedding=host + self._embedding,
-            dim=model.spec.embedding_dim,
+            dim=self._model.spec.embedding_dim,
             largest=MAX_SAMPLE,
             **self._ragged(),
         )
-        self._started: Graph | None = None
-        slot.stream.synchronize()
 
     def _ragged(self) -> dict[str, int]:
         """What native code needs to say of each clip how long it is."""
@@ -238,46 +224,45 @@ class BatchProgram(_Program):
             "step_offset": spec.step_offset,
         }
 
-    def run(self, clips: Sequence[Samples]) -> tuple[RunResult, bool]:
-        """The result for clips on the host, and whether it was one graph."""
+    def run(self, clips: Sequence[Samples], in_place: bool) -> tuple[RunResult, bool]:
+        """The result for clips on the host, and whether it was one graph.
+
+        Args:
+            clips: of what the key says.
+            in_place: they are in page-locked memory, with the key's dtype.
+        """
         graph = self._slot.graph
         if graph is not None:
-            return self._native.run(clips, graph.native), True
-        self.start(clips)
+            return self._native.run(clips, graph.handle, in_place), True
+        self.start(clips, in_place)
         return self.finish()
 
-    def start(self, clips: Sequence[Samples]) -> None:
+    def start(self, clips: Sequence[Samples], in_place: bool) -> None:
         """Queue a run for clips on the host; ``finish`` follows."""
-        self._started = self._slot.graph
-        if self._started is None:
+        graph = self._slot.graph
+        if graph is None:
             with self._model.cuda.current():
-                self._started = self._slot.recorded(self._work)
-                if self._started is None:
-                    self._native.load(clips)
+                graph = self._slot.recorded(self._work)
+                if graph is None:
+                    self._native.load(clips, in_place)
                     self._work()
-                    return
-        self._native.start(clips, self._started.native)
+        if graph is not None:
+            self._native.start(clips, graph.handle, in_place)
+        self._graph = graph is not None
 
     def finish(self) -> tuple[RunResult, bool]:
         """Wait for what ``start`` queued; see ``run``."""
-        if self._started is not None:
-            return self._native.finish(self._started.native), True
-        with self._model.cuda.current():
-            self._slot.stream.synchronize()
-        return self._native.results(), False
+        return self._native.finish(), self._graph
 
     def _work(self) -> None:
-        device, host, stream = self._device, self._host.address, self._slot.stream
-        cuda, clips, pinned = self._model.cuda, self._key.clips, self._key.pinned
-        if pinned is None:
-            self._upload(self._lengths, self._input_bytes)
-        else:
-            cuda.copy(device + self._samples, pinned.address, self._bytes, stream)
-            cuda.fill(device + self._flags, 0, 2 * clips, stream)
-        flags = device + self._flags + 4 * clips
+        device, stream = self._device, self._slot.stream
+        flags = device + self._flags + 4 * self._key.clips
         self._queue_log_mel(device + self._samples, self.stride, flags)
         self._queue_network()
-        cuda.copy(host + self._flags, device + self._flags, self._output_bytes, stream)
+        output = self._embedding
+        self._model.cuda.copy(
+            self._host.address + output, device + output, self._output_bytes, stream
+        )
 
 
 class ResidentProgram(_Program):

@@ -91,14 +91,14 @@ class CudaRunner(Runner):
 
     def run(self, clips: Sequence[Samples], cut: Cut, head: Head) -> RunResult:  # noqa: D102
         # What a warm call takes of Python: a few calls more are a tenth of its time.
-        key, bind = self._batch(clips, cut, head)
+        key, bind, in_place = self._batch(clips, cut, head)
         start = perf_counter()
         try:
             with self._calls:
                 slot = self._slots.take(key, bind)
                 try:
                     result: RunResult
-                    result, graph = slot.program.run(clips)
+                    result, graph = slot.program.run(clips, in_place)
                 except BaseException:
                     self._slots.drop(slot)
                     raise
@@ -113,14 +113,14 @@ class CudaRunner(Runner):
     def start(  # noqa: D102
         self, clips: Sequence[Samples], cut: Cut, head: Head
     ) -> Callable[[], RunResult] | None:
-        key, bind = self._batch(clips, cut, head)
+        key, bind, in_place = self._batch(clips, cut, head)
         start = perf_counter()
         try:
             slot = self._slots.take(key, bind, wait=False)
             if slot is None:
                 return None
             try:
-                slot.program.start(clips)
+                slot.program.start(clips, in_place)
             except BaseException:
                 self._slots.drop(slot)
                 raise
@@ -131,12 +131,13 @@ class CudaRunner(Runner):
 
     def _batch(
         self, clips: Sequence[Samples], cut: Cut, head: Head
-    ) -> tuple[BatchKey, Callable[[Slot], BatchProgram]]:
-        """The key of a batch, and what binds a slot to it."""
+    ) -> tuple[BatchKey, Callable[[Slot], BatchProgram], bool]:
+        """The key of a batch, what binds a slot to it, and whether the clips are page-locked."""
         dtype = sample_type(clips)
-        pinned = self._inputs.find(clips, dtype) if self._inputs.ends else None
-        key = batch_key(len(clips), cut, dtype=dtype, head=head, pinned=pinned)
-        return key, partial(BatchProgram, self._slots, self._model, key, cut.pieces)
+        in_place = bool(self._inputs.ends) and self._inputs.hold(clips, dtype)
+        key = batch_key(len(clips), cut, dtype=dtype, head=head)
+        bind = partial(BatchProgram, self._slots, self._model, key, cut.pieces)
+        return key, bind, in_place
 
     def input(self, clips: int, samples: int, dtype: SampleType) -> NDArray[Any]:  # noqa: D102
         try:

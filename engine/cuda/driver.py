@@ -22,15 +22,16 @@ from .dlpack import CUDA
 # Stream handles that have a meaning of their own (CUDA, DLPack, the CUDA array interface).
 LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
 
-# What a graph's launch takes; every driver that cuda-bindings runs on has them as of this version.
-_LAUNCH = (
+# What native code calls; every driver that cuda-bindings runs on has them as of this version.
+_NATIVE = (
     "cuCtxPushCurrent",
     "cuCtxPopCurrent",
+    "cuMemcpyHtoDAsync",
     "cuGraphLaunch",
     "cuStreamSynchronize",
     "cuGetErrorName",
 )
-_LAUNCH_VERSION = 11_040
+_NATIVE_VERSION = 11_040
 
 # Whether this thread captures, on whichever GPU and for whichever engine: ``on``.
 _capturing = threading.local()
@@ -75,22 +76,22 @@ class Stream:
 
 
 class Graph:
-    """Work that was captured, to be launched as one; ``handle`` is its ``CUgraphExec``.
+    """Work that was captured, to be launched as one.
 
     Attributes:
-        native: launches it on the stream that it was captured on, and waits, without the GIL.
+        handle: its ``CUgraphExec`` as an integer.
     """
 
-    def __init__(self, driver: Any, handle: Any, native: _core.GraphLaunch) -> None:
-        self._driver, self._handle, self.native = driver, handle, native
+    def __init__(self, driver: Any, handle: int) -> None:
+        self._driver, self.handle = driver, handle
 
     def launch(self, stream: Stream) -> None:
         """Queue it."""
-        check(self._driver.cuGraphLaunch(self._handle, stream.handle))
+        check(self._driver.cuGraphLaunch(self.handle, stream.handle))
 
     def close(self) -> None:
         """Destroy it; none of its launches is under way."""
-        check(self._driver.cuGraphExecDestroy(self._handle))
+        check(self._driver.cuGraphExecDestroy(self.handle))
 
 
 class Pinned:
@@ -135,11 +136,11 @@ class Memory:
             self._cuda.free_later(self.address, self.last, self.source)
 
 
-def launch_functions(driver: Any) -> _core.Driver:
-    """The driver's functions that a graph's launch takes, which native code calls by address."""
+def native_functions(driver: Any) -> _core.Driver:
+    """The driver's functions that native code calls by address."""
     addresses = {
-        name: int(check(driver.cuGetProcAddress(name.encode(), _LAUNCH_VERSION, 0)))
-        for name in _LAUNCH
+        name: int(check(driver.cuGetProcAddress(name.encode(), _NATIVE_VERSION, 0)))
+        for name in _NATIVE
     }
     return _core.Driver(**addresses)
 
@@ -162,7 +163,7 @@ class Cuda:
             self._device = self._core.Device(info.index)
             self._device.set_current()
             self._context = self._device.context.handle
-            self._launch = launch_functions(self._driver)
+            self._native = native_functions(self._driver)
             self._pool = self._core.DeviceMemoryResource(
                 self._device, self._core.DeviceMemoryResourceOptions()
             )
@@ -185,6 +186,10 @@ class Cuda:
     def stream(self) -> Stream:
         """A new stream that does not wait for the default stream."""
         return Stream(self._device.create_stream())
+
+    def native(self, stream: Stream) -> _core.Stream:
+        """The stream as native code takes it, in any thread and without ``current``."""
+        return _core.Stream(self._native, context=int(self._context), handle=stream.handle)
 
     def allocate(self, size: int, stream: Stream) -> Memory:
         """Device memory, aligned to 256 bytes at least, for use after this point of ``stream``."""
@@ -271,11 +276,7 @@ class Cuda:
             finally:  # no graph comes with an error
                 error, graph = driver.cuStreamEndCapture(stream.handle)
             check((error,))
-            handle = check(driver.cuGraphInstantiate(graph, 0))
-            native = _core.GraphLaunch(
-                self._launch, context=int(self._context), graph=int(handle), stream=stream.handle
-            )
-            return Graph(driver, handle, native)
+            return Graph(driver, int(check(driver.cuGraphInstantiate(graph, 0))))
         finally:
             _capturing.on = False
             if graph is not None:

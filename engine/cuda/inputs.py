@@ -1,29 +1,16 @@
-"""Page-locked arrays that callers write into, and that a run reads where they are."""
+"""Page-locked arrays that callers write into, and that go to the device from where they are."""
 
 import ctypes
 import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runner import Samples, SampleType
 from .driver import Cuda, Pinned, capturing
-
-
-class PinnedRows(NamedTuple):
-    """Clips that lie one after another in page-locked memory.
-
-    Args:
-        address: of the first one's first sample.
-        samples: of each clip.
-    """
-
-    address: int
-    samples: int
 
 
 class Inputs:
@@ -58,19 +45,16 @@ class Inputs:
         array[:] = 0
         return array
 
-    def find(self, clips: Sequence[Samples], dtype: SampleType) -> PinnedRows | None:
-        """Where clips are, if they are whole rows of such an array, one after another."""
-        first = clips[0]
-        address, samples = first.__array_interface__["data"][0], len(first)
+    def hold(self, clips: Sequence[Samples], dtype: SampleType) -> bool:
+        """Whether clips lie in one such array and have this dtype."""
+        place = clips[0].__array_interface__["data"][0]
         with self._lock:
-            if not any(begin <= address < end for begin, end in self.ends.items()):
-                return None
-        step = samples * first.itemsize
-        for row, clip in enumerate(clips):
+            ends = [(begin, end) for begin, end in self.ends.items() if begin <= place < end]
+        for clip in clips if ends else ():
             place = clip.__array_interface__["data"][0]
-            if clip.dtype != dtype or (len(clip), place) != (samples, address + row * step):
-                return None
-        return PinnedRows(address, samples)
+            if clip.dtype != dtype or not ends[0][0] <= place <= ends[0][1] - clip.nbytes:
+                return False
+        return bool(ends)
 
     def _forget(self, pinned: Pinned) -> None:
         """Free the memory of an array that is gone; the garbage collector runs anywhere."""

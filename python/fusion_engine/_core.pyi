@@ -172,18 +172,21 @@ class Driver:
         *,
         cuCtxPushCurrent: int,
         cuCtxPopCurrent: int,
+        cuMemcpyHtoDAsync: int,
         cuGraphLaunch: int,
         cuStreamSynchronize: int,
         cuGetErrorName: int,
     ) -> None: ...
 
-class GraphLaunch:
-    def __init__(self, driver: Driver, *, context: int, graph: int, stream: int) -> None: ...
+class Stream:
+    def __init__(self, driver: Driver, *, context: int, handle: int) -> None: ...
 
 class Program:
     def __init__(
         self,
+        stream: Stream,
         *,
+        device: int,
         samples: int,
         dtype: Literal["float32", "int16"],
         clips: int,
@@ -201,16 +204,18 @@ class Program:
         frames_per_step: int = 1,
         step_offset: int = 0,
     ) -> None: ...
-    def load(self, clips: Sequence[npt.NDArray[Any]]) -> None: ...
+    def load(self, clips: Sequence[npt.NDArray[Any]], in_place: bool = False) -> None: ...
     def results(self) -> tuple[_Float, _Flags, list[int]]:
         """Embeddings [B, D], flags [B] of layer outputs, and the rows without an embedding."""
 
-    def start(self, clips: Sequence[npt.NDArray[Any]], graph: GraphLaunch) -> None: ...
-    def finish(self, graph: GraphLaunch) -> tuple[_Float, _Flags, list[int]]: ...
+    def start(
+        self, clips: Sequence[npt.NDArray[Any]], graph: int, in_place: bool = False
+    ) -> None: ...
+    def finish(self) -> tuple[_Float, _Flags, list[int]]: ...
     def run(
-        self, clips: Sequence[npt.NDArray[Any]], graph: GraphLaunch
+        self, clips: Sequence[npt.NDArray[Any]], graph: int, in_place: bool = False
     ) -> tuple[_Float, _Flags, list[int]]:
-        """``load``, the graph, ``results``."""
+        """``start`` and ``finish``."""
 
 def clip_lengths(clips: Sequence[Any]) -> list[int] | None:
     """Lengths of clips [N] that a ``Program`` takes as they are; ``None``: one is not."""

@@ -56,7 +56,7 @@ def failures(output):
 def said(result):
     """The lines on stderr, without that of the time it took."""
     lines = result.stderr.splitlines()
-    return [line for line in lines if not re.search(r"of audio in \d+ (s|min)", line)]
+    return [line for line in lines if not re.search(r"of audio in [\d.]+ (s|min)", line)]
 
 
 def names(folder="."):

@@ -145,8 +145,12 @@ def accumulation() -> dict:
 
 
 def driver() -> dict:
-    names = "cuCtxPushCurrent cuCtxPopCurrent cuGraphLaunch cuStreamSynchronize cuGetErrorName"
-    return dict.fromkeys(names.split(), 8)
+    names = "cuCtxPushCurrent cuCtxPopCurrent cuMemcpyHtoDAsync cuGraphLaunch cuStreamSynchronize"
+    return dict.fromkeys([*names.split(), "cuGetErrorName"], 8)
+
+
+def stream() -> dict:
+    return {"driver": _core.Driver(**driver()), "context": 0, "handle": 0}
 
 
 # What each takes when nothing is wrong; null pointers are never followed without a GPU.
@@ -216,13 +220,10 @@ CALLS = {
     "cuda_architectures": dict,
     "Driver": driver,
     "clip_lengths": lambda: {"clips": [np.zeros(3, np.float32), np.zeros(2, np.int16)]},
-    "GraphLaunch": lambda: {
-        "driver": _core.Driver(**driver()),
-        "context": 0,
-        "graph": 0,
-        "stream": 0,
-    },
+    "Stream": stream,
     "Program": lambda: {
+        "stream": _core.Stream(**stream()),
+        "device": 0,
         "samples": 0,
         "dtype": "float32",
         "clips": 2,

@@ -290,9 +290,9 @@ def embed(
 
 
 def _speed(done: Outcome, *, going_on: bool) -> str:
-    took = f"{hours(done.audio)} of audio in {span(done.elapsed)}"
-    speed = f" ({times_real(done.audio / done.elapsed)})" if done.elapsed >= 1 else ""
-    return f"{'this run: ' if going_on else ''}{took}{speed}"
+    took = f"{done.elapsed:.1f} s" if done.elapsed < 10 else span(done.elapsed)
+    speed = times_real(done.audio / done.elapsed)
+    return f"{'this run: ' if going_on else ''}{hours(done.audio)} of audio in {took} ({speed})"
 
 
 def _channel(text: str) -> Channel:

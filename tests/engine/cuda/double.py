@@ -121,6 +121,9 @@ class CoreStream:
 # Of the driver, as native code calls them.
 PUSH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 POP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))
+COPY = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+)
 LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 SYNCHRONIZE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 NAME = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
@@ -128,25 +131,32 @@ CONTEXT, ERROR = 0xC0, 719
 
 
 class NativeDriver:
-    """What a graph's launch calls of the driver, in the thread that launches it.
+    """What native code calls of the driver, in the thread that calls it.
 
     Attributes:
         fails: the function that returns ``ERROR``, if any.
+        copies: target, source and bytes of each copy to the device.
         launches: what a launch does, by the graph's handle.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine, self.launches = machine, dict[int, Callable[[int], None]]()
         self.fails: str | None = None
+        self.copies: list[tuple[int, int, int]] = []
         # Callbacks live as long as their addresses are known.
         self.functions = {
             "cuCtxPushCurrent": PUSH(self.push),
             "cuCtxPopCurrent": POP(self.pop),
+            "cuMemcpyHtoDAsync": COPY(self.copy),
             "cuGraphLaunch": LAUNCH(self.launch),
             "cuStreamSynchronize": SYNCHRONIZE(self.synchronize),
             "cuGetErrorName": NAME(self.error_name),
         }
-        self.native = _core.Driver(
+        self.native = self.bind()
+
+    def bind(self) -> _core.Driver:
+        """The functions as native code takes them."""
+        return _core.Driver(
             **{
                 name: ctypes.cast(function, ctypes.c_void_p).value
                 for name, function in self.functions.items()
@@ -161,6 +171,14 @@ class NativeDriver:
 
     def pop(self, context: Any) -> int:
         self.machine.here.depth -= 1
+        return 0
+
+    def copy(self, target: int, source: int, size: int, stream: int) -> int:
+        if self.fails == "cuMemcpyHtoDAsync" or self.machine.here.depth < 1:
+            return ERROR
+        assert self.machine.streams[stream].open
+        ctypes.memmove(target, source, size)
+        self.copies.append((target, source, size))
         return 0
 
     def launch(self, graph: int, stream: int) -> int:
@@ -188,9 +206,7 @@ class HostGraph(Graph):
         machine.graphs.add(id(self))
         self._launches = driver.launches
         self._launches[id(self)] = self._launched
-        self.native = _core.GraphLaunch(
-            driver.native, context=CONTEXT, graph=id(self), stream=stream.handle
-        )
+        self.handle = id(self)
 
     def _launched(self, handle: int) -> None:
         assert self.machine.here.depth > 0, "a graph was launched outside of its context"
@@ -213,7 +229,7 @@ class HostCuda(Cuda):
 
     def __init__(self, machine: Machine, info: GpuInfo = GPU) -> None:
         self.info, self.machine = info, machine
-        self.native = NativeDriver(machine)
+        self.driver = NativeDriver(machine)
         self.closed = False
 
     @contextmanager
@@ -229,6 +245,9 @@ class HostCuda(Cuda):
         self.machine.synchronizing()
         assert self.machine.here.depth > 0
         return Stream(CoreStream(self.machine))
+
+    def native(self, stream: Stream) -> _core.Stream:
+        return _core.Stream(self.driver.native, context=CONTEXT, handle=stream.handle)
 
     def allocate(self, size: int, stream: Stream) -> Memory:
         self.machine.synchronizing()
@@ -284,7 +303,7 @@ class HostCuda(Cuda):
             work()
         finally:
             self.machine.here.capture = None
-        return HostGraph(self.machine, steps, stream, self.native)
+        return HostGraph(self.machine, steps, stream, self.driver)
 
     def free(self, address: int, stream: Stream) -> None:
         assert stream.core.open

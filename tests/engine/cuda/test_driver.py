@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import fusion_engine as fe
-from fusion_engine.engine.cuda.driver import Cuda, Memory, launch_functions
+from fusion_engine.engine.cuda.driver import Cuda, Memory, native_functions
 
 from .double import CONTEXT, Machine, NativeDriver
 
@@ -77,7 +77,7 @@ def cuda(driver):
 def on(driver):
     cuda = Cuda.__new__(Cuda)
     cuda._driver, cuda._deferred = driver, deque()
-    cuda._launch, cuda._context = NativeDriver(Machine()).native, CONTEXT
+    cuda._native, cuda._context = NativeDriver(Machine()).native, CONTEXT
     return cuda
 
 
@@ -98,12 +98,13 @@ def test_the_functions_that_native_code_calls():
         asked.append((name, version, flags))
         return 0, 0x1000, "found"
 
-    launch_functions(SimpleNamespace(cuGetProcAddress=address))
-    names = ["cuCtxPushCurrent", "cuCtxPopCurrent", "cuGraphLaunch", "cuStreamSynchronize"]
-    # The bytes, since bindings take no text; the version makes the context's functions _v2.
-    assert asked == [(name.encode(), 11_040, 0) for name in [*names, "cuGetErrorName"]]
+    native_functions(SimpleNamespace(cuGetProcAddress=address))
+    names = ["cuCtxPushCurrent", "cuCtxPopCurrent", "cuMemcpyHtoDAsync", "cuGraphLaunch"]
+    names += ["cuStreamSynchronize", "cuGetErrorName"]
+    # The bytes, since bindings take no text; the version makes them _v2 where there is one.
+    assert asked == [(name.encode(), 11_040, 0) for name in names]
     with pytest.raises(ValueError, match="cuCtxPushCurrent is 0; expected its address"):
-        launch_functions(SimpleNamespace(cuGetProcAddress=lambda *_: (0, 0, "not found")))
+        native_functions(SimpleNamespace(cuGetProcAddress=lambda *_: (0, 0, "not found")))
 
 
 def test_work_that_fails_ends_the_capture(cuda, driver):

@@ -116,28 +116,29 @@ def test_a_graph_copies_what_is_there_when_it_is_launched(cuda, stream):
 
 def test_a_native_launch_is_done_when_it_returns(cuda, stream):
     """In a thread without a context, whose context is none afterwards too."""
-    pinned, memory = cuda.pinned(1024), cuda.allocate(256, stream)
+    pinned, memory = cuda.pinned(1024), cuda.allocate(768, stream)
     words = pinned.bytes.view(np.uint32)
     program = _core.Program(
-        samples=pinned.address,
+        cuda.native(stream),
+        device=memory.address,
+        flags=pinned.address,
+        lengths=pinned.address + 256,
+        samples=pinned.address + 512,
         dtype="float32",
         clips=1,
         stride=16,
-        lengths=pinned.address + 256,
-        flags=pinned.address + 512,
         embedding=pinned.address + 768,
         dim=16,
         largest=1.0,
     )
 
     def work():
-        cuda.copy(memory.address, pinned.address, 64, stream)
-        cuda.copy(pinned.address + 768, memory.address, 64, stream)
+        cuda.copy(pinned.address + 768, memory.address + 512, 64, stream)
 
     graph = cuda.capture(stream, work)
 
     def run():
-        result = program.run([np.arange(16, dtype=np.float32) / 16], graph.native)
+        result = program.run([np.arange(16, dtype=np.float32) / 16], graph.handle)
         return result, int(check(cuda._driver.cuCtxGetCurrent()))
 
     with ThreadPoolExecutor(1) as pool:

@@ -84,13 +84,13 @@ def test_a_bad_clip_leaves_the_others_their_results(open_plan):
             assert np.array_equal(found[4], engine.embed(x[4]))
 
 
-@pytest.mark.parametrize("fails", ["cuGraphLaunch", "cuStreamSynchronize"])
+@pytest.mark.parametrize("fails", ["cuMemcpyHtoDAsync", "cuGraphLaunch", "cuStreamSynchronize"])
 def test_a_run_that_fails_ends_those_in_flight(open_plan, flights, fails):
     x = [pcm(seconds) for seconds in SECONDS[:4]]
     with open_plan("chunked", contexts=2) as engine:
         for _ in range(2):
             expected = engine.embed(x)
-        native = engine._runner._cuda.native
+        native = engine._runner._cuda.driver
         flights[:] = [0]
         native.fails = fails
         with pytest.raises(fe.BackendError, match="cuda:0 failed"):

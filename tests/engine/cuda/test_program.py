@@ -15,31 +15,52 @@ from fusion_engine.audio.arrays import INT16_SCALE, MAX_SAMPLE
 from fusion_engine.engine import dispatch
 
 from .artifacts import CHUNKED, write_artifact
-from .double import HostCuda, Machine, NativeDriver, view
+from .double import CONTEXT, COPY, HostCuda, Machine, NativeDriver, view
 from .test_runner import noise, pcm
 
 STRIDE, DIM = 1_000, 24
 
 
 class Buffers:
-    """What stands for page-locked memory."""
+    """What stands for page-locked memory and the device's, and the copies from one to the other."""
 
-    def __init__(self, clips, dtype):
-        self.samples = np.full((clips, STRIDE), 77, dtype)
-        self.lengths = np.full(clips, -1, np.int64)
-        self.flags = np.full((2, clips), 99, np.uint32)
+    def __init__(self, clips, dtype, stride=STRIDE):
+        counts = {"flags": 8 * clips, "lengths": 8 * clips}
+        counts["samples"] = clips * stride * np.dtype(dtype).itemsize
+        start = 0
+        self.host = np.full(sum(counts.values()), 77, np.uint8)
+        for name, size in counts.items():
+            setattr(self, name, self.host[start : start + size])
+            start += size
+        self.flags = self.flags.view(np.uint32).reshape(2, clips)
+        self.lengths = self.lengths.view(np.int64)
+        self.samples = self.samples.view(dtype).reshape(clips, stride)
         self.embedding = np.arange(clips * DIM, dtype=np.float32).reshape(clips, DIM)
+        self.device = np.full(len(self.host), 66, np.uint8)
+        self.driver, self.copies = NativeDriver(Machine()), []
+        self.driver.functions["cuMemcpyHtoDAsync"] = self._copy = COPY(
+            lambda *arguments: self.copy(*arguments)
+        )
         self.program = _core.Program(
+            _core.Stream(self.driver.bind(), context=CONTEXT, handle=0),
+            device=self.device.ctypes.data,
             samples=self.samples.ctypes.data,
             dtype=np.dtype(dtype).name,
             clips=clips,
-            stride=STRIDE,
+            stride=stride,
             lengths=self.lengths.ctypes.data,
             flags=self.flags.ctypes.data,
             embedding=self.embedding.ctypes.data,
             dim=DIM,
             largest=MAX_SAMPLE,
         )
+
+    def copy(self, target, source, size, stream):
+        start = target - self.device.ctypes.data
+        assert 0 <= start <= len(self.device) - size
+        self.device[start : start + size] = view(source, np.uint8, size)
+        self.copies.append((start, source, size))
+        return 0
 
 
 def floats(count, seed=0):
@@ -55,10 +76,61 @@ def test_samples_are_converted_as_numpy_does(count):
     length = min(count, STRIDE)
     expected = np.stack([floats(count), doubles.astype(np.float32), integers * INT16_SCALE])
     assert buffers.samples[:, :length].tobytes() == expected[:, :length].tobytes()
-    assert (buffers.samples[:, length:] == 77).all()
+    assert (np.ascontiguousarray(buffers.samples[:, length:]).view(np.uint8) == 77).all()
     assert (buffers.lengths == length).all()
     assert not buffers.flags.any()
     assert buffers.program.results()[2] == []
+    assert np.array_equal(buffers.device, buffers.host)
+    assert len(buffers.copies) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 9])
+def test_samples_are_sent_in_pieces_of_two_megabytes(rows, dtype):
+    """The first ones before the last are copied; together they are all of the input, once."""
+    stride = 2**18 - 64 if dtype == np.float32 else 2**19 - 128
+    buffers = Buffers(rows, dtype, stride)
+    clips = [(100 * floats(stride - 5, row)).astype(dtype) for row in range(rows)]
+    copy, seen = buffers.copy, []
+
+    def note(*arguments):
+        seen.append(int((buffers.samples[:, 9] != buffers.samples[-1, -1]).sum()))
+        return copy(*arguments)
+
+    buffers.copy = note
+    buffers.program.load(clips)
+    # Two rows and the head are a little less than 2 MB: the third row makes it a piece.
+    assert seen == [*range(3, rows, 3), rows]
+    ends = np.cumsum([size for _, _, size in buffers.copies])
+    assert [start for start, _, _ in buffers.copies] == [0, *ends[:-1]]
+    assert ends[-1] == len(buffers.host)
+    assert np.array_equal(buffers.device, buffers.host)
+    for row, clip in enumerate(clips):
+        assert np.array_equal(buffers.samples[row, : len(clip)], clip)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_what_is_in_place_is_sent_from_there(dtype):
+    buffers = Buffers(3, dtype)
+    lengths = [STRIDE, 7, STRIDE + 3]
+    clips = [(100 * floats(count, count)).astype(dtype) for count in lengths]
+    buffers.program.load(clips, in_place=True)
+    assert (buffers.samples.view(np.uint8) == 77).all()
+    assert buffers.lengths.tolist() == [STRIDE, 7, STRIDE]
+    head = buffers.flags.nbytes + buffers.lengths.nbytes
+    size = np.dtype(dtype).itemsize
+    assert buffers.copies == [(0, buffers.flags.ctypes.data, head)] + [
+        (head + row * STRIDE * size, clip.ctypes.data, size * min(len(clip), STRIDE))
+        for row, clip in enumerate(clips)
+    ]
+    assert np.array_equal(buffers.device[:head], buffers.host[:head])
+    assert buffers.program.results()[2] == []
+    if dtype == np.float32:
+        clips[2][STRIDE + 1] = np.inf
+        buffers.program.load(clips, in_place=True)
+        assert buffers.program.results()[2] == [2]
+        with pytest.raises(TypeError, match="expected float32 in place"):
+            buffers.program.load([*clips[:2], clips[2].astype(np.float64)], in_place=True)
 
 
 def test_int16_stays_as_it_is():
@@ -114,6 +186,12 @@ def test_what_is_no_batch():
         Buffers(1, np.int16).program.load([floats(5)])
     with pytest.raises(ValueError, match="dtype is 'float64'"):
         Buffers(1, np.float64)
+    with pytest.raises(ValueError, match="flags, lengths and samples come in this order"):
+        _core.Program(
+            _core.Stream(NativeDriver(Machine()).native, context=0, handle=0),
+            **dict.fromkeys(("device", "samples", "lengths", "embedding"), 0),
+            **{"flags": 8, "dtype": "int16", "clips": 1, "stride": 1, "dim": 1, "largest": 1.0},
+        )
     functions = dict.fromkeys(NativeDriver(Machine()).functions, 1)
     with pytest.raises(ValueError, match="cuGraphLaunch is 0; expected its address"):
         _core.Driver(**{**functions, "cuGraphLaunch": 0})
@@ -304,11 +382,13 @@ def test_samples_are_looked_at_once(warm, monkeypatch):
     assert looked
 
 
-@pytest.mark.parametrize("function", ["cuCtxPushCurrent", "cuGraphLaunch", "cuStreamSynchronize"])
+@pytest.mark.parametrize(
+    "function", ["cuCtxPushCurrent", "cuMemcpyHtoDAsync", "cuGraphLaunch", "cuStreamSynchronize"]
+)
 def test_a_driver_that_fails(warm, machine, function):
     x = noise(1.0)
     expected = recorded(warm, x)
-    native = warm._runner._cuda.native
+    native = warm._runner._cuda.driver
     native.fails = function
     with pytest.raises(fe.BackendError, match=r"cuda:0 failed: .*CUDA_ERROR_LAUNCH_FAILED"):
         warm.embed(x)
@@ -332,20 +412,20 @@ address = lambda name: ctypes.cast(getattr(libc, name), ctypes.c_void_p).value
 driver = _core.Driver(
     cuCtxPushCurrent=address("abs"),
     cuCtxPopCurrent=address("abs"),
+    cuMemcpyHtoDAsync=address("pthread_condattr_destroy"),
     cuGraphLaunch=address("abs"),
     cuStreamSynchronize=address("sem_wait"),
     cuGetErrorName=address("abs"),
 )
-stream = ctypes.addressof(semaphore)
-graph = _core.GraphLaunch(driver, context=0, graph=0, stream=stream)
-memory = [np.zeros(8, t) for t in (np.float32, np.int64, np.uint32, np.float32)]
-samples, lengths, flags, embedding = (array.ctypes.data for array in memory)
+stream = _core.Stream(driver, context=0, handle=ctypes.addressof(semaphore))
+memory = np.zeros(20, np.float32)  # flags, lengths, samples, embedding
+flags, lengths, samples, embedding = (memory.ctypes.data + 4 * n for n in (0, 2, 4, 12))
 program = _core.Program(
-    samples=samples, dtype="float32", clips=1, stride=8, lengths=lengths, flags=flags,
-    embedding=embedding, dim=8, largest=1.0,
+    stream, device=0, samples=samples, dtype="float32", clips=1, stride=8, lengths=lengths,
+    flags=flags, embedding=embedding, dim=8, largest=1.0,
 )
 threading.Timer(0.1, libc.sem_post, [semaphore]).start()
-print(program.run([np.ones(3, np.float32)], graph)[2], memory[0].tolist())
+print(program.run([np.ones(3, np.float32)], 0)[2], memory[4:12].tolist())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[] [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]\n", "")
@@ -388,14 +468,19 @@ def test_where_every_clip_is_one_piece_there_are_no_index_arrays(open_plan, monk
 
 
 def test_one_copy_in_and_one_copy_out(warm, monkeypatch):
+    """In: before the graph, which has the other one."""
     x, copies, fills = noise(1.0), [], []
     copy, fill = HostCuda.copy, HostCuda.fill
     monkeypatch.setattr(HostCuda, "copy", lambda s, *a: (copies.append(a), copy(s, *a)))
     monkeypatch.setattr(HostCuda, "fill", lambda s, *a: (fills.append(a), fill(s, *a)))
     warm.embed(x)
     copies.clear()
+    sent = warm._runner._cuda.driver.copies
+    sent.clear()
     warm.embed(x)  # recorded
-    assert (len(copies), len(fills)) == (2, 0)
+    assert (len(copies), len(sent), len(fills)) == (1, 1, 0)
+    warm.embed(x)
+    assert (len(copies), len(sent), len(fills)) == (1, 2, 0)
 
 
 def test_flags_of_a_call_are_not_those_of_the_call_before(warm):
