@@ -20,6 +20,8 @@ LIBRARIES = (
     "soundfile",
     "soxr",
     "ray",
+    "pyarrow",
+    "usearch",
 )
 
 GPU_LIBRARIES = (

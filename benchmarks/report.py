@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report_corpus, report_gpu
+from benchmarks import report_corpus, report_gpu, report_search
 from benchmarks.report_gpu import digits
 from fusion_engine._atomic import atomic_path
 
@@ -95,7 +95,8 @@ def block(report: dict[str, Any]) -> str:
     """The table, and under it what it was measured on."""
     if report["suite"] == "gpu":
         return report_gpu.block(report)
-    rows = report_corpus.table if report["suite"] == "corpus" else table
+    tables = {"corpus": report_corpus.table, "search": report_search.table}
+    rows = tables.get(report["suite"], table)
     return f"{rows(report['results'])}\n{footnote(report)}\n"
 
 

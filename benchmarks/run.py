@@ -17,6 +17,7 @@ from benchmarks import (
     cases_gpu,
     cases_host,
     cases_probe,
+    cases_search,
     cases_serve,
     machine,
     report_gpu,
@@ -29,13 +30,15 @@ SUITES = {
     "cpu": cases_cpu,
     "probe": cases_probe,
     "corpus": cases_corpus,
+    "search": cases_search,
     "gpu": cases_gpu,
     "host": cases_host,
     "serve": cases_serve,
 }
 # They take long, and are written after every case.
-KEPT = ("gpu", "corpus")
+KEPT = ("gpu", "corpus", "search")
 DEFAULT_PAIRS = 15
+PAIRS = {"corpus": cases_corpus.PAIRS, "search": cases_search.PAIRS}
 # More than this used by others is said, and has no place among the committed results.
 QUIET_CORES = 0.1
 
@@ -43,8 +46,9 @@ QUIET_CORES = 0.1
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 1 where an answer was wrong or the suite cannot run: nothing is written.
 
-    The long suites, GPU and corpus, write after every case, so that a run that is cut keeps what it
-    had; 1 is also the status where a contender of the GPU suite failed, as the results say.
+    The long suites, GPU, corpus and search, write after every case, so that a run that is cut
+    keeps what it had; 1 is also the status where a contender of the GPU suite failed, as the
+    results say.
     """
     suites = {suite: module.cases() for suite, module in SUITES.items()}
     parser = _parser([case for cases in suites.values() for case in cases])
@@ -60,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = RESULTS / f"{arguments.suite}.json"
     if output is not None and not output.parent.is_dir():
         parser.error(f"argument --output: {output.parent} is not a folder: create it first")
-    pairs = arguments.pairs or (
-        cases_corpus.PAIRS if arguments.suite == "corpus" else DEFAULT_PAIRS
-    )
+    pairs = arguments.pairs or PAIRS.get(arguments.suite, DEFAULT_PAIRS)
     on_gpu, keeps = arguments.suite == "gpu", arguments.suite in KEPT
     reason = cases_gpu.missing() if on_gpu else None
     if reason is not None:
@@ -190,8 +192,9 @@ def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
         "--pairs",
         type=_positive,
         help="pairs of samples per comparison, ours and the peer's in turn (default "
-        f"{DEFAULT_PAIRS}, {cases_corpus.PAIRS} of the corpus suite); the gpu suite has a number "
-        "of its own",
+        f"{DEFAULT_PAIRS}; "
+        + ", ".join(f"{number} of the {suite} suite" for suite, number in PAIRS.items())
+        + "); the gpu suite has a number of its own",
     )
     parser.add_argument(
         "--output",

@@ -15,11 +15,13 @@ from benchmarks import (
     cases_cpu,
     cases_host,
     cases_probe,
+    cases_search,
     corpora,
     harness,
     machine,
     report,
     report_corpus,
+    report_search,
     run,
 )
 from benchmarks.harness import (
@@ -386,6 +388,53 @@ def test_the_host_suites_page_has_its_markers():
     described["machine"] = machine.describe_host(1)
     ((page, content),) = report.pages(described).items()
     assert content in report.with_block(page.read_text(), "host", content)
+
+
+@pytest.fixture
+def small_search(monkeypatch):
+    """The search suite at a size for tests."""
+    monkeypatch.setattr(cases_search, "SIZES", {"tiny": 300})
+    monkeypatch.setattr(cases_search, "QUERIES", (2,))
+
+
+def test_a_search_is_timed_against_numpy(small_search, tmp_path):
+    exact, index = cases_search.cases()
+    records = [*harness.run_case(exact, tmp_path, 1), *harness.run_case(index, tmp_path, 1)]
+    assert 0 < records[0]["check"]["error"] <= cases_search.SAME  # FP32 against FP64
+    assert 0.9 < records[1]["recall_at_10"] <= 1
+    for record in records:
+        for side in ("ours", "peer"):
+            assert 0.05 < record[f"{side}_process"]["peak_gib"] < 4
+    text = report_search.table(records)
+    assert "| 300 × 6144, exact, 2 queries | " in text
+    assert "\n300 × 6144, index, 1 query: built in " in text
+
+
+def test_a_search_that_finds_others_is_not_timed(small_search, tmp_path, monkeypatch):
+    (comparison,) = cases_search.exact(20, 2, tmp_path)
+    monkeypatch.setattr(cases_search.SearchJob, "run", lambda job: np.ones(3))
+    assert comparison.check().passed
+    monkeypatch.setattr(
+        cases_search.SearchJob, "run", lambda job: np.full(3, float(job.name == "exact"))
+    )
+    assert not comparison.check().passed
+
+
+def test_an_index_that_memory_is_too_small_for_is_not_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(cases_search, "available_memory", lambda: 10**6)
+    case = Case("big", "a big one", lambda folder: cases_search.index(10**6, folder))
+    (record,) = harness.run_case(case, tmp_path, 1)
+    assert record["skipped"] == "12.5 GB of memory are needed, 0.0 GB available"
+    assert "| a big one |  |  |  | NumPy, FP32 in blocks | not run |" in report_search.table(
+        [record]
+    )
+
+
+def test_the_search_suites_page_has_its_markers():
+    described = {"suite": "search", "pairs": 1, "date": "", "results": []}
+    described["machine"] = machine.describe_host(1)
+    ((page, content),) = report.pages(described).items()
+    assert content in report.with_block(page.read_text(), "search", content)
 
 
 def test_the_machine_is_described_without_names_or_paths():

@@ -77,6 +77,10 @@ def test_modules_do_not_import_in_a_circle():
             "export",
             ["cli", "probe", "parity", "job", "ray", "serve", "engine.engine", "engine.cuda"],
         ),
+        (
+            "retrieval",
+            ["cli", "job", "journal", "ray", "serve", "export", "parity", "probe", "engine.cuda"],
+        ),
         ("serve", ["cli", "probe", "parity", "export", "job", "ray", "engine.cuda"]),
         ("map", ["cli", "job", "ray", "serve", "export", "parity", "probe", "engine.engine"]),
         ("audio", ["engine", "export", "spec", "frontend", "cli"]),

@@ -134,3 +134,64 @@ def test_lists_of_any_size_are_refused(tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(FusionEngineError, match="expected a list of one fixed size"):
         open_table(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), KINDS)
+def test_some_rows(suffix, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_reader, "_BLOCK_BYTES", 4 * 4 * DIM)
+    table = open_table(write(tmp_path / f"x{suffix}", dtype=dtype))
+    chosen = [4, 0, 4, len(PATHS) - 1]
+    taken = table.take(chosen)
+    assert taken.dtype == dtype
+    np.testing.assert_array_equal(taken, EMBEDDINGS.astype(dtype)[chosen])
+    assert table.take([]).shape == (0, DIM)
+    for wrong in ([-1], [0, len(PATHS)]):
+        with pytest.raises(IndexError, match="expected 0 to"):
+            table.take(wrong)
+
+
+def test_some_rows_of_a_folder(tmp_path):
+    write(tmp_path / "part-000000.parquet")
+    write(tmp_path / "part-000001.parquet", embeddings=EMBEDDINGS[:2])
+    both = np.concatenate([EMBEDDINGS, EMBEDDINGS[:2]])
+    chosen = [len(PATHS) + 1, 0, len(PATHS), len(PATHS) - 1]
+    np.testing.assert_array_equal(open_table(tmp_path).take(chosen), both[chosen])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".csv"])
+def test_a_row_that_is_not_finite_is_named(suffix, tmp_path):
+    embeddings = EMBEDDINGS.copy()
+    embeddings[4, 7] = -np.inf
+    table = open_table(write(tmp_path / f"x{suffix}", embeddings=embeddings))
+    table.take([3])
+    with pytest.raises(FusionEngineError, match=r"embedding of row 4 .* is not finite"):
+        table.take([3, 4])
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), KINDS)
+def test_a_fingerprint_is_of_all_that_is_searched(suffix, dtype, tmp_path):
+    first = open_table(write(tmp_path / f"x{suffix}", dtype=dtype)).fingerprint()
+    assert first == open_table(write(tmp_path / f"y{suffix}", dtype=dtype)).fingerprint()
+    changed = EMBEDDINGS.copy()
+    changed[3, 0] /= 2
+    others = [
+        write(tmp_path / f"0{suffix}", dtype=dtype, embeddings=changed),
+        write(tmp_path / f"1{suffix}", dtype=dtype, embeddings=EMBEDDINGS[:-1]),
+        write(tmp_path / f"2{suffix}", dtype=dtype, channels=True),
+        write(tmp_path / f"3{suffix}", dtype=dtype, spec=replace(SPEC, frames_per_step=16)),
+    ]
+    assert first not in {open_table(path).fingerprint() for path in others}
+
+
+@pytest.mark.parametrize("options", [{"write_page_checksum": True}, {}, {"compression": "zstd"}])
+def test_a_fingerprint_of_others_parquet(options, tmp_path):
+    """With checksums, without, and compressed; rows that change places change it."""
+    table = pq.read_table(write(tmp_path / "x.parquet"))
+    options = {"use_dictionary": False, "compression": "none"} | options
+    found = []
+    for name, order in (("0", [0, 1, 2]), ("1", [0, 1, 2]), ("2", [0, 2, 1])):
+        column = table["embedding"].take(order)
+        moved = table.slice(0, 3).set_column(len(table.column_names) - 1, "embedding", column)
+        pq.write_table(moved, tmp_path / f"{name}.parquet", **options)
+        found.append(open_table(tmp_path / f"{name}.parquet").fingerprint())
+    assert found[0] == found[1] != found[2]

@@ -19,6 +19,11 @@ def embed(engine: fe.Engine, clip: NDArray[np.int16], tensor: OnDevice) -> None:
     assert_type(engine.layer_outputs("a.wav"), dict[str, NDArray[np.float32]])
 
 
+def search(vectors: NDArray[np.float32], engine: fe.Engine) -> None:
+    assert_type(fe.search("table.parquet", vectors), list[list[fe.Match]])
+    assert_type(fe.search("table.parquet", "a.wav@1-2", engine=engine)[0][0].path, str)
+
+
 def stream(engine: fe.Engine, clips: list[tuple[int, Any]]) -> None:
     for _, start, end, result in engine.embed_stream(clips, window=5.0):
         assert_type(start + end, float)

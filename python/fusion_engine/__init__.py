@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .engine.cuda.arrays import DeviceArray
     from .engine.tensorrt import build
     from .frontend import FrontendSpec
+    from .retrieval import Match, search
     from .spec import Spec
 
 __all__ = [
@@ -40,11 +41,13 @@ __all__ = [
     "ExportError",
     "FrontendSpec",
     "FusionEngineError",
+    "Match",
     "NumericalError",
     "Spec",
     "WeightsError",
     "__version__",
     "build",
+    "search",
 ]
 
 # Resolved at first use, so that `import fusion_engine` costs nothing that is not needed.
@@ -52,8 +55,10 @@ _LAZY = {
     "DeviceArray": ".engine.cuda.arrays",
     "Engine": ".engine",
     "FrontendSpec": ".frontend",
+    "Match": ".retrieval",
     "Spec": ".spec",
     "build": ".engine.tensorrt",
+    "search": ".retrieval",
 }
 
 

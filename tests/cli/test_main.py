@@ -23,6 +23,8 @@ COMMANDS = [
     "export",
     "build",
     "embed",
+    "search",
+    "index",
     "map",
     "serve",
     "info",
