@@ -162,10 +162,8 @@ def test_weights_that_overflow(tmp_path):
     (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "b1")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(12, 3e38, np.float32), "b1"))
     onnx.save(model, tmp_path / "loud.onnx")
-    with (
-        fe.Engine(tmp_path / "loud.onnx") as engine,
-        pytest.raises(NumericalError, match="not finite|overflows"),
-    ):
+    message = "clip: its layer outputs are so large"
+    with fe.Engine(tmp_path / "loud.onnx") as engine, pytest.raises(NumericalError, match=message):
         engine.embed([noise(20_000)])
 
 

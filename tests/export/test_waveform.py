@@ -15,10 +15,13 @@ import fusion_engine as fe
 from fusion_engine import ArtifactError, ExportError
 from fusion_engine.artifact import file_sha256, read_report, read_spec, takes_samples
 from fusion_engine.export import export_waveform, files, waveform_graph
+from fusion_engine.frontend import FRONTENDS
 from fusion_engine.parity import Signal
 
-from ..engine.cuda.artifacts import CHUNKED, DROPPED, RAGGED, SPECS, write_artifact
+from .. import signals
+from ..engine.cuda.artifacts import CHUNKED, DROPPED, PADDED, RAGGED, SPECS, write_artifact
 from ..exports import change_spec, with_layers
+from ..frontend import reference
 
 RATE = 16_000
 # Of the largest value: one sum of FP32 after another. Noise has no bin far below its frame's peak.
@@ -235,6 +238,36 @@ def test_what_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="values of the graph are called fusion/c1"):
         export_waveform("taken.onnx", "out.onnx")
     assert not Path("out.onnx").exists()
+
+
+def decibels(spec):
+    """What one of the log-mel's own unit is."""
+    return 1.0 if spec.log == "db" else 10 / np.log(10) * 2 * (spec.std or 0.5)
+
+
+@pytest.mark.parametrize("signal", ["chirp", "tone", "noise", "speech_like"])
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_the_log_mel_against_fp64(tmp_path, name, signal):
+    """As docs/waveform.md says: exact where a bin can be heard, and less so far below the peak."""
+    spec = FRONTENDS[name]
+    spec_of_graph = replace(PADDED if name == "ast" else CHUNKED, frontend=spec)
+    model = onnx.load(write_artifact(tmp_path / "small.onnx", spec_of_graph))
+    waveform_graph.add_waveform(model, spec_of_graph)
+    model.graph.output.append(onnx.ValueInfoProto(name="log_mel"))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    samples = signals.SIGNALS[signal](2.0, spec.sample_rate)
+    if name.startswith("panns"):
+        want = reference.panns(samples, spec)
+    else:
+        want = getattr(reference, name)(samples)
+    (got,) = session.run(["log_mel"], {"samples": samples[None]})
+    got, want = (x.reshape(-1, spec.n_mels) * decibels(spec) for x in (got, want))
+    difference = np.abs(got[: len(want)] - want)
+    heard = want > want.max(axis=1, keepdims=True) - 50
+    assert difference.max() < (1e-4 if signal == "noise" else 0.25)
+    assert difference[heard].max() < 0.02
 
 
 # Whole models. The last column is what a sweep may be off by, see docs/waveform.md.
