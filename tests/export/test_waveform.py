@@ -1,5 +1,6 @@
 """Artifacts as one plain graph from samples to embedding, run without this package."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +10,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from google.protobuf import text_format
 from onnx.reference import ReferenceEvaluator
+from tritonclient.grpc import model_config_pb2
 
 import fusion_engine as fe
 from fusion_engine import ArtifactError, ExportError
 from fusion_engine.artifact import file_sha256, read_report, read_spec, takes_samples
+from fusion_engine.engine.tensorrt import import_tensorrt
 from fusion_engine.export import export_waveform, files, waveform_graph
 from fusion_engine.frontend import FRONTENDS
 from fusion_engine.parity import Signal
@@ -268,6 +272,32 @@ def test_the_log_mel_against_fp64(tmp_path, name, signal):
     heard = want > want.max(axis=1, keepdims=True) - 50
     assert difference.max() < (1e-4 if signal == "noise" else 0.25)
     assert difference[heard].max() < 0.02
+
+
+@pytest.mark.rtx
+def test_tensorrt_builds_it(small):
+    source, path = small
+    library = import_tensorrt("tensorrt_rtx")
+    trt = library.module
+    builder = trt.Builder(library.logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, library.logger)
+    assert parser.parse_from_file(str(path)), parser.get_error(0)
+    profile = builder.create_optimization_profile()
+    profile.set_shape("samples", (1, 8_000), (1, 32_000), (4, 96_000))
+    config = builder.create_builder_config()
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None
+    assert list(network.get_output(0).shape) == [-1, read_spec(source).embedding_dim]
+
+
+def test_triton_s_configuration_in_the_documents():
+    """As the server reads it: a field that it does not know is an error."""
+    page = (Path(__file__).parents[2] / "docs" / "waveform.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```\n(backend: .*?)^```", page, re.MULTILINE | re.DOTALL)
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert [value.name for value in (*config.input, *config.output)] == ["samples", "embedding"]
+    assert list(config.output[0].dims) == [6144]
 
 
 # Whole models. The last column is what a sweep may be off by, see docs/waveform.md.

@@ -196,33 +196,34 @@ def export(
 
     with step_bar(model, steps=5 if waveform else 3) as step:
         if waveform:
-            layer_error, report = _waveform(exported, output, step)
+            layers_report, report = _waveform(exported, output, step)
+            took = layers_report.seconds + report.seconds
         else:
-            report = exported(output)
-            layer_error = max(report.max_error.values())
+            layers_report = report = exported(output)
+            took = report.seconds
     print_message(
         f"{report.path}: {report.spec.model}, layers {' + '.join(map(str, report.layers))}, "
         f"D = {report.spec.embedding_dim}, weights {report.spec.weights.source}, opset "
-        f"{report.opset}, {report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s"
+        f"{report.opset}, {report.bytes / 1e6:.1f} MB, {took:.1f} s"
     )
     print_message(
-        f"verified against PyTorch in FP64: largest error {layer_error:.1e} of a layer's largest "
-        "value"
+        "verified against PyTorch in FP64: largest error "
+        f"{max(layers_report.max_error.values()):.1e} of a layer's largest value"
     )
     if waveform:
         print_message(
-            f"samples to embedding in one graph, verified against the engine on noise: "
-            f"{report.max_error['embedding']:.1e} of the largest value"
+            "samples to embedding in one graph, verified against the engine on noise: largest "
+            f"error {report.max_error['embedding']:.1e} of the largest value"
         )
 
 
 def _waveform(
     exported: Callable[[Path], "ExportReport"], output: Path, step: Callable[[str], None]
-) -> tuple[float, "ExportReport"]:
-    """The largest error of a layer, and the report of the waveform graph."""
+) -> tuple["ExportReport", "ExportReport"]:
+    """The reports of the layers, which are not kept, and of the waveform graph."""
     from ..export import export_waveform
 
     # Beside the output, where there is room for a file of its size.
     with tempfile.TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as folder:
         layers = exported(Path(folder, "layers.onnx"))
-        return max(layers.max_error.values()), export_waveform(layers.path, output, progress=step)
+        return layers, export_waveform(layers.path, output, progress=step)
