@@ -15,6 +15,11 @@ from .network import Network
 from .runner import ClipState, Runner, RunResult, Samples, faulty_rows
 from .stats import Meter
 
+EMBEDS_ONLY = (
+    "this is a waveform artifact, which gives embeddings and nothing else. For frame features and "
+    "layer outputs, export the model without --waveform"
+)
+
 
 class WaveformRunner(Runner):
     """Gives a network samples and takes its embeddings.
@@ -58,12 +63,6 @@ class WaveformRunner(Runner):
 
     def close(self) -> None:
         """Nothing but memory is held, and it goes with the last reference."""
-
-
-EMBEDS_ONLY = (
-    "this is a waveform artifact, which gives embeddings and nothing else. For frame features and "
-    "layer outputs, export the model without --waveform"
-)
 
 
 class _WholeClips(Cutting):

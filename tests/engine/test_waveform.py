@@ -15,6 +15,7 @@ from fusion_engine import ArtifactError, AudioError, BackendError, NumericalErro
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.export import export_waveform
 from fusion_engine.parity import Signal
+from fusion_engine.spec import METADATA_KEY
 
 from .cuda.artifacts import CHUNKED, SPECS, write_artifact
 
@@ -176,7 +177,12 @@ def test_stats(chunked):
     assert stats.audio_seconds == pytest.approx(60_001 / RATE)
 
 
-@pytest.mark.parametrize("what", ["samples", "embedding", "size"])
+def change(model, **fields):
+    (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    entry.value = replace(CHUNKED, **fields).to_json()
+
+
+@pytest.mark.parametrize("what", ["samples", "embedding", "size", "masked"])
 def test_a_graph_that_is_not_what_its_spec_says(chunked, tmp_path, what):
     model = onnx.load(chunked)
     graph, path = model.graph, tmp_path / "edited.onnx"
@@ -190,11 +196,11 @@ def test_a_graph_that_is_not_what_its_spec_says(chunked, tmp_path, what):
     elif what == "embedding":
         graph.node[-1].output[0] = graph.output[0].name = "features"
         message = r"inputs \['samples'\] and outputs \['features'\], its spec says"
+    elif what == "masked":
+        change(model, masked=True)
+        message = r"inputs \['samples'\] and .* says \['log_mel', 'valid_frames'\]"
     else:
-        (entry,) = (entry for entry in model.metadata_props if entry.key == "fusion_engine")
-        layers = CHUNKED.layers[:1]
-        spec = replace(CHUNKED, layers=layers, embedding_dim=layers[0].dim, chunk_margin=None)
-        entry.value = spec.to_json()
+        change(model, layers=CHUNKED.layers[:1], embedding_dim=CHUNKED.layers[0].dim)
         message = r"embedding is \[\?, 1280\], expected \[\?, 512\]"
     onnx.save(model, path)
     with pytest.raises(ArtifactError, match=message):
