@@ -72,7 +72,8 @@ def certify(
         prefix: of the checkpoint's names, where it was exported with one.
         audio: files to compare beside the synthetic signals; of a long one its first 75 s, or
             the longest clip that an artifact takes which cannot cut it.
-        signals: the synthetic signals; ``None``: ``default_signals``.
+        signals: the synthetic signals; ``None``: ``default_signals``, as far as the artifact takes
+            them.
         precision: emulate this precision on the CPU, from an FP32 ``.onnx``.
         device: as for ``Engine``; an emulation always runs on the CPU.
         threads: as for ``Engine``; PyTorch keeps its own number.
