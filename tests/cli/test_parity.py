@@ -133,9 +133,8 @@ def test_where_nothing_can_be_written_nothing_is_done(cli, copied: Path, tmp_pat
 
 def test_progress_goes_to_a_terminal(copied: Path, tmp_path: Path) -> None:
     before = (
-        "from fusion_engine import parity\n"
-        "from fusion_engine.parity import Signal\n"
-        "parity.default_signals = lambda spec, least_frames: (Signal(kind='tone', seconds=0.5),)\n"
+        "from fusion_engine.parity import Signal, subject\n"
+        "subject.default_signals = lambda spec, least_frames: (Signal(kind='tone', seconds=0.5),)\n"
     )
     status, text = on_a_terminal(command("parity", copied, before=before), columns=100)
     assert status == 0
