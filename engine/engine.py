@@ -29,6 +29,7 @@ from .open import Options, open_runner
 from .recording import Clip, Item
 from .runner import Runner, not_finite
 from .stats import EngineStats, Meter
+from .waveform import EMBEDS_ONLY
 from .windows import Tail, Windows
 
 # One clip [N], a batch [B, N], or a list of clips.
@@ -128,6 +129,7 @@ class Engine:
         # In the right order also where nobody closes the engine.
         self._finalizer = weakref.finalize(self, runner.close)
         self._spec, self._device, self._backend = runner.spec, runner.device, runner.name
+        self._embeds_only = runner.embeds_only
         # On a CPU one call keeps all of its threads busy.
         self._background = Background(1 if self._device == "cpu" else contexts)
         self._head = self._check_head(None)
@@ -213,8 +215,11 @@ class Engine:
 
     @property
     def frame_rate(self) -> float | None:
-        """Frame features per second; ``None`` where a layer pools over the whole clip."""
-        return self.spec.frame_rate
+        """Frame features per second; ``None`` where a layer pools over the whole clip.
+
+        A waveform artifact has none either.
+        """
+        return None if self._embeds_only else self.spec.frame_rate
 
     @property
     def device(self) -> str:
@@ -447,7 +452,7 @@ class Engine:
             float32 [D, T_o]; for a model whose segments have no time axis, one column a segment.
 
         Raises:
-            ArtifactError: a layer pools over the whole clip.
+            ArtifactError: a layer pools over the whole clip, or a waveform artifact.
             AudioError, NumericalError, TypeError, ValueError: as ``embed``.
         """
         clip = self._one_clip(audio, sample_rate)
@@ -491,6 +496,7 @@ class Engine:
             clip's chunks joined. A model that takes segments has them as a first axis.
 
         Raises:
+            ArtifactError: a waveform artifact, which has no layer outputs.
             AudioError, TypeError, ValueError: as ``embed``.
         """
         clip = self._one_clip(audio, sample_rate)
@@ -533,6 +539,9 @@ class Engine:
         return self._runner.cutting.runs(clip.name).of(len(clip.samples), ended=True)
 
     def _one_clip(self, audio: Any, sample_rate: int | None) -> Clip:
+        """The clip whose insides are asked for."""
+        if self._embeds_only:
+            raise ArtifactError(f"{self._path}: {EMBEDS_ONLY}")
         clip = read_clip(audio, source_rate=sample_rate, sample_rate=self.sample_rate)
         seconds = len(clip.samples) / self.sample_rate
         self._meter.amounts.append({"clips": 1, "audio_seconds": seconds})
@@ -547,6 +556,8 @@ class Engine:
             return "mean"  # of one vector: the vector itself
         if head is None:
             return self.spec.head
-        if head not in HEADS:
-            raise ValueError(f"head is {head!r}, expected one of {list(HEADS)}")
+        heads = (self.spec.head,) if self._embeds_only else HEADS
+        if head not in heads:
+            what = ", and a waveform artifact has its own" if self._embeds_only else ""
+            raise ValueError(f"head is {head!r}{what}: expected one of {list(heads)}")
         return head

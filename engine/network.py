@@ -7,13 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._json import short
+from ..artifact import EMBEDDING, SAMPLES
 from ..errors import ArtifactError
 from ..spec import LayerSpec, Spec
 
 INPUT = "log_mel"
 # Of a masked graph: how many frames of log-mel each of its inputs has.
 VALID_FRAMES = "valid_frames"
-_TYPES = {INPUT: ("tensor(float)",), VALID_FRAMES: ("tensor(int32)",)}
+_FLOAT = ("tensor(float)",)
+_TYPES = {INPUT: _FLOAT, VALID_FRAMES: ("tensor(int32)",), SAMPLES: _FLOAT, EMBEDDING: _FLOAT}
 _OUTPUT_TYPES = ("tensor(float)", "tensor(float16)")
 _MEND = "Export the model again with `fusion-engine export`."
 
@@ -33,12 +35,14 @@ class Network(Protocol):
     name: str
 
     def run(
-        self, log_mel: NDArray[np.float32], valid: NDArray[np.int32] | None = None
+        self, given: NDArray[np.float32], valid: NDArray[np.int32] | None = None
     ) -> list[NDArray[np.float32]]:
         """Layer outputs in the spec's order, for log-mel [S, 1, T, M]. Safe from many threads.
 
+        A waveform artifact gives the embedding [B, D] alone, for samples [B, N].
+
         Args:
-            log_mel: see above.
+            given: see above.
             valid: for a masked graph the frames [S] that each input has; ``None``: T.
 
         Raises:
@@ -78,18 +82,22 @@ def check_graph(spec: Spec, inputs: Sequence[Any], outputs: Sequence[Any], where
         ArtifactError: they differ.
     """
     got = [node.name for node in inputs], [node.name for node in outputs]
+    waveform = got[0] == [SAMPLES] and not spec.masked
     expected = input_names(spec), [layer.name for layer in spec.layers]
+    if waveform:
+        expected = [SAMPLES], [EMBEDDING]
     if got != expected:
         raise ArtifactError(
             f"{where}: the graph has inputs {short(got[0])} and outputs {short(got[1])}, its spec "
             f"says {expected[0]} and {short(expected[1])}. {_MEND}"
         )
     nodes = [*inputs, *outputs]
+    shapes = _waveform_problems if waveform else shape_problems
     problems = [
         f"{node.name} is {short(node.type)}, expected {' or '.join(types)}"
         for node in nodes
         if node.type not in (types := _TYPES.get(node.name, _OUTPUT_TYPES))
-    ] or list(shape_problems(spec, {node.name: node.shape for node in nodes}))
+    ] or list(shapes(spec, {node.name: node.shape for node in nodes}))
     if problems:
         raise ArtifactError(f"{where}: the graph is not what its spec says: {problems[0]}. {_MEND}")
 
@@ -113,6 +121,33 @@ def shape_problems(spec: Spec, shapes: Mapping[str, Shape]) -> Iterator[str]:
             continue
         elif not _enough(spec, layer, shape[2], frames):
             yield f"{layer.name} is {_text(shape)}, and its spec pools time by {layer.time_pool}"
+
+
+def _waveform_problems(spec: Spec, shapes: Mapping[str, Shape]) -> Iterator[str]:
+    for name, sizes in (SAMPLES, [None, None]), (EMBEDDING, [None, spec.embedding_dim]):
+        shape = shapes[name]
+        if not _fits(shape, sizes) or _fixed(shape[0]):
+            yield f"{name} is {_text(shape)}, expected {_text(sizes)}"
+
+
+def check_embedding(spec: Spec, samples: Shape, outputs: Sequence[Shape]) -> None:
+    """As ``check_outputs``, of a waveform graph.
+
+    Args:
+        spec: the artifact's.
+        samples: shape of the input, [B, N].
+        outputs: shape of the embedding.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    (shape,) = outputs
+    sizes = samples[0], spec.embedding_dim
+    if not _fits(shape, sizes):
+        raise ArtifactError(
+            f"{EMBEDDING} is {_text(shape)}, expected {_text(sizes)}: the graph is not what its "
+            f"spec says. {_MEND}"
+        )
 
 
 def check_outputs(spec: Spec, log_mel: Shape, outputs: Sequence[Shape]) -> None:

@@ -18,7 +18,7 @@ from ..errors import ArtifactError, BackendError
 from ..spec import Spec
 from .in_place import in_place
 from .integrity import Check
-from .network import INPUT, check_graph, check_outputs, fed
+from .network import INPUT, check_embedding, check_graph, check_outputs, fed
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ class OnnxSession:
         runtime: the module.
         session: its ``InferenceSession``.
         spec: the artifact's spec.
-        outputs: names of the layer outputs, in the spec's order.
+        input: name of the input, ``log_mel``, or ``samples`` of a waveform artifact.
+        outputs: names of the layer outputs, in the spec's order, or ``embedding``.
         name: library, version and provider.
 
     Raises:
@@ -124,7 +125,8 @@ class OnnxSession:
             )
         self.name = f"onnxruntime {self.runtime.__version__} ({running})"
         self.spec = self._read_spec(path)
-        self.outputs = [layer.name for layer in self.spec.layers]
+        self.input = self.session.get_inputs()[0].name
+        self.outputs = [node.name for node in self.session.get_outputs()]
 
     def _load(self, path: Path, options: Any, providers: list[Any]) -> Any:
         session = self.runtime.InferenceSession
@@ -181,7 +183,8 @@ class OnnxNetwork:
         watch_forks(self)
         self.spec, self.name = onnx.spec, onnx.name
         # What a graph gives for one shape is checked once.
-        self._check = lru_cache(_KNOWN_SHAPES)(partial(check_outputs, self.spec))
+        check = check_outputs if onnx.input == INPUT else check_embedding
+        self._check = lru_cache(_KNOWN_SHAPES)(partial(check, self.spec))
         if any(node.type == "tensor(float16)" for node in onnx.session.get_outputs()):
             logger.warning(
                 "%s is a graph in FP16, which the CPU computes in FP32: what FP16 loses is not in "
@@ -190,23 +193,23 @@ class OnnxNetwork:
             )
 
     def run(
-        self, log_mel: NDArray[np.float32], valid: NDArray[np.int32] | None = None
+        self, given: NDArray[np.float32], valid: NDArray[np.int32] | None = None
     ) -> list[NDArray[np.float32]]:
-        """Layer outputs; see ``Network.run``.
+        """Layer outputs, or a waveform artifact's embedding; see ``Network.run``.
 
         Raises:
             ArtifactError: outputs that the spec does not say.
             BackendError: the library failed, memory that ran out included.
         """
         onnx = self._session()
-        feed = fed(self.spec, log_mel, valid) if self.spec.masked else {INPUT: log_mel}
+        feed = fed(self.spec, given, valid) if self.spec.masked else {onnx.input: given}
         try:
             outputs: list[NDArray[np.float32]] = onnx.session.run(onnx.outputs, feed)
         except Exception as error:
             raise BackendError(
-                f"ONNX Runtime failed on log-mel {list(log_mel.shape)}: {first_line(error)}"
+                f"ONNX Runtime failed on {onnx.input} {list(given.shape)}: {first_line(error)}"
             ) from error
-        self._check(log_mel.shape, tuple(output.shape for output in outputs))
+        self._check(given.shape, tuple(output.shape for output in outputs))
         return outputs
 
     def after_fork(self) -> None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from ..artifact import takes_samples
 from ..errors import ArtifactError, BackendError
 from ..spec import Spec
 from .cpu import CpuRunner
 from .onnx import OnnxNetwork, cuda_missing
 from .runner import Runner
 from .stats import Meter
+from .waveform import WaveformRunner
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ def open_runner(path: Path, options: Options, meter: Meter) -> Runner:
         raise ArtifactError(
             f"{path}: unknown kind {path.suffix!r}, expected an .onnx or .plan file"
         )
+    if takes_samples(path):
+        return _open_waveform(path, options, meter)
     if path.suffix == ".plan" or backend == "tensorrt":
         if backend == "onnxruntime":
             raise ValueError(f"backend is 'onnxruntime', and {path} is a plan of TensorRT")
@@ -90,6 +94,24 @@ def open_runner(path: Path, options: Options, meter: Meter) -> Runner:
     network = OnnxNetwork(path, threads=options.threads, spinning=options.spinning)
     spec = options.normalized(network.spec)
     return CpuRunner(network, spec, threads=options.threads, meter=meter)
+
+
+def _open_waveform(path: Path, options: Options, meter: Meter) -> WaveformRunner:
+    if options.backend == "tensorrt" or options.device.startswith("cuda"):
+        raise BackendError(
+            f"{path}: a waveform artifact runs on the CPU here, and device={options.device!r}, "
+            f"backend={options.backend!r} were asked for. For a GPU export the model without "
+            "--waveform: there the frontend and the fusion are kernels"
+        )
+    if options.normalization is not None:
+        raise ValueError(
+            f"normalization is {options.normalization}, and a waveform artifact has its own in "
+            "its graph: leave it out"
+        )
+    if options.device == "auto":
+        logger.info("device auto: cpu, since %s is a waveform artifact", path)
+    network = OnnxNetwork(path, threads=options.threads, spinning=options.spinning)
+    return WaveformRunner(network, network.spec, meter=meter)
 
 
 def _choose_cuda() -> bool:

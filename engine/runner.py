@@ -56,6 +56,7 @@ class Runner(ABC):
         device: what really runs, ``cpu`` or ``cuda:0``.
         name: library, version and, on a GPU, its name.
         cutting: how clips are cut.
+        embeds_only: it gives embeddings of whole clips with the spec's head, and nothing else.
         checks_samples: ``run`` takes clips that are not checked yet, and a bad sample makes one of
             the rows without an embedding.
         keeps_in_flight: ``start`` may be called; else ``run`` computes in the calling thread.
@@ -66,6 +67,7 @@ class Runner(ABC):
     device: str
     name: str
     cutting: Cutting
+    embeds_only: bool = False
     checks_samples: bool = False
     keeps_in_flight: bool = False
     call: Callable[[], AbstractContextManager[None]] = nullcontext

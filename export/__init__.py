@@ -10,6 +10,7 @@ from .module import export_module
 from .presets import PRESETS, Preset, preset
 from .tapping import ModuleLayer
 from .verify import LayerCheck
+from .waveform import export_waveform
 
 __all__ = [
     "PRESETS",
@@ -21,6 +22,7 @@ __all__ = [
     "backbones",
     "export",
     "export_module",
+    "export_waveform",
     "preset",
     "resolve",
 ]

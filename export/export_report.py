@@ -21,7 +21,8 @@ class ExportReport:
         opset: its ONNX opset.
         bytes: its size, without external data.
         external_bytes: size of the file beside it that holds its weights, 0 where there is none.
-        checks: every layer against the FP64 reference.
+        checks: every layer against the FP64 reference; of a waveform artifact its embedding against
+            the artifact that it was made of.
         activations: largest |activation| of every convolution, linear and sum over the verification
             inputs, by the name of its module.
         seconds: how long the export took.

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from .verify import verification_inputs, verify
 if TYPE_CHECKING:
     import torch
 
-    from .verify import LayerFunction
+    from .verify import LayerCheck, LayerFunction
 
 logger = logging.getLogger(__name__)
 
@@ -158,24 +158,56 @@ def write_artifact(
         checks = verify(temporary, spec, reference, peer)
         step("measuring the activations")
         activations = largest_activations(temporary, spec, watched, verification_inputs(spec))
-        target = data_path(os.path.realpath(path))
-        if data is not None:
-            refer_to(temporary, target.name)
-        report = ExportReport(
-            path=path,
+        return reported(
+            path,
+            temporary,
+            data,
             spec=spec,
             opset=OPSET,
-            bytes=temporary.stat().st_size,
-            external_bytes=0 if data is None else data.stat().st_size,
             checks=checks,
             activations=activations,
-            seconds=time.perf_counter() - started,
+            started=started,
         )
-        report.save(temporary, data)
-        if data is not None:
-            if target.exists():
-                path.unlink(missing_ok=True)  # never an old graph with new weights
-            data.replace(target)
+
+
+def reported(
+    path: Path,
+    temporary: Path,
+    data: Path | None,
+    *,
+    spec: Spec,
+    opset: int,
+    checks: tuple[LayerCheck, ...],
+    activations: Mapping[str, float],
+    started: float,
+) -> ExportReport:
+    """Report a file that was written and checked, and put its weights in their place.
+
+    Args:
+        path: the artifact, where the caller will put it.
+        temporary: where it is now.
+        data: the file of its weights, where it has one; see ``files.written``.
+        spec, opset, checks, activations: see ``ExportReport``.
+        started: when the export began, of ``time.perf_counter``.
+    """
+    target = data_path(os.path.realpath(path))
+    if data is not None:
+        refer_to(temporary, target.name)
+    report = ExportReport(
+        path=path,
+        spec=spec,
+        opset=opset,
+        bytes=temporary.stat().st_size,
+        external_bytes=0 if data is None else data.stat().st_size,
+        checks=checks,
+        activations=activations,
+        seconds=time.perf_counter() - started,
+    )
+    report.save(temporary, data)
+    if data is not None:
+        if target.exists():
+            path.unlink(missing_ok=True)  # never an old graph with new weights
+        data.replace(target)
     return report
 
 

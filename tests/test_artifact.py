@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from fusion_engine import ArtifactError
-from fusion_engine.artifact import read_spec
+from fusion_engine.artifact import read_spec, takes_samples
 from fusion_engine.spec import METADATA_KEY
 
 from .engine.cuda.artifacts import SPECS, write_artifact
@@ -43,6 +43,25 @@ def test_every_field_of_onnx_is_read_past(artifact, tmp_path):
     path.write_bytes(b"\xfd\x07" + bytes(4) + b"\xf9\x07" + bytes(8) + path.read_bytes())
     onnx.load(path)
     assert read_spec(path) == SPECS["chunked"]
+
+
+def test_the_input_says_whether_it_takes_samples(artifact, tmp_path):
+    """Past weights and nodes, and of a graph in two parts, which protobuf merges."""
+    model, path = onnx.load(artifact), tmp_path / "b.onnx"
+    assert not takes_samples(artifact)
+    model.graph.input[0].name = "samples"
+    onnx.save(model, path)
+    assert takes_samples(path)
+    assert not takes_samples(path.rename(tmp_path / "b.plan"))
+    second = onnx.ModelProto(graph=onnx.GraphProto(input=[onnx.ValueInfoProto(name="more")]))
+    path.write_bytes((tmp_path / "b.plan").read_bytes() + second.SerializeToString())
+    assert [value.name for value in onnx.load(path).graph.input] == ["samples", "more"]
+    assert not takes_samples(path)
+    data = (tmp_path / "b.plan").read_bytes()
+    for length in (0, 1, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        assert not takes_samples(path)
+    assert not takes_samples(tmp_path / "missing.onnx")
 
 
 def test_any_cut_is_seen(artifact, tmp_path):

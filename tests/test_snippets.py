@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 import typer
-from typer.testing import CliRunner
 
 from fusion_engine.cli import app
 
 from . import signals
-from .cli.in_process import state_kept
 from .exports import exported
 from .map.tables import write_table
 from .test_package import find_command

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..._atomic import atomic_path
-from ...artifact import read_report, read_spec
+from ...artifact import read_report, read_spec, takes_samples
 from ...errors import ArtifactError, BackendError
 from ...spec import Spec
 from ..devices import GpuInfo, find_gpu
@@ -113,6 +113,11 @@ def build(
     if typed_onnx is not None and os.path.realpath(typed_onnx) == os.path.realpath(onnx):
         raise ValueError(f"typed_onnx is {os.fspath(typed_onnx)!r}, the artifact itself")
     spec = read_spec(onnx)
+    if takes_samples(onnx):
+        raise ArtifactError(
+            f"{onnx}: a waveform artifact, and a plan is built from log-mel on: build it from what "
+            "`fusion-engine export` writes without --waveform"
+        )
     if spec.precision != "fp32":
         raise ArtifactError(
             f"{onnx}: its precision is {spec.precision}; build from the fp32 artifact that "

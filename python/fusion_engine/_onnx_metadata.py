@@ -10,11 +10,15 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
-# Of onnx.proto: ModelProto.graph and .metadata_props, StringStringEntryProto.key and .value.
+# Of onnx.proto: ModelProto.graph and .metadata_props, StringStringEntryProto.key and .value,
+# GraphProto.input, ValueInfoProto.name.
 _GRAPH, _METADATA = 7, 14
 _KEY, _VALUE = 1, 2
+_INPUT, _NAME = 11, 1
 # A model has some ten fields and an entry for each function and each metadatum.
 _MOST_FIELDS = 100_000
+# Bytes of a name, a type and a shape.
+_MOST_INPUT = 100_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -44,14 +48,35 @@ def metadata(file: BinaryIO, key: str, *, most: int) -> list[bytes]:
     return values
 
 
+def input_names(file: BinaryIO) -> list[str]:
+    """The names of the graph's inputs, of the model in ``file``, which must be seekable.
+
+    Raises:
+        NotOnnx: not a model, or truncated.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    names = list[str]()
+    for number, length in _fields(file, size):
+        if number == _GRAPH:
+            for inner, inner_length in _fields(file, file.tell() + length):
+                if inner == _INPUT and inner_length <= _MOST_INPUT:
+                    name = _entry(file.read(inner_length)).get(_NAME, b"")
+                    names.append(name.decode("utf-8", "replace"))
+    return names
+
+
 def _entry(data: bytes) -> dict[int, bytes]:
     file = io.BytesIO(data)
     return {number: file.read(length) for number, length in _fields(file, len(data))}
 
 
 def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """Number and length of each field of bytes, the file at its start; others are skipped."""
-    position = 0
+    """Number and length of each field of bytes, from where the file is up to ``size``.
+
+    The file is then at the field's content.
+    """
+    position = file.tell()
     for _ in range(_MOST_FIELDS):
         if position == size:
             return

@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ._onnx_metadata import NotOnnx, metadata
+from ._onnx_metadata import NotOnnx, input_names, metadata
 from .errors import ArtifactError
 from .spec import MAX_JSON, METADATA_KEY, Spec
+
+# The input of a waveform artifact, and its output.
+SAMPLES, EMBEDDING = "samples", "embedding"
 
 
 def read_spec(path: str | os.PathLike[str]) -> Spec:
@@ -54,6 +57,18 @@ def read_spec(path: str | os.PathLike[str]) -> Spec:
             "`fusion-engine export`."
         ) from None
     return Spec.from_json(text, where=str(path))
+
+
+def takes_samples(path: str | os.PathLike[str]) -> bool:
+    """Whether an artifact is a waveform graph: samples in, embedding out.
+
+    Its input's name says so. What cannot be read is none; whoever opens it says why.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return Path(path).suffix == ".onnx" and input_names(file) == [SAMPLES]
+    except (NotOnnx, OSError):
+        return False
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

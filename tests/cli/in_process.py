@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+from click.testing import Result
+from typer.testing import CliRunner
 
 from fusion_engine.cli import app, settings
 
@@ -26,6 +28,12 @@ def state_kept() -> Iterator[None]:
         logging.getLogger("fusion_engine").setLevel(logging.NOTSET)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def invoke(*arguments: str | os.PathLike[str]) -> Result:
+    """Run a command; its exit status and what it printed."""
+    with state_kept():
+        return CliRunner().invoke(app, [os.fspath(argument) for argument in arguments])
 
 
 def run_command(*arguments: str | os.PathLike[str]) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fusion_engine as fe
-from fusion_engine.artifact import read_spec
+from fusion_engine.artifact import read_spec, takes_samples
 
 from .conftest import command, on_a_terminal
 from .test_main import examples
@@ -114,10 +114,29 @@ def test_the_default_name_says_the_layers(cli):
     assert read_spec("cnn14_2_1.onnx").layers[0].number == 2
 
 
+def test_a_waveform_artifact(cli):
+    block_1 = ["export", "cnn14", "--layers", "1", "-w", "random:0", "--seconds", "2"]
+    result = cli(*block_1, "--waveform")
+    assert (result.status, result.stdout) == (0, "")
+    assert "cnn14_1.waveform.onnx: cnn14_16k, layers 1, D = 2048, weights" in result.stderr
+    # Of a layer against PyTorch, and of the embedding against the engine.
+    assert len(re.findall(r"largest error \d\.\de-0\d", result.stderr)) == 2
+    assert takes_samples("cnn14_1.waveform.onnx")
+    assert cli(*block_1).status == 0
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000).astype(np.float32)
+    paths = ["cnn14_1.onnx", "cnn14_1.waveform.onnx"]
+    want, got = (fe.Engine(path).embed(samples) for path in paths)
+    np.testing.assert_allclose(got, want, rtol=0, atol=5e-6 * np.abs(want).max())
+    reports = [f"{path}.json" for path in paths]
+    assert sorted(path.name for path in Path().iterdir()) == sorted([*paths, *reports])
+
+
 @pytest.mark.parametrize(
     ("args", "status", "message"),
     [
         ([], 2, "give a MODEL, or --preset NAME"),
+        (["cnn14", "--ragged", "--waveform"], 2, "--waveform takes samples: give one"),
+        (["cnn14", "--layers", "9", "--waveform", "-w", "random:0"], 1, "unknown layers [9]"),
         (["cnn14", "--preset", "cnn14-last"], 2, "leave them out"),
         (["--layers", "3", "--preset", "cnn14-last"], 2, "leave them out"),
         (["--preset", "cnn14"], 1, "unknown preset 'cnn14'; the presets are cnn14-last"),

@@ -12,8 +12,9 @@ import pytest
 
 import fusion_engine as fe
 from fusion_engine.artifact import read_spec
+from fusion_engine.export import export_waveform
 
-from ..engine.cuda.artifacts import RAGGED, write_artifact
+from ..engine.cuda.artifacts import CHUNKED, RAGGED, write_artifact
 from .test_main import examples
 
 
@@ -47,6 +48,25 @@ def test_what_it_says(cli, cnn14_artifact):
         "size": f"{size:.1f} MB",
     }
     assert f"\n                SHA-256 {spec.weights.sha256}\n" in result.stdout
+
+
+def test_a_waveform_artifact(cli):
+    source = write_artifact(Path("layers.onnx"), CHUNKED)
+    error = export_waveform(source, "a.onnx").max_error["embedding"]
+    result = cli("info", "a.onnx")
+    assert (result.status, result.stderr) == (0, "")
+    fields = dict(line.split("  ", 1) for line in result.stdout.splitlines() if line[0] != " ")
+    fields = {name: value.strip() for name, value in fields.items()}
+    assert fields["waveform"] == (
+        "samples [B, N] to embedding [B, 1280] in one graph, the frontend in FP32"
+    )
+    assert fields["frame features"] == "none (a waveform artifact)"
+    assert fields["input"] == "32…600 frames (up to 6.0 s a clip)"
+    assert fields["verified"].startswith(
+        f"against the artifact that it was made of, on noise, largest error {error:.1e}; opset 18"
+    )
+    assert fields["certificate"].startswith("none")
+    assert "waveform" not in cli("info", "layers.onnx").stdout
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fusion_engine.parity import Signal, certification
+from fusion_engine.export import export_waveform
+from fusion_engine.parity import Signal, subject
 from fusion_engine.spec import Spec
 
 from .conftest import command, on_a_terminal, write_clip
@@ -21,8 +22,7 @@ def _one_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(spec: Spec, *, least_frames: int) -> tuple[Signal, ...]:
         return SHORT
 
-    monkeypatch.setattr("fusion_engine.parity.default_signals", short)
-    monkeypatch.setattr(certification, "default_signals", short)
+    monkeypatch.setattr(subject, "default_signals", short)
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +56,18 @@ def test_a_sound_artifact(cli, copied: Path, tmp_path: Path, monkeypatch) -> Non
     assert report["model"] == "cnn14_16k"
     shown = cli("info", copied).stdout
     assert f"certificate     fp32: passed, {data['backend']}, {data['created']}" in shown
+
+
+def test_a_waveform_artifact(cli, copied: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    path = export_waveform(copied, tmp_path / "waveform.onnx").path
+    result = cli("parity", path)
+    assert result.status == 0
+    rows = [line for line in result.stdout.splitlines() if line.strip().endswith(" ok")]
+    assert [row.split()[0] for row in rows] == ["embedding"]
+    assert json.loads(Path(f"{path}.json").read_text())["parity"]["fp32"]["passed"] is True
+    assert "certificate     fp32: passed" in cli("info", path).stdout
+    assert cli("parity", path, "--precision", "fp16").status == 1
 
 
 def test_emulation_is_kept_beside_it(cli, copied: Path) -> None:
@@ -121,9 +133,8 @@ def test_where_nothing_can_be_written_nothing_is_done(cli, copied: Path, tmp_pat
 
 def test_progress_goes_to_a_terminal(copied: Path, tmp_path: Path) -> None:
     before = (
-        "from fusion_engine import parity\n"
-        "from fusion_engine.parity import Signal\n"
-        "parity.default_signals = lambda spec, least_frames: (Signal(kind='tone', seconds=0.5),)\n"
+        "from fusion_engine.parity import Signal, subject\n"
+        "subject.default_signals = lambda spec, least_frames: (Signal(kind='tone', seconds=0.5),)\n"
     )
     status, text = on_a_terminal(command("parity", copied, before=before), columns=100)
     assert status == 0

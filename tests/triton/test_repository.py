@@ -9,14 +9,13 @@ import onnxruntime
 import pytest
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
-from typer.testing import CliRunner
 
 import fusion_engine as fe
-from fusion_engine.cli import app
 from fusion_engine.engine.tensorrt import build
 from fusion_engine.triton import write_repository
 
 from .. import signals
+from ..cli.in_process import invoke
 from ..engine.cuda.artifacts import RAGGED, SPECS, write_artifact
 from ..engine.cuda.double import GPU
 from ..engine.cuda.engines import put_double_in_place
@@ -228,9 +227,9 @@ def test_nothing_is_replaced_and_nothing_half_written(artifact, tmp_path, monkey
 
 
 def test_the_command(artifact, tmp_path):
-    arguments = ["triton", str(artifact), "-o", str(tmp_path / "models"), "--device", "cpu"]
-    result = CliRunner().invoke(app, [*arguments, "--network"])
+    arguments = ["triton", artifact, "-o", tmp_path / "models", "--device", "cpu"]
+    result = invoke(*arguments, "--network")
     assert result.exit_code == 0, result.output
     names = sorted(path.name for path in (tmp_path / "models").iterdir())
     assert names == ["chunked", "chunked_network"]
-    assert CliRunner().invoke(app, [*arguments, "--name", "a/b"]).exit_code == 2
+    assert invoke(*arguments, "--name", "a/b").exit_code == 2

@@ -1,13 +1,18 @@
 """``fusion-engine export``."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from ..spec import Token
 from ._app import app, check_writable, output_path, print_message, step_bar
+
+if TYPE_CHECKING:
+    from ..export import ExportReport
 
 
 class _ManyLayers(TyperCommand):
@@ -130,6 +135,14 @@ def export(
             "it has alone.",
         ),
     ] = False,
+    waveform: Annotated[
+        bool,
+        typer.Option(
+            "--waveform",
+            help="Write one plain ONNX graph from samples to embedding, for any ONNX Runtime; its "
+            "frontend is in FP32, and on a GPU the ordinary artifact is the one to run.",
+        ),
+    ] = False,
 ) -> None:
     """Export a model to an .onnx artifact.
 
@@ -143,9 +156,12 @@ def export(
       fusion-engine export cnn14_32k --layers 3 6 -w Cnn14.pth -o cnn14_32k.onnx
       fusion-engine export cnn14 -w tuned.ckpt --key ema.model --prefix audio
       fusion-engine export cnn14 --layers 1 -w random:0 --seconds 10 -o test.onnx
+      fusion-engine export --preset cnn14-fusion --waveform
     """
     if seconds is not None and frames is not None:
         raise typer.BadParameter("--seconds and --frames say the same: give one of them")
+    if ragged and waveform:
+        raise typer.BadParameter("--ragged is for log-mel, and --waveform takes samples: give one")
     from ..export import export as export_model
     from ..export import preset as find_preset
     from ..export import resolve
@@ -159,12 +175,14 @@ def export(
         raise typer.BadParameter("give a MODEL, or --preset NAME")
     if output is None:
         numbers = layers or resolve(model).default_layers
-        output = Path(f"{preset or '_'.join([model, *map(str, numbers)])}.onnx")
+        name = preset or "_".join([model, *map(str, numbers)])
+        output = Path(f"{name}.waveform.onnx" if waveform else f"{name}.onnx")
     check_writable(output, [weights])
-    with step_bar(model, steps=3) as step:
-        report = export_model(
+
+    def exported(path: Path) -> "ExportReport":
+        return export_model(
             model,
-            output,
+            path,
             layers=layers or None,
             weights=weights,
             key=key,
@@ -175,12 +193,37 @@ def export(
             ragged=ragged,
             progress=step,
         )
+
+    with step_bar(model, steps=5 if waveform else 3) as step:
+        if waveform:
+            layers_report, report = _waveform(exported, output, step)
+            took = layers_report.seconds + report.seconds
+        else:
+            layers_report = report = exported(output)
+            took = report.seconds
     print_message(
         f"{report.path}: {report.spec.model}, layers {' + '.join(map(str, report.layers))}, "
         f"D = {report.spec.embedding_dim}, weights {report.spec.weights.source}, opset "
-        f"{report.opset}, {report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s"
+        f"{report.opset}, {report.bytes / 1e6:.1f} MB, {took:.1f} s"
     )
     print_message(
-        f"verified against PyTorch in FP64: largest error {max(report.max_error.values()):.1e} of "
-        "a layer's largest value"
+        "verified against PyTorch in FP64: largest error "
+        f"{max(layers_report.max_error.values()):.1e} of a layer's largest value"
     )
+    if waveform:
+        print_message(
+            "samples to embedding in one graph, verified against the engine on noise: largest "
+            f"error {report.max_error['embedding']:.1e} of the largest value"
+        )
+
+
+def _waveform(
+    exported: Callable[[Path], "ExportReport"], output: Path, step: Callable[[str], None]
+) -> tuple["ExportReport", "ExportReport"]:
+    """The reports of the layers, which are not kept, and of the waveform graph."""
+    from ..export import export_waveform
+
+    # Beside the output, where there is room for a file of its size.
+    with tempfile.TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as folder:
+        layers = exported(Path(folder, "layers.onnx"))
+        return layers, export_waveform(layers.path, output, progress=step)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..artifact import read_report, read_spec
+from ..artifact import EMBEDDING, SAMPLES, read_report, read_spec, takes_samples
 from ..engine.cut import core_frames
 from ..engine.tensorrt.plan_file import PlanInfo, read_plan
 from ..engine.tensorrt.targets import listed
@@ -49,15 +49,21 @@ def info(
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
     precision: str = spec.precision
+    waveform = takes_samples(artifact)
     size = f"{artifact.stat().st_size / 1e6:.1f} MB"
     if plan is None:
         facts = onnx_facts(artifact)
         precision, size = _precision(spec, facts), size + _external(facts)
-        rest = _onnx_fields(artifact)
+        rest = _onnx_fields(artifact, spec, waveform)
     else:
         rest = _plan_fields(plan)
     print_wrapped(
-        [("artifact", str(artifact)), *_spec_fields(spec, precision), *rest, ("size", size)]
+        [
+            ("artifact", str(artifact)),
+            *_spec_fields(spec, precision, waveform),
+            *rest,
+            ("size", size),
+        ]
     )
 
 
@@ -78,7 +84,7 @@ def _external(facts: OnnxFacts) -> str:
     )
 
 
-def _spec_fields(spec: Spec, precision: str) -> Fields:
+def _spec_fields(spec: Spec, precision: str, waveform: bool) -> Fields:
     front = spec.frontend
     hop = front.hop_length / front.sample_rate
     if spec.segment is not None:
@@ -87,6 +93,8 @@ def _spec_fields(spec: Spec, precision: str) -> Fields:
     else:
         longer = "run; longer clips run in chunks)" if _cuts(spec) else "clip)"
     rate = "none (no time axis)" if spec.frame_rate is None else f"{spec.frame_rate:g} per second"
+    if waveform:
+        rate = "none (a waveform artifact)"
     return [
         ("model", spec.model),
         ("layers", "\n".join(layer_lines(spec.layers))),
@@ -188,17 +196,22 @@ def _runs_here(plan: PlanInfo) -> str:
     return f"yes, on {gpu} with {library}"
 
 
-def _onnx_fields(artifact: Path) -> Fields:
-    report = read_report(artifact)
+def _onnx_fields(artifact: Path, spec: Spec, waveform: bool) -> Fields:
+    report, peer, fields = read_report(artifact), "PyTorch in FP64", list[tuple[str, str]]()
+    if waveform:
+        peer = "the artifact that it was made of, on noise"
+        graph = f"{SAMPLES} [B, N] to {EMBEDDING} [B, {spec.embedding_dim}] in one graph"
+        fields.append(("waveform", f"{graph}, the frontend in FP32"))
     if report is None:
-        return [("verified", "unknown: no report of this file's export is beside it")]
+        return [*fields, ("verified", "unknown: no report of this file's export is beside it")]
     found = (
-        f"against PyTorch in FP64, largest error {max(report['max_error'].values()):.1e}; opset "
+        f"against {peer}, largest error {max(report['max_error'].values()):.1e}; opset "
         f"{report['opset']}, {report['seconds']:.1f} s"
     )
     certificates = report.get("parity", {})
     lines = [f"{name}: {_certificate(parity)}" for name, parity in certificates.items()]
-    return [("verified", found), ("certificate", "\n".join(lines) or _certificate(None))]
+    certificate = "\n".join(lines) or _certificate(None)
+    return [*fields, ("verified", found), ("certificate", certificate)]
 
 
 def layer_lines(layers: Iterable[LayerSpec]) -> list[str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..artifact import read_spec
 from ._app import app, as_options, check_writable, output_path, print_message, step_bar
 
 if TYPE_CHECKING:
@@ -92,13 +91,13 @@ def parity(
       fusion-engine parity cnn14_3_6.onnx --precision fp16 -o fp16.json
       fusion-engine parity cnn14_3_6.plan --weights Cnn14_16k.pth --audio clip.wav
     """
-    from ..parity import certify, default_signals
+    from ..parity import certify
     from ..parity.record import record
-    from ..parity.subject import shortest_input
+    from ..parity.subject import signals_of
 
     if output is not None:
         check_writable(output, [artifact, *(audio or [])])
-    signals = default_signals(read_spec(artifact), least_frames=shortest_input(artifact))
+    signals = signals_of(artifact)
     files = audio or []
     try:
         with step_bar(artifact.name, steps=2 + len(signals) + len(files)) as step:

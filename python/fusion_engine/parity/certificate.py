@@ -35,7 +35,7 @@ class Comparison:
         output: ``layer_N``, ``frame_features`` or ``embedding``.
         artifact: the artifact's error.
         pytorch: the error of PyTorch in the artifact's precision, from a log-mel in FP32 where
-            the artifact's frontend runs on a GPU.
+            the artifact's frontend computes in FP32: on a GPU, or in a waveform artifact.
         pytorch_fp32: the error of PyTorch in FP32.
         required_error: the largest ``artifact.error`` that passes.
         required_l2_relative: the largest ``artifact.l2_relative`` that passes; ``None`` where only

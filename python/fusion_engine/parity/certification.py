@@ -26,9 +26,9 @@ from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
 from .reference import EMBEDDING, FRAME_FEATURES, Outputs, Reference, ReferencePrecision
-from .signals import LONGEST_SECONDS, Samples, Signal, default_signals, longest_seconds
+from .signals import LONGEST_SECONDS, Samples, Signal
 from .statistics import ErrorMeter
-from .subject import Subject, opened, shortest_input
+from .subject import Subject, longest_input, opened, signals_of
 
 if TYPE_CHECKING:
     from ..export import Backbone
@@ -72,7 +72,8 @@ def certify(
         prefix: of the checkpoint's names, where it was exported with one.
         audio: files to compare beside the synthetic signals; of a long one its first 75 s, or
             the longest clip that an artifact takes which cannot cut it.
-        signals: the synthetic signals; ``None``: ``default_signals``.
+        signals: the synthetic signals; ``None``: ``default_signals``, as far as the artifact takes
+            them.
         precision: emulate this precision on the CPU, from an FP32 ``.onnx``.
         device: as for ``Engine``; an emulation always runs on the CPU.
         threads: as for ``Engine``; PyTorch keeps its own number.
@@ -99,7 +100,7 @@ def certify(
     spec = read_spec(path)
     sha256 = file_sha256(path)
     if signals is None:
-        signals = default_signals(spec, least_frames=shortest_input(path))
+        signals = signals_of(path)
     chosen = tuple(signals)
     if not chosen and not audio:
         raise ValueError("there is nothing to compare: give signals or audio")
@@ -111,7 +112,7 @@ def certify(
             raise ArtifactError(f"{path}: changed while it was being opened; certify it again")
         meters = _Meters(subject, reference)
         clips = []
-        most = min(LONGEST_SECONDS, longest_seconds(spec))
+        most = min(LONGEST_SECONDS, longest_input(path))
         for name, samples in _clips(chosen, audio, reference.backbone.frontend.sample_rate, most):
             step(f"comparing {name}")
             meters.add(name, samples)
@@ -143,8 +144,7 @@ class _Meters:
         self._subject = subject
         self._reference = reference
         self._baseline = _BASELINES[subject.precision]
-        # A GPU computes its log-mel itself, in FP32.
-        self._gpu = subject.engine.device != "cpu"
+        self._fp32_frontend = subject.fp32_frontend
         # Equal settings give equal bits: one comparison stands for both inputs.
         self._published = subject.spec.frontend == reference.backbone.frontend
         self._meters: dict[tuple[Input, str], dict[str, ErrorMeter]] = defaultdict(
@@ -158,21 +158,23 @@ class _Meters:
         published = self._reference.backbone.frontend
         own = self._subject.spec.frontend
         exact = self._reference.log_mel(samples, published)
-        rounded = self._reference.log_mel(samples, published, fp32=True) if self._gpu else exact
+        rounded = exact
+        if self._fp32_frontend is not None:
+            rounded = self._reference.log_mel(samples, published, fp32=self._fp32_frontend)
         truth = self._pytorch(clip, exact, rounded)
         self._compare("end_to_end", clip, got, truth)
         if self._subject.spec.masked:
             embeddings = {precision: {EMBEDDING: x[EMBEDDING]} for precision, x in truth.items()}
             self._compare("end_to_end", clip, self._run_beside_longer(clip, samples), embeddings)
         fits = own.n_mels == published.n_mels and own.sample_rate == published.sample_rate
-        if fits and not self._published and not self._gpu:
+        if fits and not self._published and self._fp32_frontend is None:
             log_mel = self._reference.log_mel(samples, own)
             self._compare("same_log_mel", clip, got, self._pytorch(clip, log_mel, log_mel))
 
     def comparisons(self) -> Iterator[Comparison]:
         """All of them, the same log-mel first."""
         inputs: tuple[Input, ...] = ("same_log_mel", "end_to_end")
-        for wanted in inputs[self._gpu :]:
+        for wanted in inputs[self._fp32_frontend is not None :]:
             for (input, output), meters in self._meters.items():
                 if input == wanted or self._published:
                     yield compared(
@@ -182,7 +184,7 @@ class _Meters:
                         artifact=meters["artifact"].result(),
                         pytorch=meters[self._baseline].result(),
                         pytorch_fp32=meters["fp32"].result(),
-                        fp32_frontend=self._gpu,
+                        fp32_frontend=self._fp32_frontend is not None,
                     )
 
     def _run(self, clip: str, samples: Samples) -> dict[str, NDArray[np.float32]]:
@@ -195,7 +197,9 @@ class _Meters:
             (FRAME_FEATURES, lambda: engine.embed_frames(samples, sample_rate=rate)),
             (EMBEDDING, lambda: engine.embed(samples, sample_rate=rate)),
         ]
-        if engine.frame_rate is None:
+        if self._subject.waveform:
+            del runs[:2]
+        elif engine.frame_rate is None:
             del runs[1]
         for name, run in runs:
             try:
@@ -242,6 +246,8 @@ class _Meters:
         truth: Mapping[ReferencePrecision, Outputs],
     ) -> None:
         for output, expected in truth["fp64"].items():
+            if self._subject.waveform and output != EMBEDDING:
+                continue
             meters = self._meters[input, output]
             for precision, outputs in truth.items():
                 if precision != "fp64":

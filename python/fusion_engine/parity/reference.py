@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..frontend import Frontend, FrontendSpec
 from ..spec import Head
-from .frontend_fp32 import log_mel_fp32
+from .frontend_fp32 import Transform, log_mel_fp32
 
 if TYPE_CHECKING:
     import torch
@@ -51,17 +51,19 @@ class Reference:
         self._states: dict[ReferencePrecision, Mapping[str, torch.Tensor]] = {"fp32": state}
 
     def log_mel(
-        self, samples: NDArray[Any], frontend: FrontendSpec, *, fp32: bool = False
+        self, samples: NDArray[Any], frontend: FrontendSpec, *, fp32: Transform | None = None
     ) -> NDArray[np.float32]:
         """Log-mel [T, n_mels] of a clip [N], which is zero-padded to the model's minimum.
 
-        It is computed in FP64, or ``fp32``.
+        It is computed in FP64, or by a transform in ``fp32``.
         """
         segment = self.backbone.segment
         padded_later = segment is not None and segment.last == "pad"
         least = frontend.samples(1 if padded_later else self.backbone.min_frames)
         padded = np.pad(samples, (0, max(0, least - len(samples))))
-        return log_mel_fp32(padded, frontend) if fp32 else Frontend(frontend)(padded)
+        if fp32 is None:
+            return Frontend(frontend)(padded)
+        return log_mel_fp32(padded, frontend, fp32)
 
     def outputs(self, log_mel: NDArray[np.float32], precision: ReferencePrecision) -> Outputs:
         """Layer outputs, frame features and embedding of one clip, for log-mel [T, n_mels].

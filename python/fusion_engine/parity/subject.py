@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifact import read_spec
+from ..artifact import read_spec, takes_samples
 from ..engine import Engine
+from ..engine.cut import Cutting
 from ..errors import ArtifactError
 from ..spec import Spec
+from .frontend_fp32 import Transform
+from .signals import Signal, default_signals, longest_seconds
 
 if TYPE_CHECKING:
     from ..engine.precision import HalfPrecision
@@ -30,12 +33,21 @@ class Subject:
         spec: the artifact's.
         precision: of the arithmetic.
         emulated: whether ``engine`` runs an emulation of it.
+        waveform: whether it gives embeddings alone, from a frontend of its own.
     """
 
     engine: Engine
     spec: Spec
     precision: str
     emulated: bool
+    waveform: bool
+
+    @property
+    def fp32_frontend(self) -> Transform | None:
+        """How it computes its log-mel, if that is in FP32."""
+        if self.waveform:
+            return "matrix"
+        return None if self.engine.device == "cpu" else "fft"
 
 
 @contextmanager
@@ -52,7 +64,12 @@ def opened(
     spec = read_spec(artifact)
     if precision is not None and precision not in HALF:
         raise ValueError(f"precision is {precision!r}, expected one of {list(HALF)} or None")
-    plan = artifact.suffix == ".plan"
+    plan, waveform = artifact.suffix == ".plan", takes_samples(artifact)
+    if precision is not None and waveform:
+        raise ArtifactError(
+            f"{artifact}: a waveform artifact, whose power spectra exceed half precision. Emulate "
+            f"{precision} with what `fusion-engine export` writes without --waveform"
+        )
     if precision not in (None, spec.precision) and (plan or spec.precision != "fp32"):
         raise ArtifactError(
             f"{artifact} is in {spec.precision}, expected fp32 to emulate {precision}: give the "
@@ -69,7 +86,9 @@ def opened(
         engine = Engine(artifact, device=device, threads=threads)
     with engine:
         used = precision or spec.precision
-        yield Subject(engine=engine, spec=spec, precision=used, emulated=emulated)
+        yield Subject(
+            engine=engine, spec=spec, precision=used, emulated=emulated, waveform=waveform
+        )
 
 
 def shortest_input(artifact: Path) -> int:
@@ -85,6 +104,29 @@ def shortest_input(artifact: Path) -> int:
         if sidecar is not None:
             return sidecar.profile.frames.min
     return read_spec(artifact).min_frames
+
+
+def signals_of(artifact: Path) -> tuple[Signal, ...]:
+    """The synthetic signals that an artifact is compared on.
+
+    Raises:
+        ArtifactError: the artifact is missing or damaged.
+    """
+    most = longest_input(artifact)
+    signals = default_signals(read_spec(artifact), least_frames=shortest_input(artifact))
+    return tuple(signal for signal in signals if signal.seconds <= most)
+
+
+def longest_input(artifact: Path) -> float:
+    """The longest clip in seconds; infinite where longer ones are cut.
+
+    Raises:
+        ArtifactError: the artifact is missing or damaged.
+    """
+    spec = read_spec(artifact)
+    if takes_samples(artifact):  # which is run once for a clip
+        return Cutting(spec).most_samples / spec.frontend.sample_rate
+    return longest_seconds(spec)
 
 
 def _write_emulation(artifact: Path, precision: HalfPrecision | None, path: Path) -> None:
