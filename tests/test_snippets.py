@@ -16,6 +16,7 @@ import typer
 from fusion_engine.cli import app
 
 from . import signals
+from .cli.in_process import invoke
 from .exports import exported
 from .map.tables import write_table
 from .test_package import find_command
@@ -129,8 +130,7 @@ def folder(shared, tmp_path_factory):
 @pytest.mark.parametrize("line", runnable(cases(commands)))
 def test_commands_run(line, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    with state_kept():
-        result = CliRunner().invoke(app, words(line)[1:])
+    result = invoke(*words(line)[1:])
     assert result.exit_code == 0, result.output
 
 
