@@ -26,12 +26,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Lead links to pages, and leave of those to sources what they say."""
 
     def link(match: re.Match[str]) -> str:
-        text, target = match.groups()
+        image, text, target = match.groups()
         path, hash_, anchor = target.partition("#")
         path = path.removeprefix("../").removeprefix("docs/")
         path = "index.md" if path == "README.md" else path
         if target.startswith(("http", "#")) or files.get_file_from_path(path):
-            return f"[{text}]({path}{hash_}{anchor})"
+            return f"{image}[{text}]({path}{hash_}{anchor})"
         return text
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, markdown)
+    return re.sub(r"(!?)\[([^\]]+)\]\(([^)\s]+)\)", link, markdown)

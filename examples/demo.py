@@ -27,6 +27,7 @@ def find_weights() -> str:
             "The published weights (330 MB, from zenodo.org) cannot be had here: random ones stand "
             "in, and which clips are alike means little.",
             style="yellow",
+            soft_wrap=True,
         )
         return "random:0"
 
@@ -34,7 +35,8 @@ def find_weights() -> str:
 def run(*arguments: str | Path) -> None:
     """Type a command."""
     words = [str(argument) for argument in arguments]
-    console.print(f"\n$ fusion-engine {shlex.join(words)}", style="bold", markup=False)
+    line = f"\n$ fusion-engine {shlex.join(words)}"
+    console.print(line, style="bold", markup=False, soft_wrap=True)
     subprocess.run([sys.executable, "-m", "fusion_engine", *words], cwd=ROOT, check=True)
 
 
@@ -43,11 +45,10 @@ def main() -> None:
     weights = find_weights()
     (ROOT / OUT).mkdir(parents=True, exist_ok=True)
     run("export", "cnn14", "--layers", "3", "6", "--weights", weights, "-o", ARTIFACT)
-    TABLE_PATH = ROOT / TABLE
-    TABLE_PATH.unlink(missing_ok=True)
-    run("embed", ARTIFACT, "examples", "-o", TABLE)
-    run("search", TABLE, "examples/speech_man.wav", "--engine", ARTIFACT, "-k", "3")
-    run("map", TABLE, "-o", MAP, "--embed-audio")
+    run("embed", ARTIFACT, "examples", "--window", "1", "--hop", "0.5", "-o", TABLE, "--overwrite")
+    run("search", TABLE, "examples/dog.wav@0-1", "--engine", ARTIFACT, "-k", "5")
+    labels = ("--labels", "examples/kinds.csv", "--colour-by", "kind")
+    run("map", TABLE, *labels, "--embed-audio", "-o", MAP)
     console.print(f"\nOpen {(ROOT / MAP).as_uri()} in a browser.", style="green", soft_wrap=True)
 
 

@@ -97,7 +97,8 @@ def test_what_the_wheel_holds(wheel):
     for expected in ("export/__init__.py", "engine/__init__.py", "py.typed", "_core.pyi"):
         assert f"fusion_engine/{expected}" in names
     info = {name.partition(".dist-info/")[2] for name in names} - {""}
-    licences = {"LICENSE", "python/fusion_engine/map/assets/licences.txt"}
+    licences = {"LICENSE", "licences/pybind11.txt"}
+    licences.add("python/fusion_engine/map/assets/licences.txt")
     files = {"METADATA", "WHEEL", "RECORD", "entry_points.txt"}
     assert info == files | {f"licenses/{path}" for path in licences}
 
@@ -224,7 +225,8 @@ def test_readme_python():
 
 def readme_commands():
     """Each command line of the README: in blocks as it is typed, in the text and tables not."""
-    typed = [line.strip() for line in code_blocks("") if "fusion-engine " in line]
+    lines = (line.strip().removeprefix("$ ") for line in code_blocks(""))
+    typed = [line for line in lines if line.startswith("fusion-engine ")]
     shown = re.findall(r"`(fusion-engine [^`]+)`", README)
     return typed, [line.replace("\\|", "|") for line in shown]
 

@@ -43,6 +43,8 @@ def test_links_lead_to_pages_and_sources_are_named(site):
     assert 'href="embed/"' in text
     assert "<code>csrc/</code>" in text
     assert 'href="csrc' not in text
+    for image in re.findall(r'<img [^>]*src="([^"]+)"', text):
+        assert (site / image).is_file(), image
 
 
 def test_the_reference_has_what_is_public(site):

@@ -134,6 +134,40 @@ def test_commands_run(line, folder, monkeypatch):
     assert result.exit_code == 0, result.output
 
 
+def sessions():
+    """Commands that README shows with what they print, as a person sees it."""
+    text = re.sub(r"^ {4}", "", PAGES[0].read_text("utf-8"), flags=re.MULTILINE)
+    found = re.findall(r"^\$ (.*)\n((?:(?! *\$ |\n).*\n)*)", text, re.MULTILINE)
+    assert len(found) >= 3
+    return found
+
+
+def numbers_open(text):
+    lines = re.sub(r"\d+\.\d+ s \(\d+ ×|0\.\d{5}| \d+ %", "#", text).splitlines()
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.heavy
+def test_readme_shows_what_is_printed(folder, tmp_path):
+    for name in ("cnn14_3_6.onnx", "cnn14_3_6.onnx.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for line, printed in sessions():
+        done = subprocess.run(
+            line.replace("fusion-engine", f"{sys.executable} -m fusion_engine"),
+            shell=True,
+            cwd=tmp_path,
+            env=dict(os.environ, OMP_NUM_THREADS="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+        hint = "UMAP shows more"  # where it is not installed
+        shown = [row for row in numbers_open(done.stdout) if not row.startswith(hint)]
+        assert shown == numbers_open(printed)
+
+
 # What README's example has of its reader.
 PREAMBLE = """
 import numpy as np
