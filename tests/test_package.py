@@ -110,7 +110,7 @@ def test_the_metadata(wheel):
         (name,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
         assert "fusion-engine = fusion_engine.__main__:main" in archive.read(name).decode()
     assert metadata["Version"] == fe.__version__
-    assert metadata["License-Expression"] == "Apache-2.0 AND MIT AND ISC"
+    assert metadata["License-Expression"] == "Apache-2.0 AND BSD-3-Clause AND MIT AND ISC"
     always = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     needed = {re.match(r"[\w.-]+", line).group().lower() for line in always}
     assert {"numpy", "onnx", "soundfile", "soxr", "pyarrow", "pooch", "typer", "rich"} <= needed
