@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from .._atomic import atomic_path
 from .._cpus import usable_cpus
 from ..artifact import read_spec, takes_samples
-from ..engine.cpu import CpuRunner
 from ..engine.cut import Cutting, least_frames
 from ..engine.onnx import OnnxNetwork, import_onnxruntime
 from ..engine.stats import Meter
@@ -123,6 +122,8 @@ def _embedded(
     network: OnnxNetwork, clips: Sequence[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
     """By the engine's own frontend and fusion."""
+    from ..engine.cpu import CpuRunner  # needs the native module, which exporting does not
+
     spec = network.spec
     runner = CpuRunner(network, spec, threads=1, meter=Meter())
     head = spec.head if spec.frames_per_step is not None else "mean"

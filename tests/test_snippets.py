@@ -143,7 +143,7 @@ def sessions():
 
 
 def numbers_open(text):
-    lines = re.sub(r"\d+\.\d+ s \(\d+ ×|0\.\d{5}| \d+ %", "#", text).splitlines()
+    lines = re.sub(r"\d+\.\d+ s \([\d.]+ ×|0\.\d{5}| \d+ %", "#", text).splitlines()
     return [line.rstrip() for line in lines]
 
 

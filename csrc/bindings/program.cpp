@@ -240,15 +240,15 @@ void bind_program(py::module_& module) {
         .def("load", &Program::load,
              "Send a batch of clips [N]; every sample is checked on its way. in_place: they are "
              "page-locked and of the batch's dtype.",
-             py::arg("clips"), py::arg("in_place") = false)
+             py::arg("clips"), py::kw_only(), py::arg("in_place") = false)
         .def("results", &Program::results,
              "Embeddings [B, D], flags [B] of layer outputs, and the rows without an embedding: a "
              "sample, a layer output or a value of it is not finite or too large.")
         .def("start", &Program::start, "`load`, and launch a CUgraphExec; `finish` follows.",
-             py::arg("clips"), py::arg("graph"), py::arg("in_place") = false)
+             py::arg("clips"), py::arg("graph"), py::kw_only(), py::arg("in_place") = false)
         .def("finish", &Program::finish, "Wait for the stream; `results`.")
         .def("run", &Program::run, "`start` and `finish`.", py::arg("clips"), py::arg("graph"),
-             py::arg("in_place") = false);
+             py::kw_only(), py::arg("in_place") = false);
 
     module.def("clip_lengths", &clip_lengths,
                "Lengths of clips, each an array [N] that a `Program` takes as it is; None: one is "

@@ -233,7 +233,7 @@ class BatchProgram(_Program):
         """
         graph = self._slot.graph
         if graph is not None:
-            return self._native.run(clips, graph.handle, in_place), True
+            return self._native.run(clips, graph.handle, in_place=in_place), True
         self.start(clips, in_place)
         return self.finish()
 
@@ -244,10 +244,10 @@ class BatchProgram(_Program):
             with self._model.cuda.current():
                 graph = self._slot.recorded(self._work)
                 if graph is None:
-                    self._native.load(clips, in_place)
+                    self._native.load(clips, in_place=in_place)
                     self._work()
         if graph is not None:
-            self._native.start(clips, graph.handle, in_place)
+            self._native.start(clips, graph.handle, in_place=in_place)
         self._graph = graph is not None
 
     def finish(self) -> tuple[RunResult, bool]:

@@ -204,16 +204,16 @@ class Program:
         frames_per_step: int = 1,
         step_offset: int = 0,
     ) -> None: ...
-    def load(self, clips: Sequence[npt.NDArray[Any]], in_place: bool = False) -> None: ...
+    def load(self, clips: Sequence[npt.NDArray[Any]], *, in_place: bool = False) -> None: ...
     def results(self) -> tuple[_Float, _Flags, list[int]]:
         """Embeddings [B, D], flags [B] of layer outputs, and the rows without an embedding."""
 
     def start(
-        self, clips: Sequence[npt.NDArray[Any]], graph: int, in_place: bool = False
+        self, clips: Sequence[npt.NDArray[Any]], graph: int, *, in_place: bool = False
     ) -> None: ...
     def finish(self) -> tuple[_Float, _Flags, list[int]]: ...
     def run(
-        self, clips: Sequence[npt.NDArray[Any]], graph: int, in_place: bool = False
+        self, clips: Sequence[npt.NDArray[Any]], graph: int, *, in_place: bool = False
     ) -> tuple[_Float, _Flags, list[int]]:
         """``start`` and ``finish``."""
 
