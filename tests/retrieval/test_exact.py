@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,6 +225,17 @@ def test_one_row_leaves_itself_out_where_it_is(small_pieces, tmp_path):
     assert [matches[0].row for matches in found] == [57, 7]
     found = fe.search(table, ["row:#7", "row:#57"], 2, include_self=True)
     assert rows_of(found) == [[7, 57], [7, 57]]
+
+
+@pytest.mark.parametrize("group", [13, 41])
+def test_row_groups_of_several_files_are_read_ahead(group, small_pieces, tmp_path):
+    embeddings = clustered(400, DIM)
+    for number, first in enumerate((0, 150, 160)):
+        part = tmp_path / f"part-{number:06}.parquet"
+        write_table(part, embeddings[first : (150, 160, 400)[number]])
+        pq.write_table(pq.read_table(part), part, row_group_size=group)
+    rows, _ = brute_force(embeddings, embeddings[::57], 9, "cosine")
+    assert rows_of(fe.search(tmp_path, embeddings[::57], 9)) == rows.tolist()
 
 
 def test_progress_is_of_rows(small_pieces, tmp_path):
