@@ -197,7 +197,8 @@ def as_kept(vectors: NDArray[np.float64], metric: Metric) -> NDArray[np.float16]
         _, exponents = np.frexp(np.abs(vectors).max(axis=1, keepdims=True, initial=0.0))
         scaled = np.ldexp(vectors, -exponents)
         _, exponents = np.frexp(np.linalg.norm(scaled, axis=1, keepdims=True))
-        return np.ldexp(scaled, _LENGTH_BITS - exponents).astype(np.float16)
+        kept: NDArray[np.float16] = np.ldexp(scaled, _LENGTH_BITS - exponents).astype(np.float16)
+        return kept
     largest = float(np.abs(vectors).max(initial=0.0))
     if largest > _LARGEST_HALF:
         raise FusionEngineError(
