@@ -36,6 +36,13 @@ def write(path, *, embeddings=EMBEDDINGS, dtype="float32", channels=False, spec=
     return path
 
 
+def damage(path, embedding):
+    """Change a bit of it."""
+    data = bytearray(path.read_bytes())
+    data[data.index(embedding.tobytes())] ^= 1
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize(("suffix", "dtype"), KINDS)
 def test_what_was_written_is_read(suffix, dtype, channels, tmp_path, monkeypatch):
@@ -122,9 +129,7 @@ def test_a_table_that_was_cut(suffix, tmp_path):
 
 def test_a_damaged_page_is_found(tmp_path):
     path = write(tmp_path / "x.parquet")
-    data = path.read_bytes()
-    at = data.index(EMBEDDINGS[2].tobytes())
-    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    damage(path, EMBEDDINGS[2])
     with pytest.raises(FusionEngineError, match="not a table"):
         list(open_table(path).blocks())
 
@@ -183,15 +188,101 @@ def test_a_fingerprint_is_of_all_that_is_searched(suffix, dtype, tmp_path):
     assert first not in {open_table(path).fingerprint() for path in others}
 
 
-@pytest.mark.parametrize("options", [{"write_page_checksum": True}, {}, {"compression": "zstd"}])
-def test_a_fingerprint_of_others_parquet(options, tmp_path):
-    """With checksums, without, and compressed; rows that change places change it."""
-    table = pq.read_table(write(tmp_path / "x.parquet"))
-    options = {"use_dictionary": False, "compression": "none"} | options
-    found = []
-    for name, order in (("0", [0, 1, 2]), ("1", [0, 1, 2]), ("2", [0, 2, 1])):
-        column = table["embedding"].take(order)
-        moved = table.slice(0, 3).set_column(len(table.column_names) - 1, "embedding", column)
-        pq.write_table(moved, tmp_path / f"{name}.parquet", **options)
-        found.append(open_table(tmp_path / f"{name}.parquet").fingerprint())
+ENCODINGS = {
+    "as we do": {"write_page_checksum": True},
+    "small pages": {"data_page_size": 100, "write_batch_size": 16},
+    "many groups": {"row_group_size": 130},
+    "pages of version 2": {"data_page_version": "2.0"},
+    "compressed": {"compression": "zstd"},
+    "dictionary": {"use_dictionary": True},
+}
+
+
+def write_as(path, embeddings, *, mask=None, **options):
+    """With pyarrow alone: any table with these columns."""
+    count, dim = embeddings.shape
+    values = pa.array(embeddings.ravel(), mask=mask)
+    columns = {
+        "path": [f"{n}.wav" for n in range(count)],
+        "start": np.zeros(count),
+        "end": np.ones(count),
+        "embedding": pa.FixedSizeListArray.from_arrays(values, dim),
+    }
+    options = {"compression": "none", "use_dictionary": False} | options
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("how", ENCODINGS)
+def test_parquet_of_others(how, dtype, tmp_path, monkeypatch):
+    """Blocks and rows; row groups are read alone, and in blocks where they are large."""
+    embeddings = RNG.standard_normal((1000, 7)).astype(dtype)
+    table = open_table(write_as(tmp_path / "x.parquet", embeddings, **ENCODINGS[how]))
+    monkeypatch.setattr(table_reader, "_BLOCK_BYTES", 90 * 7 * table.dtype.itemsize)
+    blocks = list(table.blocks())
+    assert max(map(len, blocks)) == 90
+    np.testing.assert_array_equal(np.concatenate(blocks), embeddings)
+    parts = [np.concatenate(list(part)) for part in table.parts()]
+    assert [len(part) for part in parts] == ([130] * 7 + [90] if how == "many groups" else [1000])
+    chosen = [999, 0, 129, 130, 131, 500, 0]
+    np.testing.assert_array_equal(table.take(chosen), embeddings[chosen])
+
+
+def test_only_row_groups_that_are_asked_for_are_read(tmp_path):
+    """A NaN in another one is not seen, nor is damage."""
+    embeddings = RNG.standard_normal((300, DIM)).astype(np.float32)
+    path = write_as(
+        tmp_path / "x.parquet", embeddings, row_group_size=100, write_page_checksum=True
+    )
+    damage(path, embeddings[150])
+    table = open_table(path)
+    np.testing.assert_array_equal(table.take([299, 7]), embeddings[[299, 7]])
+    with pytest.raises(FusionEngineError, match="not a table"):
+        table.take([100])
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}], ids=str)
+def test_a_missing_value_is_refused(options, tmp_path):
+    embeddings = RNG.standard_normal((20, 7)).astype(np.float16)
+    table = open_table(
+        write_as(tmp_path / "x.parquet", embeddings, mask=np.arange(140) == 5, **options)
+    )
+    for read in (lambda: list(table.blocks()), lambda: table.take([0])):
+        with pytest.raises(FusionEngineError, match=r"embedding of row 0 .* not finite"):
+            read()
+
+
+def test_a_missing_embedding_is_refused(tmp_path):
+    path = write_as(tmp_path / "x.parquet", EMBEDDINGS)
+    table = pq.read_table(path)
+    column = pa.array([None, *EMBEDDINGS[1:].tolist()], table["embedding"].type)
+    pq.write_table(table.set_column(3, "embedding", column), path)
+    count = len(EMBEDDINGS)
+    with pytest.raises(FusionEngineError, match=f"{count - 1} embeddings of {count} rows; the fi"):
+        list(open_table(path).blocks())
+
+
+@pytest.mark.parametrize("how", ENCODINGS)
+def test_a_fingerprint_of_others_parquet(how, tmp_path):
+    """Also in the second row group."""
+    embeddings, options = RNG.standard_normal((300, 7)), ENCODINGS[how]
+    moved = embeddings[[*range(200), *range(299, 199, -1)]]
+    found = [
+        open_table(write_as(tmp_path / f"{n}.parquet", given, **options)).fingerprint()
+        for n, given in enumerate([embeddings, embeddings, moved])
+    ]
     assert found[0] == found[1] != found[2]
+
+
+def test_a_fingerprint_is_of_the_start_of_each_row_group(tmp_path):
+    """And of its extremes, which are in the footer."""
+    embeddings = RNG.standard_normal((20_000, 7)).astype(np.float32)
+    path = write_as(tmp_path / "x.parquet", embeddings, row_group_size=10_000)
+    first = open_table(path).fingerprint()
+    seen = []
+    for row in (9_000, 10_003):
+        write_as(path, embeddings, row_group_size=10_000)
+        damage(path, embeddings[row])
+        seen.append(open_table(path).fingerprint() != first)
+    assert seen == [False, True]

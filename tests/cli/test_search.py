@@ -191,7 +191,7 @@ def test_the_examples_of_the_help_run(cli, sounds, name):
 
 
 def test_an_index(cli):
-    table = write_table(Path("x.parquet"), clustered(600, 32))
+    table = write_table(Path("x.parquet"), clustered(600, 32), dtype="float16")
     result = cli("index", table, "-o", "x.usearch")
     assert (result.status, result.stdout) == (0, "")
     info = json.loads(Path("x.usearch.json").read_text())

@@ -18,7 +18,7 @@ from ..errors import BackendError, FusionEngineError
 from ..table_reader import TableReader, open_table
 from .exact import nearest
 from .index import NAMES, Index, IndexInfo, as_kept, graph_sha256, import_usearch, sidecar_of
-from .metrics import Metric, check_metric
+from .metrics import Metric, Scorer, check_metric
 
 # Rows of one call, after which a signal is heard.
 _PIECE_ROWS = 256
@@ -43,7 +43,7 @@ def build_index(
     ``OUTPUT.json`` beside the index.
 
     Args:
-        table: what ``embed`` wrote; Parquet is meant, of others a search reads all rows.
+        table: what ``embed`` wrote.
         output: the file to write.
         metric: ``cosine`` or ``l2``; a search with the other one is refused.
         connectivity: neighbours of each row in the graph. More: better, larger and slower.
@@ -138,12 +138,12 @@ def _recall(
     index = Index(graph, table, metric, expansion_search)
     found = index.nearest(queries, _RECALL_K, leave_out=chosen)
     expected = sum(len(near.rows) for near in exact)
-    # By score: equal rows may stand for each other.
-    hits = sum(
-        int((near.scores >= best.scores[-1]).sum())
-        for near, best in zip(found, exact, strict=True)
-        if len(best.rows)
-    )
+    # By the index's scores: equal rows may stand for each other.
+    scorer, hits = Scorer(queries, metric), 0
+    for number, (near, best) in enumerate(zip(found, exact, strict=True)):
+        if len(best.rows):
+            least = scorer.exact(number, index.vectors(best.rows)).min()
+            hits += int((near.scores >= least).sum())
     return (hits / expected if expected else 1.0), len(chosen)
 
 

@@ -1,8 +1,10 @@
 """The nearest rows by one pass over a table, without a doubt: FP32 leaves out, FP64 decides."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from .metrics import Metric, Scorer
 
 # Of FP32 in one piece: it stays in a core's cache.
 _PIECE_VALUES = 2**19
+# Parts of a table that are read at a time.
+_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def nearest(
     step = max(1, _PIECE_VALUES // (table.dim + len(queries)))
     first = 0
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        for block in _ahead(table.blocks(), pool):
+        for block in _ahead(table, pool):
             pieces = [block[begin : begin + step] for begin in range(0, len(block), step)]
             for piece, (low, high) in zip(pieces, pool.map(scorer.bounds, pieces), strict=True):
                 _search(scorer, piece, low, high, first, k, leave_out, found)
@@ -108,9 +112,13 @@ def _search(
             found[query] = found[query].with_others(near, k)
 
 
-def _ahead(blocks: Iterator[NDArray[Any]], pool: ThreadPoolExecutor) -> Iterator[NDArray[Any]]:
-    """The blocks, of which the next one is read meanwhile."""
-    coming = pool.submit(next, blocks, None)
-    while (block := coming.result()) is not None:
-        coming = pool.submit(next, blocks, None)
-        yield block
+def _ahead(table: TableReader, pool: ThreadPoolExecutor) -> Iterator[NDArray[Any]]:
+    """The blocks in order, of which some are read meanwhile: one of each part."""
+    parts = table.parts()
+    coming = deque((part, pool.submit(next, part, None)) for part in islice(parts, _AHEAD))
+    while coming:
+        part, block = coming.popleft()
+        while (found := block.result()) is not None:
+            block = pool.submit(next, part, None)
+            yield found
+        coming.extend((part, pool.submit(next, part, None)) for part in islice(parts, 1))

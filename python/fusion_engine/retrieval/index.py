@@ -1,7 +1,7 @@
 """An index beside a table: the nearest of millions of rows without reading them all.
 
 A graph of small worlds (Malkov and Yashunin, 2018, arXiv 1603.09320) as usearch builds it, over the
-embeddings in FP16. What it finds is compared exactly, so that it can miss a row and nothing else.
+embeddings in FP16. What it finds is compared in FP64 with these, and the table is not read.
 """
 
 import hashlib
@@ -20,11 +20,14 @@ from .._version import __version__
 from ..errors import ArtifactError, BackendError, FusionEngineError
 from ..table_reader import TableReader
 from .exact import Nearest
-from .metrics import Metric, Scorer, unit
+from .metrics import Metric, Scorer
 
 _FORMAT = 1
 _HEAD_BYTES = 64
 _LARGEST_HALF = 65504
+# Lengths of 64 to 128, for the cosine: their squares are halves too, as which some CPUs add them,
+# and values of 2**-20 of the length keep all their digits.
+_LENGTH_BITS = 7
 NAMES: dict[Metric, str] = {"cosine": "cos", "l2": "l2sq"}
 
 
@@ -88,7 +91,11 @@ class Index:
     def nearest(
         self, queries: NDArray[np.float64], k: int, *, leave_out: NDArray[np.intp]
     ) -> list[Nearest]:
-        """As ``exact.nearest``, of the rows that the graph leads to."""
+        """As ``exact.nearest``, of the rows that the graph leads to, as the index has them.
+
+        Raises:
+            FusionEngineError: a vector of the index is damaged.
+        """
         scorer = Scorer(queries, self.metric)
         # Twice as many as are wanted: in FP16 near ones may change places.
         count = min(2 * k + 1, len(self.table.rows))
@@ -98,10 +105,25 @@ class Index:
                 self._graph.expansion_search = max(self._expansion_search, count)
                 keys = self._graph.search(vector, count, threads=1).keys.astype(np.intp)
             rows = np.unique(keys[keys != leave_out[number]])
-            scores = scorer.exact(number, self.table.take(rows))
+            scores = scorer.exact(number, self.vectors(rows))
             first = np.lexsort((rows, -scores))[:k]
             found.append(Nearest(rows[first], scores[first]))
         return found
+
+    def vectors(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
+        """Rows [n, D] as ``as_kept`` made them.
+
+        Raises:
+            FusionEngineError: a value is not finite.
+        """
+        with self._lock:
+            found = self._graph.get(rows)
+        vectors = np.array(found, np.float16).reshape(-1, self.table.dim)
+        if not np.isfinite(vectors).all():
+            raise FusionEngineError(
+                f"the index of {self.table.path} is damaged: a vector is not finite; build it again"
+            )
+        return vectors
 
 
 def open_index(
@@ -161,13 +183,22 @@ def sidecar_of(path: Path) -> Path:
 
 
 def as_kept(vectors: NDArray[np.float64], metric: Metric) -> NDArray[np.float16]:
-    """[n, D] as the index has them; of length 1 for the cosine.
+    """[n, D] as the index has them; for the cosine times a power of two.
+
+    So a table in float16 is kept as it is, but for values below 2**-20 of the length (cosine). Else
+    a row is off by 2**-11 of its length at most, and as much are its similarities and distances; to
+    which values below 2**-14 add sqrt(D)·2**-25 (l2).
 
     Raises:
         FusionEngineError: a value is beyond float16.
     """
     if metric == "cosine":
-        return unit(vectors).astype(np.float16)
+        # In two steps: squares of large and small values are none.
+        _, exponents = np.frexp(np.abs(vectors).max(axis=1, keepdims=True, initial=0.0))
+        scaled = np.ldexp(vectors, -exponents)
+        _, exponents = np.frexp(np.linalg.norm(scaled, axis=1, keepdims=True))
+        kept: NDArray[np.float16] = np.ldexp(scaled, _LENGTH_BITS - exponents).astype(np.float16)
+        return kept
     largest = float(np.abs(vectors).max(initial=0.0))
     if largest > _LARGEST_HALF:
         raise FusionEngineError(
@@ -178,7 +209,10 @@ def as_kept(vectors: NDArray[np.float64], metric: Metric) -> NDArray[np.float16]
 
 
 def graph_sha256(path: Path, rows: int, dim: int) -> str:
-    """Of all but the vectors, which lie in one piece near the start: wrong ones do no harm."""
+    """Of all but the vectors, which lie in one piece near the start and are as long as the table.
+
+    A wrong one makes wrong scores of its row, and no more.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(_HEAD_BYTES))

@@ -68,8 +68,9 @@ def search(
         engine: for queries that are audio: an ``Engine``, or the artifact that made the table,
             which then runs with the table's head and normalisation. Channels are mixed down.
         index: what ``build_index`` wrote for this table, or that opened by ``open_index``, which
-            is worth it for many calls. It is fast, and may miss a row; what it finds is compared
-            exactly.
+            is worth it for many calls. It is fast, and may miss a row. What it finds has the values
+            of exact search where the table is in float16; else similarities are within 5e-4 of
+            these, and distances within 5e-4 of the row's length.
         include_self: whether a query that is a row of the table may find itself.
         progress: called with a number of rows when they were searched.
 
