@@ -69,10 +69,10 @@ def _operators(names: str) -> frozenset[str]:
 
 EXACT = _operators(
     """
-    Abs Ceil Clip Concat DepthToSpace Equal Expand Flatten Floor Gather GatherElements GatherND
-    GlobalMaxPool Greater GreaterOrEqual Identity IsNaN Less LessOrEqual Max MaxPool Min Neg
-    Pad ReduceMax ReduceMin Relu Reshape Round Shape Sign Size Slice SpaceToDepth Split Squeeze
-    ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
+    Abs Ceil Clip Concat DepthToSpace DequantizeLinear Equal Expand Flatten Floor Gather
+    GatherElements GatherND GlobalMaxPool Greater GreaterOrEqual Identity IsNaN Less LessOrEqual Max
+    MaxPool Min Neg Pad QuantizeLinear ReduceMax ReduceMin Relu Reshape Round Shape Sign Size Slice
+    SpaceToDepth Split Squeeze ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
     """
 )
 _ROUNDED = _operators(
