@@ -28,7 +28,7 @@ QUANTIZED, RESTORED = ".q", ".dq"
 """What is added to a value's name: its 8 bits, and what these stand for."""
 
 _POOLS = ("AveragePool", "MaxPool")
-_MOVES = (*_POOLS, "Identity", "QuantizeLinear", "DequantizeLinear")
+_MOVES = (*_POOLS, "Identity", "QuantizeLinear", "DequantizeLinear", "Where")
 _NOT_NEGATIVE = ("Relu", "Softmax", "Sigmoid")
 
 
@@ -97,14 +97,14 @@ class _CpuForm:
     def _is_convolved(self, name: str) -> bool:
         """Whether it is an 8-bit convolution's result, by way of nothing but ReLU and pooling."""
         node = self._makers[name]
-        while node.op_type in ("Relu", *_MOVES) and node.input[0] in self._makers:
-            node = self._makers[node.input[0]]
+        while node.op_type in ("Relu", *_MOVES) and _moved(node) in self._makers:
+            node = self._makers[_moved(node)]
         return bool(node.op_type == "Conv" and node.input[0].endswith(RESTORED))
 
     def _is_not_negative(self, name: str) -> bool:
         node = self._makers.get(name)
         while node is not None and node.op_type in _MOVES:
-            node = self._makers.get(node.input[0])
+            node = self._makers.get(_moved(node))
         return node is not None and node.op_type in _NOT_NEGATIVE
 
     def _add(self, operator: str, inputs: list[str], output: str) -> None:
@@ -126,3 +126,8 @@ class _CpuForm:
         if name not in self._weights:
             self._weights[name] = self._graph.initializer.add()
         self._weights[name].CopyFrom(onnx.numpy_helper.from_array(np.asarray(values), name))
+
+
+def _moved(node: onnx.NodeProto) -> str:
+    """The value that a node moves: of a mask of zeros, what it lets through."""
+    return str(node.input[1 if node.op_type == "Where" else 0])

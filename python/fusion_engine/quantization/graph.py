@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..engine.precision.eight_bits import QUANTIZED, RESTORED
 from ..spec import METADATA_KEY, Quantization, Spec
-from .placement import Placement
+from .placement import Placement, leads
 
 if TYPE_CHECKING:
     import onnx
@@ -114,7 +114,7 @@ class _Writer:
         return {
             node.name
             for node in graph.node
-            if (node.op_type in ("AveragePool", "MaxPool") and node.output[0] in rounded)
+            if (leads(node) and node.output[0] in rounded)
             or (node.op_type == "Add" and rounded.issuperset(node.input))
         }
 

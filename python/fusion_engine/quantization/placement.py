@@ -1,8 +1,8 @@
 """Where the 8 bits go: what TensorRT fuses, by what the graph is made of.
 
 As NVIDIA's Model Optimizer places them: both sides of convolutions and of products with weights,
-pooling that leads to one, and both inputs of a sum that a convolution gives. A convolution of one
-input channel, which reads log-mel, has little to gain and the most to lose. Products of two
+pooling and masks that lead to one, and both inputs of a sum that a convolution gives. A convolution
+of one input channel, which reads log-mel, has little to gain and the most to lose. Products of two
 activations (attention) stay as they are, and so does all that is between.
 """
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import onnx
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
-_POOLS = ("AveragePool", "MaxPool")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Placement:
         products: in the order of the graph.
         kept: products that could, and were asked to stay.
         values: activations that are rounded, in the order of the graph.
-        shared: of those, the ones whose scale is another one's: what max-pooling gives.
+        shared: of those, the ones whose scale is another one's: what max-pooling and masks give.
     """
 
     products: tuple[Product, ...]
@@ -83,16 +82,22 @@ def place(graph: onnx.GraphProto, keep: Collection[str] = ()) -> Placement:
     convolved = {p.output for p in products if makers[p.output].op_type in ("Conv", "Relu")}
     shared = {}
     for node in reversed(graph.node):
-        if node.op_type in _POOLS and node.output[0] in values:
-            values.add(node.input[0])
-            if node.op_type == "MaxPool":
-                shared[node.output[0]] = node.input[0]
+        if leads(node) and node.output[0] in values:
+            source = node.input[1 if node.op_type == "Where" else 0]
+            values.add(source)
+            if node.op_type != "AveragePool":
+                shared[node.output[0]] = source
         if node.op_type == "Add" and convolved.intersection(node.input):
             values.update(name for name in node.input if name in makers)
     order = {name: index for index, name in enumerate(makers)}
     ordered = sorted(values, key=lambda name: order.get(name, -1))
     kept = tuple(p for p in found if p.name in keep)
     return Placement(products, kept, tuple(ordered), shared)
+
+
+def leads(node: onnx.NodeProto) -> bool:
+    """Whether a node pools, or masks with zeros (``Where``), so that 8 bits go through it."""
+    return node.op_type in ("AveragePool", "MaxPool", "Where")
 
 
 def _products(graph: onnx.GraphProto) -> list[Product]:
