@@ -78,6 +78,7 @@ def test_modules_do_not_import_in_a_circle():
             ["cli", "probe", "parity", "job", "ray", "serve", "engine.engine", "engine.cuda"],
         ),
         ("serve", ["cli", "probe", "parity", "export", "job", "ray", "engine.cuda"]),
+        ("quantization", ["cli", "probe", "export", "job", "ray", "serve", "engine.cuda"]),
         ("audio", ["engine", "export", "spec", "frontend", "cli"]),
         ("frontend", ["engine", "export", "audio", "spec", "cli"]),
     ],

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 QUANTIZED, RESTORED = ".q", ".dq"
 """What is added to a value's name: its 8 bits, and what these stand for."""
+PEAKS_KEY = "fusion_engine.peaks"
+"""Of the metadata: JSON of the largest |value| that each activation's scale has room for."""
 
 _POOLS = ("AveragePool", "MaxPool")
 _MOVES = (*_POOLS, "Identity", "QuantizeLinear", "DequantizeLinear", "Where")

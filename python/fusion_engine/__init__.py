@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .engine.cuda.arrays import DeviceArray
     from .engine.tensorrt import build
     from .frontend import FrontendSpec
+    from .quantization import quantize
     from .spec import Spec
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "build",
+    "quantize",
 ]
 
 # Resolved at first use, so that `import fusion_engine` costs nothing that is not needed.
@@ -54,6 +56,7 @@ _LAZY = {
     "FrontendSpec": ".frontend",
     "Spec": ".spec",
     "build": ".engine.tensorrt",
+    "quantize": ".quantization",
 }
 
 

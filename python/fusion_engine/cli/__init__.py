@@ -11,11 +11,11 @@ from ..errors import FusionEngineError
 from ._app import app, go_on, print_error, settings
 
 # Importing a module registers its command; this is also the order in `--help`.
-from . import export, build, embed, serve, info, parity, models, doctor, triton, probe  # isort: skip
+from . import export, quantize, build, embed, serve, info, parity, models, doctor, triton, probe  # isort: skip
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (export, build, embed, serve, info, parity, models, doctor, triton, probe)
+_COMMANDS = (export, quantize, build, embed, serve, info, parity, models, doctor, triton, probe)
 
 
 def main() -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.precision.eight_bits import QUANTIZED, RESTORED
+from ..engine.precision.eight_bits import PEAKS_KEY, QUANTIZED, RESTORED
+from ..parity.bounds import EightBits
 from ..spec import METADATA_KEY, Quantization, Spec
 from .placement import Placement, leads
 
 if TYPE_CHECKING:
     import onnx
-
-EightBits = Literal["int8", "fp8"]
 
 _LARGEST = {"int8": 127.0, "fp8": 448.0}
 # The first version of ONNX with scales in FP16 and BF16 and with FP8.
@@ -48,6 +48,8 @@ def quantized_model(
         if entry.key == METADATA_KEY:
             spec = Spec.from_json(entry.value)
             entry.value = replace(spec, precision=precision, quantization=quantization).to_json()
+    recorded = {name: peaks[placement.scale_of(name)] for name in placement.values}
+    writer.model.metadata_props.add(key=PEAKS_KEY, value=json.dumps(recorded, sort_keys=True))
     return writer.model
 
 
@@ -73,7 +75,7 @@ class _Writer:
         graph = source.graph
         self._precision: EightBits = precision
         self._peaks = peaks
-        self._shared = placement.shared
+        self._placement = placement
         weights = {product.weight: product for product in placement.products}
         self.model = onnx.ModelProto(
             ir_version=max(source.ir_version, 10),
@@ -119,10 +121,7 @@ class _Writer:
         }
 
     def _round(self, name: str) -> None:
-        source = name
-        while source in self._shared:
-            source = self._shared[source]
-        scale = scale_for(self._peaks[source], self._precision)
+        scale = scale_for(self._peaks[self._placement.scale_of(name)], self._precision)
         self._add_values(f"{name}.scale", scale)
         self._add_zeros(f"{name}.zero", ())
         what = [f"{name}.scale", f"{name}.zero"]

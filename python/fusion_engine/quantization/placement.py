@@ -58,6 +58,12 @@ class Placement:
     values: tuple[str, ...]
     shared: dict[str, str]
 
+    def scale_of(self, value: str) -> str:
+        """The value whose scale a rounded one has."""
+        while value in self.shared:
+            value = self.shared[value]
+        return value
+
 
 def place(graph: onnx.GraphProto, keep: Collection[str] = ()) -> Placement:
     """Choose.

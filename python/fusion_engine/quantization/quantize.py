@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,13 @@ from .._atomic import atomic_path, refuse_inputs
 from .._instructions import dot_products
 from .._words import listed
 from ..artifact import file_sha256, read_report, read_spec, report_path
+from ..audio import find_audio
 from ..errors import ArtifactError, NumericalError
+from ..parity.bounds import EightBits, bound_of
 from ..spec import Quantization, Spec
 from .calibration import Inputs, Method, Progress, clips, find_peaks
 from .errors import Losses, embedding_error
-from .graph import EightBits, quantized_model
+from .graph import quantized_model
 from .placement import Placement, place
 
 if TYPE_CHECKING:
@@ -28,11 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BOUNDS = {
-    "int8": {"cnn14": 0.1, "vggish": 0.06, "ast": 0.05, "": 0.1},
-    "fp8": {"cnn14": 0.25, "vggish": 0.15, "ast": 0.1, "": 0.25},
-}
-"""The largest relative L2 error of an embedding, about twice what was measured, by model."""
 # Clips that errors are measured on, and seconds of each.
 _CLIPS, _SECONDS = 8, 10.0
 
@@ -65,11 +62,6 @@ class QuantizationReport:
     seconds: float
 
 
-def bound_of(model: str, precision: EightBits) -> float:
-    """The largest relative L2 error of an embedding that a model's 8 bits may have."""
-    return BOUNDS[precision].get(model.partition("_")[0], BOUNDS[precision][""])
-
-
 def no_progress(what: str, done: int, total: int) -> None:
     """Say nothing."""
 
@@ -79,7 +71,7 @@ def quantize(
     output: str | os.PathLike[str],
     *,
     precision: EightBits = "int8",
-    calibration: Sequence[str | os.PathLike[str]] = (),
+    calibration: Iterable[str | os.PathLike[str]] = (),
     method: Method = "percentile",
     keep: Sequence[str] = (),
     auto_keep: float | None = None,
@@ -96,8 +88,8 @@ def quantize(
         artifact: in FP32, as ``export`` wrote it.
         output: a new ``.onnx``.
         precision: INT8 or FP8 (E4M3). The CPU computes FP8 in FP32.
-        calibration: recordings, of which the first minute counts; without any, the synthetic
-            signals of ``parity``.
+        calibration: recordings, of which the first minute counts, and folders of them; without
+            any, the synthetic signals of ``parity``.
         method: see ``find_peaks``.
         keep: names of products that stay in FP32, as the report has them.
         auto_keep: keep more of them, those first that add most, until the embedding's error is
@@ -116,7 +108,10 @@ def quantize(
 
     started = time.perf_counter()
     path = Path(output)
-    refuse_inputs(path, [artifact, *calibration])
+    found = find_audio(calibration)
+    if found.failures:
+        raise found.failures[0][1]
+    refuse_inputs(path, [artifact, *found.paths])
     spec = read_spec(artifact)
     if Path(artifact).suffix != ".onnx" or spec.precision != "fp32":
         raise ArtifactError(
@@ -124,7 +119,7 @@ def quantize(
             "export` wrote"
         )
     model = onnx.load(artifact)
-    inputs = Inputs(spec, [Path(name) for name in calibration], progress)
+    inputs = Inputs(spec, found.paths, progress)
     placement = place(model.graph, keep)
     if not placement.products:
         raise ArtifactError(f"{os.fspath(artifact)}: nothing in its graph can be in 8 bits")
@@ -142,7 +137,7 @@ def quantize(
             )
             onnx.save(rounded, temporary)
             losses, embedding = trial.run(rounded, placement, temporary)
-            if embedding <= bound or auto_keep is None or not losses.products:
+            if embedding <= bound or auto_keep is None or len(losses.products) == 1:
                 break
             keep = [*keep, next(iter(losses.products))]
             placement = place(model.graph, keep)
@@ -205,15 +200,19 @@ class _Trial:
 
 
 def _save(report: QuantizationReport, written: Path, source: str | os.PathLike[str]) -> None:
-    """Write ``OUT.onnx.json``: the source's report, and what 8 bits changed."""
-    data = (read_report(source) or {}) | {
+    """Write ``OUT.onnx.json``; the activations that ``build`` checks are the source's."""
+    activations = (read_report(source) or {}).get("activations")
+    data = {
         "sha256": file_sha256(written),
-        "external_sha256": None,
-        "external_bytes": 0,
+        "model": report.spec.model,
+        "layers": [layer.number for layer in report.spec.layers],
+        "embedding_dim": report.spec.embedding_dim,
+        "weights": asdict(report.spec.weights),
         "bytes": report.bytes,
         "precision": report.spec.precision,
         "quantization": asdict(report.spec)["quantization"],
         "relative_l2": {**report.layers, "embedding": report.embedding, "bound": report.bound},
+        **({} if activations is None else {"activations": activations}),
         "products": report.products,
         "kept": list(report.kept),
         "seconds": round(report.seconds, 3),
