@@ -1,5 +1,5 @@
 """Artifacts in 8 bits, and what they lose."""
 
-from .quantize import QuantizationReport, quantize
+from .quantizer import QuantizationReport, quantize
 
 __all__ = ["QuantizationReport", "quantize"]
