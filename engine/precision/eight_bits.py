@@ -35,7 +35,7 @@ _NOT_NEGATIVE = ("Relu", "Softmax", "Sigmoid")
 
 
 def cpu_form(model: onnx.ModelProto, spec: Spec, *, saturates: bool) -> onnx.ModelProto:
-    """Rewrite an INT8 artifact's graph, in place.
+    """Rewrite an INT8 artifact's graph, in place; one with scales in half precision stays.
 
     Args:
         model: what ``fusion-engine quantize`` wrote.
@@ -43,6 +43,8 @@ def cpu_form(model: onnx.ModelProto, spec: Spec, *, saturates: bool) -> onnx.Mod
         saturates: whether this CPU's product of UINT8 and INT8 does.
     """
     form = _CpuForm(model)
+    if not form.is_fp32():
+        return model
     form.round_outputs(spec)
     form.widen()
     if saturates:
@@ -55,6 +57,14 @@ class _CpuForm:
         self._graph = model.graph
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._makers = {name: node for node in model.graph.node for name in node.output}
+
+    def is_fp32(self) -> bool:
+        """Whether all that is not 8-bit is FP32."""
+        return all(
+            self._get(node.input[1]).dtype == np.float32
+            for node in self._graph.node
+            if node.op_type == "QuantizeLinear"
+        )
 
     def round_outputs(self, spec: Spec) -> None:
         """Round what convolutions give as layer outputs."""
