@@ -106,8 +106,8 @@ def quantize(
         f"{report.path}: {report.spec.model}, {precision}, {len(report.products)} convolutions "
         f"and products{kept}, {report.bytes / 1e6:.1f} MB, {report.seconds:.1f} s"
     )
-    for name, error in report.layers.items():
-        print_message(f"{name}: relative L2 error {error:.4f}")
+    for name, lost in report.layers.items():
+        print_message(f"{name}: relative L2 error {lost:.4f}")
     print_message(
         f"embedding: relative L2 error {report.embedding:.4f} in the worst clip, accepted "
         f"{report.bound:g}"
