@@ -74,7 +74,7 @@ def quantize(
 
     \b
     Examples:
-      fusion-engine quantize cnn14_3_6.onnx --calibration clips/ -o cnn14.int8.onnx
+      fusion-engine quantize cnn14_3_6.onnx --calibration clips/ -o int8.onnx
       fusion-engine quantize vggish.onnx --precision fp8 -o vggish.fp8.onnx
       fusion-engine quantize ast.onnx --auto-keep 0.02 -o ast.int8.onnx
       fusion-engine quantize test.onnx --keep conv_block2.conv1 -o test.int8.onnx
