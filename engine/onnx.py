@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .._forking import never_free, watch_forks
 from .._install import install
+from .._instructions import saturates
 from ..artifact import read_spec
 from ..errors import ArtifactError, BackendError
 from ..spec import Spec
@@ -131,6 +132,13 @@ class OnnxSession:
     def _load(self, path: Path, options: Any, providers: list[Any]) -> Any:
         session = self.runtime.InferenceSession
         try:
+            precision = _precision(path)
+            if precision == "fp8":  # whose convolutions 1.32 fuses into wrong ones above that
+                options.graph_optimization_level = (
+                    self.runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                )
+            if precision == "int8" and providers == ["CPUExecutionProvider"]:
+                return session(_cpu_form(path), options, providers)
             if providers == ["CPUExecutionProvider"] and (parts := in_place(path)) is not None:
                 options.add_session_config_entry(_EXTERNAL_FOLDER, os.fspath(parts.folder))
                 try:
@@ -240,6 +248,24 @@ class OnnxNetwork:
             threads=self._threads,
             spinning=self._spinning,
         )
+
+
+def _precision(path: Path) -> str:
+    """What the spec says; of a file without one, which is refused once it is loaded, nothing."""
+    try:
+        return read_spec(path).precision
+    except ArtifactError:
+        return ""
+
+
+def _cpu_form(path: Path) -> bytes:
+    """An INT8 artifact as the CPU's kernels take it."""
+    import onnx
+
+    from .precision.eight_bits import cpu_form
+
+    model = cpu_form(onnx.load(path), read_spec(path), saturates=saturates())
+    return bytes(model.SerializeToString())
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

@@ -83,6 +83,7 @@ def test_modules_do_not_import_in_a_circle():
         ),
         ("serve", ["cli", "probe", "parity", "export", "job", "ray", "engine.cuda"]),
         ("map", ["cli", "job", "ray", "serve", "export", "parity", "probe", "engine.engine"]),
+        ("quantization", ["cli", "probe", "export", "job", "ray", "serve", "engine.cuda"]),
         ("audio", ["engine", "export", "spec", "frontend", "cli"]),
         ("frontend", ["engine", "export", "audio", "spec", "cli"]),
     ],

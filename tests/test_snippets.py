@@ -35,12 +35,14 @@ NEEDS = {
     "birds": "a data set",
     "esc50": "a data set",
     "probe report": "results",
+    "embed cnn14_3_6.int8": "what quantize wrote",
+    "quantize vggish": "an export of another model",
     "ray": "a cluster; tests/ray has one",
     "serve": "a service that does not end; tests/serve has one",
     "openai": "a service",
     "tritonclient": "a server",
 }
-SLOW = ("parity", "certify", "export_module")
+SLOW = ("parity", "certify", "export_module", "quantize")
 
 
 def commands(page):

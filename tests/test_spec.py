@@ -6,7 +6,17 @@ import pytest
 
 from fusion_engine import ArtifactError
 from fusion_engine.frontend import FRONTENDS, Frontend, FrontendSpec
-from fusion_engine.spec import FORMAT_VERSION, LayerSpec, SegmentRule, Spec, WeightsSource
+from fusion_engine.spec import (
+    _LATER as LATER,
+)
+from fusion_engine.spec import (
+    FORMAT_VERSION,
+    LayerSpec,
+    Quantization,
+    SegmentRule,
+    Spec,
+    WeightsSource,
+)
 
 SPEC = Spec(
     model="cnn14_16k",
@@ -22,6 +32,7 @@ SPEC = Spec(
     max_frames=6001,
     weights=WeightsSource(source="random:0", sha256="0" * 64),
 )
+QUANTIZATION = Quantization(method="entropy", clips=3, sha256="1" * 64, peaks=(1.5, 20.0))
 
 
 def test_json_round_trip():
@@ -103,13 +114,42 @@ def test_wrong_types_are_refused(path, value, message):
 def test_every_field_is_required_and_no_other_is_taken():
     data = json.loads(SPEC.to_json())
     for name in data:
-        if name == "format_version":
+        if name in ("format_version", *LATER):
             continue
         rest = {key: value for key, value in data.items() if key != name}
         with pytest.raises(ArtifactError, match=rf"lacks \['{name}'\]"):
             Spec.from_json(json.dumps(rest))
     with pytest.raises(ArtifactError, match=r"unknown fields \['colour'\]"):
         Spec.from_json(json.dumps(data | {"colour": "red"}))
+
+
+def test_artifacts_from_before_a_field_came_mean_its_default():
+    data = json.loads(SPEC.to_json())
+    for name in LATER:
+        del data[name]
+    assert Spec.from_json(json.dumps(data)) == SPEC
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "int8"}, "precision is int8 and quantization is None"),
+        ({"quantization": QUANTIZATION}, "precision is fp32 and quantization is"),
+        ({"clips": 0}, r"quantization\.clips is 0, expected at least 1"),
+        ({"sha256": "0"}, r"quantization\.sha256 is '0'"),
+        ({"peaks": (1.0,)}, r"quantization\.peaks is \(1\.0,\), expected one from 0 on"),
+        ({"peaks": (1.0, -1.0)}, r"quantization\.peaks is"),
+        ({"peaks": (1.0, 1e30)}, r"quantization\.peaks is"),
+    ],
+)
+def test_what_says_how_8_bits_were_made(change, message):
+    eight_bits = {"precision": "int8", "quantization": QUANTIZATION}
+    assert Spec.from_json(replace(SPEC, **eight_bits).to_json()).quantization == QUANTIZATION
+    inner = {name: value for name, value in change.items() if hasattr(QUANTIZATION, name)}
+    if inner:
+        change = eight_bits | {"quantization": replace(QUANTIZATION, **inner)}
+    with pytest.raises(ArtifactError, match=message):
+        replace(SPEC, **change)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ are the largest of a layer's, as a fraction of its largest value, measured on th
 - Recurrent layers run in FP32: their rounding would add up from step to step.
 - Attention scales q and k by d^-1/4 each before their product (`attention`), and what its masks
   add stays finite (`masks`).
+- What is 8-bit stays so: QuantizeLinear takes, and DequantizeLinear gives the low precision.
 - Everything else runs in the low precision, and the graph's outputs have it. Softmax needs no FP32
   of its own: its scores are a product in the low precision and its result is a factor of the next
   one, so that FP32 in between changes no bit where its sum is FP32, as in every library's kernel;
@@ -69,10 +70,10 @@ def _operators(names: str) -> frozenset[str]:
 
 EXACT = _operators(
     """
-    Abs Ceil Clip Concat DepthToSpace Equal Expand Flatten Floor Gather GatherElements GatherND
-    GlobalMaxPool Greater GreaterOrEqual Identity IsNaN Less LessOrEqual Max MaxPool Min Neg
-    Pad ReduceMax ReduceMin Relu Reshape Round Shape Sign Size Slice SpaceToDepth Split Squeeze
-    ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
+    Abs Ceil Clip Concat DepthToSpace DequantizeLinear Equal Expand Flatten Floor Gather
+    GatherElements GatherND GlobalMaxPool Greater GreaterOrEqual Identity IsNaN Less LessOrEqual Max
+    MaxPool Min Neg Pad QuantizeLinear ReduceMax ReduceMin Relu Reshape Round Shape Sign Size Slice
+    SpaceToDepth Split Squeeze ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
     """
 )
 _ROUNDED = _operators(
@@ -195,7 +196,8 @@ def _problems(skeleton: Skeleton, types: dict[str, int]) -> Iterator[str]:
     import onnx
 
     proto = onnx.TensorProto
-    integers = (proto.INT8, proto.INT16, proto.INT32, proto.INT64, proto.UINT8, proto.BOOL)
+    others = {proto.INT8, proto.INT16, proto.INT32, proto.INT64, proto.UINT8, proto.BOOL}
+    others.add(proto.FLOAT8E4M3FN)  # what is 8-bit stays so
     for node in skeleton.model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             yield f"{describe_node(node)} is of the domain {node.domain!r}"
@@ -204,7 +206,7 @@ def _problems(skeleton: Skeleton, types: dict[str, int]) -> Iterator[str]:
             yield f"{describe_node(node)} has a graph inside"
             continue
         kinds = {types[name] for name in (*node.input, *node.output) if name}
-        for kind in sorted(kinds - {proto.FLOAT, *integers}):
+        for kind in sorted(kinds - others - {proto.FLOAT}):
             yield f"{describe_node(node)} has values of type {proto.DataType.Name(kind)}"
         if proto.FLOAT in kinds and node.op_type not in COVERED:
             yield f"{describe_node(node)} is an operator without a rule"

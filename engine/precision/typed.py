@@ -29,12 +29,12 @@ def typed_model(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto
     """The strongly typed graph of an exported FP32 model; its input stays FP32.
 
     Args:
-        model: what ``fusion-engine export`` wrote; not changed.
+        model: what ``fusion-engine export`` wrote, or of it ``quantize``; not changed.
         precision: ``fp16`` and ``bf16`` give layer outputs of that type; ``fp32`` and ``tf32``
             differ from the model in the spec alone.
 
     Returns:
-        a model whose spec names the precision. It shares nothing with ``model``.
+        a model whose spec names the precision, or 8 bits still. It shares nothing with ``model``.
 
     Raises:
         ArtifactError: no spec, not FP32, or an operator that no rule covers.
@@ -60,6 +60,8 @@ def _set_precision(model: onnx.ModelProto, precision: Precision) -> None:
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             spec = Spec.from_json(entry.value)
+            if spec.quantization is not None:
+                return  # the rest is in another precision: it is still an 8-bit model
             if spec.precision != "fp32":
                 raise ArtifactError(
                     f"the model is {spec.precision} already: give the FP32 artifact that "

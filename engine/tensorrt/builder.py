@@ -58,11 +58,11 @@ def build(
     and TF32 is off unless it is the precision. Neither file appears on an error.
 
     Args:
-        onnx: the artifact, of precision fp32.
+        onnx: the artifact, in FP32 or 8 bits.
         plan: the ``.plan`` file to write.
         runtime: ``tensorrt`` or ``tensorrt_rtx``; ``None``: what is installed and serves the GPU
             that is here, which is logged.
-        precision: type of the arithmetic.
+        precision: type of the arithmetic; of an 8-bit artifact, of the rest.
         batch, seconds, frames: smallest, most common and largest input, see ``make_profile``.
             Activation memory follows the largest.
         static_profile: give the most common input an optimization profile of its own.
@@ -84,7 +84,7 @@ def build(
         The plan as it was read back.
 
     Raises:
-        ArtifactError: the artifact is missing, damaged, or not of precision fp32.
+        ArtifactError: the artifact is missing, damaged, or in FP16 or BF16 already.
         BackendError: the library or its GPU is missing, the GPU that is here is none of the
             library's, or the parser or the builder failed; with their own messages.
         NumericalError: weights or activations, as recorded at export, that FP16 cannot hold.
@@ -118,12 +118,17 @@ def build(
             f"{onnx}: a waveform artifact, and a plan is built from log-mel on: build it from what "
             "`fusion-engine export` writes without --waveform"
         )
-    if spec.precision != "fp32":
+    if spec.precision != "fp32" and spec.quantization is None:
         raise ArtifactError(
             f"{onnx}: its precision is {spec.precision}; build from the fp32 artifact that "
             "`fusion-engine export` wrote"
         )
     add_mask = ragged and not spec.masked
+    if add_mask and spec.quantization is not None:
+        raise ArtifactError(
+            f"{onnx}: a mask between its 8 bits would undo them; export with --ragged, and "
+            "quantize that"
+        )
     if add_mask:
         spec = masked(spec)
     profile = make_profile(spec, batch=batch, seconds=seconds, frames=frames)

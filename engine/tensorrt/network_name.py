@@ -107,6 +107,9 @@ def _decode_input(data: Any, spec: Spec, where: str) -> NetworkInput:
 def plan_spec(spec: Spec, precision: Any, max_frames: int) -> Spec:
     """The spec of a plan built from the artifact with ``spec``.
 
-    The fewest frames stay the model's own: a profile that begins higher is the plan's affair.
+    The fewest frames stay the model's own: a profile that begins higher is the plan's affair. An
+    8-bit artifact's plan is an 8-bit one, whatever the rest of it is in.
     """
+    if spec.quantization is not None:
+        precision = spec.precision
     return replace(spec, precision=precision, max_frames=max_frames)

@@ -56,7 +56,9 @@ class PlanInfo:
         if self.sidecar is not None:
             return self.sidecar.rebuild_command(self.path)
         words = ["fusion-engine", "build", "MODEL.onnx", "-o", os.fspath(self.path)]
-        return shlex.join([*words, "--precision", self.spec.precision])
+        if self.spec.quantization is None:
+            words += ["--precision", self.spec.precision]
+        return shlex.join(words)
 
 
 def read_plan(path: str | os.PathLike[str]) -> PlanInfo:

@@ -28,6 +28,8 @@ FORMAT_VERSION = 3
 _MAX_BYTES = 2**24
 
 TensorFormat = Literal["linear", "hwc8"]
+_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
 TensorType = Literal["float32", "float16", "bfloat16", "int32"]
 # TensorRT's tiling optimization levels.
 Tiling = Literal["none", "fast", "moderate", "full"]
@@ -114,10 +116,17 @@ class Sidecar:
         """All the input shapes that it takes."""
         return self.profiles[-1]
 
+    @property
+    def precision(self) -> str:
+        """Of the build: in 8 bits, that of the rest."""
+        if self.spec.quantization is None:
+            return self.spec.precision
+        return _PRECISIONS[self.tensors[-1].dtype]
+
     def rebuild_command(self, plan: str | os.PathLike[str]) -> str:
         """The command that builds ``plan`` again with the same options."""
         words = ["fusion-engine", "build", self.source.name, "-o", os.fspath(plan)]
-        words += ["--runtime", self.runtime, "--precision", self.spec.precision]
+        words += ["--runtime", self.runtime, "--precision", self.precision]
         if self.runtime == "tensorrt_rtx" and self.targets != RTX_DEFAULT_TARGETS:
             words += ["--targets", ",".join(self.targets)]
         words += ["--batch", str(self.profile.batch)]
@@ -130,7 +139,7 @@ class Sidecar:
             words += ["--tiling", self.tiling]
         if self.linear_outputs:
             words.append("--linear-outputs")
-        if self.input == LOG_MEL and self.spec.precision in ("fp16", "bf16"):
+        if self.input == LOG_MEL and self.precision in ("fp16", "bf16"):
             words.append("--log-mel-input")
         if self.spec.masked:
             words.append("--ragged")

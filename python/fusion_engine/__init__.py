@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .engine.cuda.arrays import DeviceArray
     from .engine.tensorrt import build
     from .frontend import FrontendSpec
+    from .quantization import quantize
     from .retrieval import Match, search
     from .spec import Spec
 
@@ -47,6 +48,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "build",
+    "quantize",
     "search",
 ]
 
@@ -58,6 +60,7 @@ _LAZY = {
     "Match": ".retrieval",
     "Spec": ".spec",
     "build": ".engine.tensorrt",
+    "quantize": ".quantization",
     "search": ".retrieval",
 }
 

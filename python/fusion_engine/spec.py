@@ -24,10 +24,14 @@ _MEANINGLESS = (
     "min_frames",
     "max_frames",
     "precision",
+    "quantization",
     "masked",
     "producer",
     "producer_version",
 )
+
+# Fields that came later, and what artifacts without them mean.
+_LATER = {"masked": False, "quantization": None}
 
 Head = Literal["mean_max", "mean", "max"]
 HEADS: tuple[Head, ...] = get_args(Head)
@@ -89,6 +93,23 @@ class WeightsSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How the scales of an 8-bit artifact were found.
+
+    Args:
+        method: which of the activations seen is the largest that a scale has room for.
+        clips: how many were seen.
+        sha256: of their samples.
+        peaks: largest |value| of each layer output, in the spec's order.
+    """
+
+    method: Literal["percentile", "entropy", "minmax"]
+    clips: int
+    sha256: str
+    peaks: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spec:
     """Everything the engine needs to know about an artifact.
 
@@ -108,7 +129,9 @@ class Spec:
             a clip cannot be cut (a layer pools over the whole clip, or segments do the cutting).
         min_frames: the fewest frames the graph takes.
         max_frames: the most frames the graph takes in one run.
-        precision: type of the backbone's arithmetic.
+        precision: type of the backbone's arithmetic: of ``int8`` and ``fp8``, the type of what goes
+            into convolutions and products with weights.
+        quantization: of 8 bits, how; ``None`` for the other precisions.
         token: AST's token rule.
         layer_norm_eps: AST's LayerNorm epsilon.
         masked: the graph takes ``valid_frames`` too, so that clips of different lengths share a
@@ -130,7 +153,8 @@ class Spec:
     chunk_margin: int | None = None
     min_frames: int
     max_frames: int
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"] = "fp32"
+    quantization: Quantization | None = None
     token: Token | None = None
     layer_norm_eps: float | None = None
     masked: bool = False
@@ -197,7 +221,7 @@ class Spec:
             raise ArtifactError(f"{where}: the spec is damaged (expected a JSON object)")
         check_version(data, where)
         try:
-            spec: Self = decode(cls, data, "spec")
+            spec: Self = decode(cls, _LATER | data, "spec")
         except ArtifactError as error:
             raise ArtifactError(
                 f"{where}: {error}. Export the model again with `fusion-engine export`."

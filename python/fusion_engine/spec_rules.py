@@ -26,6 +26,9 @@ MAX_DIM = 2**24
 # FFT points for each hop: the work for one second of audio.
 MAX_OVERLAP = 256
 
+# Of a layer output in 8 bits.
+MAX_PEAK = 1e9
+
 # Least and most, both allowed; None is allowed where the field's type has it.
 _LAYER = {
     "number": (1, 10**6),
@@ -66,7 +69,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def problems(spec: "Spec") -> list[str]:
     """What is out of range or inconsistent in ``spec``, a few words each."""
     # What follows would divide by what is out of range, or name a thousand layers.
-    return list(_ranges(spec)) or [*_texts(spec), *_layers(spec), *_lengths(spec), *_mel(spec)]
+    return list(_ranges(spec)) or [
+        *_texts(spec),
+        *_layers(spec),
+        *_lengths(spec),
+        *_mel(spec),
+        *_quantization(spec),
+    ]
 
 
 def text_problem(name: str, value: str, most: int = _MAX_PATH, least: int = 1) -> str | None:
@@ -124,6 +133,21 @@ def _texts(spec: "Spec") -> Iterator[str]:
         yield "masked is True, of a model whose inputs have one length or no time axis"
     if spec.masked and any(layer.kind == "vector" for layer in spec.layers):
         yield "masked is True, and a layer is a vector, which pools over the whole input"
+
+
+def _quantization(spec: "Spec") -> Iterator[str]:
+    found, eight_bits = spec.quantization, spec.precision in ("int8", "fp8")
+    if eight_bits != (found is not None):
+        yield f"precision is {spec.precision} and quantization is {short(found)}"
+    if found is None:
+        return
+    problem = sha256_problem("quantization.sha256", found.sha256)
+    if problem is not None:
+        yield problem
+    if found.clips < 1:
+        yield f"quantization.clips is {short(found.clips)}, expected at least 1"
+    if len(found.peaks) != len(spec.layers) or not all(0 <= p <= MAX_PEAK for p in found.peaks):
+        yield f"quantization.peaks is {short(found.peaks)}, expected one from 0 on for each layer"
 
 
 def _layers(spec: "Spec") -> Iterator[str]:

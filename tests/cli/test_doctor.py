@@ -261,3 +261,14 @@ def test_a_native_module_of_another_version(cli, machine, monkeypatch):
         "broken",
         f"0.0.1, expected {fe.__version__}: reinstall",
     )
+
+
+def test_instruction_sets(cli, machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(doctor, "instruction_sets", lambda: ("AVX2", "VNNI"))
+    monkeypatch.setattr(doctor, "dot_products", lambda: True)
+    assert findings(cli("doctor"))["instruction sets"] == ("yes", "AVX2, VNNI")
+    monkeypatch.setattr(doctor, "dot_products", lambda: False)
+    assert "no VNNI" in findings(cli("doctor"))["instruction sets"][1]
+    monkeypatch.setattr(doctor, "instruction_sets", tuple)
+    assert "instruction sets" not in findings(cli("doctor"))

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.heavy
 
 COMMANDS = [
     "export",
+    "quantize",
     "build",
     "embed",
     "search",

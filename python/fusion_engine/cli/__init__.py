@@ -11,13 +11,14 @@ from ..errors import FusionEngineError
 from ._app import app, go_on, print_error, settings
 
 # Importing a module registers its command; this is also the order in `--help`.
-from . import export, build, embed, search, index, map, serve, info, parity  # isort: skip
-from . import models, doctor, triton, probe  # isort: skip
+from . import export, quantize, build, embed, search, index, map, serve  # isort: skip
+from . import info, parity, models, doctor, triton, probe  # isort: skip
 
 __all__ = ["app", "main"]
 
 _COMMANDS = (
     export,
+    quantize,
     build,
     embed,
     search,

@@ -11,6 +11,7 @@ from typing import Literal
 import typer
 
 from .._install import install
+from .._instructions import dot_products, instruction_sets
 from .._version import __version__
 from ..engine.devices import find_gpu
 from ..engine.onnx import cuda_missing, import_onnxruntime
@@ -31,6 +32,7 @@ Finding = tuple[Status, str, str]
 
 _RUN_CPU, _RUN_GPU = "run .onnx on the CPU", "run .onnx on a GPU"
 _BUILD_PLANS, _RUN_PLANS = "build plans", "run plans"
+_NO_VNNI = "; no VNNI, so INT8 artifacts are smaller here and may not be faster"
 _NO_KERNELS = "the native module has no CUDA kernels"
 
 
@@ -52,6 +54,8 @@ def _findings() -> Iterator[Finding]:
     if (stranger := _stranger()) is not None:
         yield stranger
     yield _native_module()
+    if sets := instruction_sets():
+        yield "yes", "instruction sets", ", ".join(sets) + ("" if dot_products() else _NO_VNNI)
     gpu = _gpu()
     yield gpu
     yield from _runtimes(gpu[0] == "yes")

@@ -48,7 +48,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(asdict(spec), indent=2))
         return
-    precision: str = spec.precision
+    precision = _calibrated(spec)
     waveform = takes_samples(artifact)
     size = f"{artifact.stat().st_size / 1e6:.1f} MB"
     if plan is None:
@@ -71,9 +71,17 @@ def _precision(spec: Spec, facts: OnnxFacts) -> str:
     """What the graph computes in, and what the spec says where that is something else."""
     # TF32 is how a GPU computes a graph in FP32.
     if facts.precision == spec.precision or (facts.precision, spec.precision) == ("fp32", "tf32"):
-        return spec.precision
+        return _calibrated(spec)
     how = " (Q/DQ)" if facts.explicit else ""
     return f"{facts.precision}{how}, spec says {spec.precision}"
+
+
+def _calibrated(spec: Spec) -> str:
+    found = spec.quantization
+    if found is None:
+        return spec.precision
+    clips = "1 clip" if found.clips == 1 else f"{found.clips} clips"
+    return f"{spec.precision}, {found.method} over {clips}"
 
 
 def _external(facts: OnnxFacts) -> str:
@@ -204,10 +212,17 @@ def _onnx_fields(artifact: Path, spec: Spec, waveform: bool) -> Fields:
         fields.append(("waveform", f"{graph}, the frontend in FP32"))
     if report is None:
         return [*fields, ("verified", "unknown: no report of this file's export is beside it")]
-    found = (
-        f"against {peer}, largest error {max(report['max_error'].values()):.1e}; opset "
-        f"{report['opset']}, {report['seconds']:.1f} s"
-    )
+    lost = report.get("relative_l2")
+    if lost is not None:
+        found = (
+            f"against the FP32 artifact, embedding off by {lost['embedding']:.3f} (relative L2), "
+            f"accepted {lost['bound']:g}"
+        )
+    else:
+        found = (
+            f"against {peer}, largest error {max(report['max_error'].values()):.1e}; opset "
+            f"{report['opset']}, {report['seconds']:.1f} s"
+        )
     certificates = report.get("parity", {})
     lines = [f"{name}: {_certificate(parity)}" for name, parity in certificates.items()]
     certificate = "\n".join(lines) or _certificate(None)

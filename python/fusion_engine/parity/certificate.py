@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from .._atomic import atomic_path
 from ..spec import WeightsSource
+from .bounds import EIGHT_BITS, bound_of
 from .statistics import ErrorStatistics
 
 CERTIFICATE_VERSION = 1
@@ -68,13 +69,14 @@ def compared(
     input: Input,
     output: str,
     precision: str,
+    model: str,
     *,
     artifact: ErrorStatistics,
     pytorch: ErrorStatistics,
     pytorch_fp32: ErrorStatistics,
     fp32_frontend: bool,
 ) -> Comparison:
-    """The comparison with the bounds that ``precision`` has to keep.
+    """The comparison with the bounds that ``precision`` has to keep, of 8 bits a ``model``'s own.
 
     Where the log-mel is computed in FP32, and PyTorch's as well, its error is part of both.
     """
@@ -85,6 +87,10 @@ def compared(
         rounding = ROUNDING[precision]
         error = PYTORCH_FACTOR * pytorch.error + rounding
         l2 = PYTORCH_FACTOR * pytorch.l2_relative + rounding
+    for eight_bits in EIGHT_BITS:
+        if precision == eight_bits:
+            bound = bound_of(model, eight_bits)
+            error, l2 = LARGEST_BOUND, bound if output == "embedding" else 2 * bound
     return Comparison(
         input=input,
         output=output,

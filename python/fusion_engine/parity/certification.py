@@ -26,6 +26,7 @@ from ..errors import ArtifactError, BackendError, ExportError, NumericalError
 from ..spec import Spec, WeightsSource
 from .certificate import Certificate, CertifiedClip, Comparison, Input, compared
 from .reference import EMBEDDING, FRAME_FEATURES, Outputs, Reference, ReferencePrecision
+from .scales import scale_problems
 from .signals import LONGEST_SECONDS, Samples, Signal
 from .statistics import ErrorMeter
 from .subject import Subject, longest_input, opened, signals_of
@@ -42,6 +43,8 @@ _BASELINES: Mapping[str, ReferencePrecision] = {
     "tf32": "fp16",
     "fp16": "fp16",
     "bf16": "bf16",
+    "int8": "fp16",
+    "fp8": "fp16",
 }
 
 
@@ -111,6 +114,8 @@ def certify(
         if file_sha256(path) != sha256:
             raise ArtifactError(f"{path}: changed while it was being opened; certify it again")
         meters = _Meters(subject, reference)
+        if path.suffix == ".onnx" and spec.quantization is not None:
+            meters.problems += _scale_problems(path, reference)
         clips = []
         most = min(LONGEST_SECONDS, longest_input(path))
         for name, samples in _clips(chosen, audio, reference.backbone.frontend.sample_rate, most):
@@ -181,6 +186,7 @@ class _Meters:
                         wanted,
                         output,
                         self._subject.precision,
+                        self._subject.spec.model,
                         artifact=meters["artifact"].result(),
                         pytorch=meters[self._baseline].result(),
                         pytorch_fp32=meters["fp32"].result(),
@@ -297,6 +303,12 @@ def _reference(
         )
     backbone = _configured(backbone, spec).for_checkpoint(state)
     return Reference(backbone, backbone.check_state(state, numbers), numbers, spec.head), source
+
+
+def _scale_problems(path: Path, reference: Reference) -> list[str]:
+    import onnx
+
+    return list(scale_problems(onnx.load(path), reference.folded()))
 
 
 def _configured(backbone: Backbone, spec: Spec) -> Backbone:

@@ -98,6 +98,11 @@ class Reference:
         named[EMBEDDING] = embedding
         return {name: tensor.double().numpy() for name, tensor in named.items()}
 
+    def folded(self) -> dict[str, NDArray[np.float32]]:
+        """The FP32 tensors of an export's graph."""
+        folded = self.backbone.fold(self._states["fp32"])
+        return {name: tensor.numpy() for name, tensor in folded.items()}
+
     def _state(self, precision: ReferencePrecision) -> Mapping[str, torch.Tensor]:
         """The model's tensors in ``precision``, made once."""
         if precision not in self._states:
