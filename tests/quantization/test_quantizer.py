@@ -9,7 +9,7 @@ import pytest
 import fusion_engine as fe
 from fusion_engine import ArtifactError, AudioError, NumericalError
 from fusion_engine.artifact import file_sha256, read_spec
-from fusion_engine.export import export
+from fusion_engine.export import export, export_waveform
 from fusion_engine.parity import Signal
 from fusion_engine.quantization import calibration, quantize
 from fusion_engine.quantization.placement import place
@@ -214,3 +214,10 @@ def test_whole_models_keep_their_bounds(request, tmp_path, fixture, precision):
     path.unlink()
     assert report.embedding <= report.bound
     assert not report.kept
+
+
+def test_a_waveform_artifact_is_refused(cnn14_artifact, tmp_path):
+    export_waveform(cnn14_artifact, tmp_path / "w.onnx")
+    with pytest.raises(ArtifactError, match=r"w\.onnx: a waveform artifact"):
+        quantize(tmp_path / "w.onnx", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()

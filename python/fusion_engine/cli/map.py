@@ -69,7 +69,7 @@ def map_table(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all that is drawn.")] = 0,
 ) -> None:
-    """Draw a table as a map: clips that sound alike lie close together.
+    """Draw a table as a map, where clips that sound alike lie close.
 
     The page needs no network and no server: open it in a browser. A point shows its file and times,
     a click plays it, a lasso makes a list of files to download as CSV, and the box searches names.

@@ -109,7 +109,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Answer requests for embeddings over HTTP, until SIGTERM or Ctrl-C.
+    """Answer requests for embeddings over HTTP, until it is stopped.
 
     POST /v1/embeddings takes recordings as data URIs in JSON, in the shape of OpenAI's API, or as
     files of a form. GET /v1/models, /healthz and /metrics say what there is and how it does.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .._atomic import atomic_path, refuse_inputs
 from .._instructions import dot_products
 from .._words import listed
-from ..artifact import file_sha256, read_report, read_spec, report_path
+from ..artifact import file_sha256, read_report, read_spec, report_path, takes_samples
 from ..audio import find_audio
 from ..errors import ArtifactError, NumericalError
 from ..parity.bounds import EightBits, bound_of
@@ -117,6 +117,11 @@ def quantize(
         raise ArtifactError(
             f"{os.fspath(artifact)}: {spec.precision}, expected the FP32 .onnx that `fusion-engine "
             "export` wrote"
+        )
+    if takes_samples(artifact):
+        raise ArtifactError(
+            f"{os.fspath(artifact)}: a waveform artifact, expected one that takes log-mel: what "
+            "`fusion-engine export` writes without --waveform"
         )
     model = onnx.load(artifact)
     inputs = Inputs(spec, found.paths, progress)
