@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fusion_engine._instructions import instruction_sets
+
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
     "fusion-engine",
@@ -57,6 +59,7 @@ def describe_host(threads: int) -> dict[str, Any]:
     """The machine and the software, for a run with ``threads`` threads per contender."""
     return {
         "cpu": _cpu_model(),
+        "instructions": list(instruction_sets()),
         "cores": usable_cores(),
         "threads": threads,
         "memory_gib": _memory_gib(),

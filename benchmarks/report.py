@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report_corpus, report_gpu, report_search
+from benchmarks import report_corpus, report_gpu, report_search, report_serve
 from benchmarks.report_gpu import digits
 from fusion_engine._atomic import atomic_path
 
@@ -95,6 +95,8 @@ def block(report: dict[str, Any]) -> str:
     """The table, and under it what it was measured on."""
     if report["suite"] == "gpu":
         return report_gpu.block(report)
+    if report["suite"] == "serve":
+        return f"{report_serve.table(report['results'])}\n{measured_on(report)}\n"
     tables = {"corpus": report_corpus.table, "search": report_search.table}
     rows = tables.get(report["suite"], table)
     return f"{rows(report['results'])}\n{footnote(report)}\n"
@@ -129,18 +131,26 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def footnote(report: dict[str, Any]) -> str:
     """How to read the table, and what it was measured on."""
+    threads = report["machine"]["threads"]
+    return (
+        "Speed-up is the peer's time over ours, pair by pair: above 1, fusion_engine is faster. "
+        f"Medians of {report['pairs']} alternating pairs, {threads} threads on either side, the "
+        f"answers compared first. {measured_on(report)}"
+    )
+
+
+def measured_on(report: dict[str, Any]) -> str:
+    """The machine and the software, when, and what else went on."""
     machine = report["machine"]
     libraries = ", ".join(
         f"{name} {version}" for name, version in machine["libraries"].items() if version
     )
     others = [r["other_cores"] for r in report["results"] if r.get("other_cores") is not None]
     quiet = f" Other processes used at most {max(others):.2f} cores." if others else ""
+    instructions = f" ({', '.join(machine['instructions'])})" if "instructions" in machine else ""
     return (
-        "Speed-up is the peer's time over ours, pair by pair: above 1, fusion_engine is faster. "
-        f"Medians of {report['pairs']} alternating pairs, {machine['threads']} threads on either "
-        f"side, the answers compared first. {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']:g} GiB, {machine['os']}; Python {machine['python']}, {libraries}; "
-        f"{report['date']}.{quiet}"
+        f"{machine['cpu']}{instructions}, {machine['cores']} cores, {machine['memory_gib']:g} GiB, "
+        f"{machine['os']}; Python {machine['python']}, {libraries}; {report['date']}.{quiet}"
     )
 
 

@@ -16,6 +16,7 @@ from benchmarks import (
     cases_cpu,
     cases_gpu,
     cases_host,
+    cases_int8,
     cases_probe,
     cases_search,
     cases_serve,
@@ -28,6 +29,7 @@ from fusion_engine._atomic import atomic_path
 RESULTS = Path(__file__).resolve().parent / "results"
 SUITES = {
     "cpu": cases_cpu,
+    "int8": cases_int8,
     "probe": cases_probe,
     "corpus": cases_corpus,
     "search": cases_search,

@@ -115,6 +115,7 @@ def test_where_pytorch_is_lost_nothing_passes_for_it(precision: str) -> None:
         "end_to_end",
         "embedding",
         precision,
+        "cnn14_16k",
         artifact=zeros.result(),
         pytorch=lost.result(),
         pytorch_fp32=lost.result(),

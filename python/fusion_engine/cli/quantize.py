@@ -2,12 +2,10 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ..parity.bounds import EightBits
-from ..quantization.calibration import Method
 from ._app import app, check_writable, output_path, phase_bars, print_message
 
 
@@ -28,7 +26,7 @@ def quantize(
         ),
     ],
     precision: Annotated[
-        EightBits, typer.Option(help="INT8, or FP8 (E4M3), which a CPU only emulates.")
+        Literal["int8", "fp8"], typer.Option(help="INT8, or FP8 (E4M3), which a CPU only emulates.")
     ] = "int8",
     calibration: Annotated[
         list[Path] | None,
@@ -39,7 +37,7 @@ def quantize(
         ),
     ] = None,
     method: Annotated[
-        Method,
+        Literal["percentile", "entropy", "minmax"],
         typer.Option(
             help="The range of activations: all (minmax), all but one value in 100 000 "
             "(percentile), or what changes their distribution least (entropy)."
