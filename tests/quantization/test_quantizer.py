@@ -188,6 +188,7 @@ def ragged(shared):
     return shared("two_layers_ragged_int8", make) / "a.onnx"
 
 
+@pytest.mark.slow
 def test_clips_of_different_lengths_share_a_batch(ragged):
     assert read_spec(ragged).masked
     placement = place(onnx.load(ragged.parent / "source.onnx").graph)
