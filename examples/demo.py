@@ -3,11 +3,12 @@
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
 
-from fusion_engine import WeightsError
+from fusion_engine import Engine, WeightsError
 from fusion_engine.weights import pretrained_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +41,19 @@ def run(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "fusion_engine", *words], cwd=ROOT, check=True)
 
 
+def time_clips() -> None:
+    """Say how long an engine that is open takes for the clips."""
+    clips = sorted(Path(__file__).parent.glob("*.wav"))
+    engine = Engine(ROOT / ARTIFACT)
+    engine.embed(clips)
+    before, start = engine.stats.audio_seconds, time.perf_counter()
+    engine.embed(clips)
+    took = time.perf_counter() - start
+    speed = (engine.stats.audio_seconds - before) / took
+    line = f"{took / len(clips):.2f} s per clip, {speed:.0f} × real time"
+    console.print(f"\nFrom Python, on {engine.device}: {line}.", soft_wrap=True)
+
+
 def main() -> None:
     """Export, embed, search, and draw a map."""
     weights = find_weights()
@@ -49,6 +63,7 @@ def main() -> None:
     run("search", TABLE, "examples/dog.wav@0-1", "--engine", ARTIFACT, "-k", "5")
     labels = ("--labels", "examples/kinds.csv", "--colour-by", "kind")
     run("map", TABLE, *labels, "--embed-audio", "-o", MAP)
+    time_clips()
     console.print(f"\nOpen {(ROOT / MAP).as_uri()} in a browser.", style="green", soft_wrap=True)
 
 
